@@ -1,0 +1,1 @@
+"""Background work: each job is a plain function, safe to run twice."""
