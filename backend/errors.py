@@ -1,0 +1,83 @@
+"""Every error the service raises on purpose, over the library's base.
+
+    usam.errors.UsamError
+     `- BackendError
+         |- SettingsError            a setting is missing, malformed or contradicts another
+         |- FetchError               an image may not be fetched, or could not be
+         |- RegionError              a Label Studio region or labelling config cannot be used
+         |- EngineError              the engine cannot do what was asked
+         |   `- EngineBusy           it is full: come back after `retry_after` seconds
+         |- LabelStudioError         Label Studio refused, or said something unexpected
+         |   `- LabelStudioUnreachable   it did not answer at all (worth another try later)
+         |- StoreError               the store on disk cannot be opened or is of another make
+         |- RegistryError            a head-set version is missing, half-written or altered
+         |- QueueError               Redis or RQ is not usable
+         |- ServerError              a server that we start (Redis, Label Studio) did not come up
+         `- JobError                 a background job cannot finish; its reason is kept in the store
+
+A message has three parts: what was expected, what came, what to do. None ever carries a token or password.
+"""
+
+from __future__ import annotations
+
+from usam.errors import UsamError
+
+
+class BackendError(UsamError):
+    """Base of all errors of the service."""
+
+
+class SettingsError(BackendError):
+    """A setting is missing, malformed or contradicts another."""
+
+
+class FetchError(BackendError):
+    """An image may not be fetched (host, scheme, size), or could not be."""
+
+
+class RegionError(BackendError):
+    """A Label Studio region or labelling config cannot be used."""
+
+
+class EngineError(BackendError):
+    """The engine cannot do what was asked."""
+
+
+class EngineBusy(EngineError):
+    """The engine is full. `retry_after` is in seconds."""
+
+    def __init__(self, expected: str, got: str = "", remedy: str = "", *, retry_after: float = 1.0) -> None:
+        super().__init__(expected, got, remedy)
+        self.retry_after = retry_after
+
+
+class LabelStudioError(BackendError):
+    """Label Studio refused a request or answered with something unexpected. `status` is its HTTP status."""
+
+    def __init__(self, expected: str, got: str = "", remedy: str = "", *, status: int = 0) -> None:
+        super().__init__(expected, got, remedy)
+        self.status = status
+
+
+class LabelStudioUnreachable(LabelStudioError):
+    """Label Studio did not answer: refused, dropped or timed out. Worth another try later."""
+
+
+class StoreError(BackendError):
+    """The store on disk cannot be opened, or was made by another version."""
+
+
+class RegistryError(BackendError):
+    """A head-set version is missing, half-written or altered."""
+
+
+class QueueError(BackendError):
+    """Redis or RQ is not usable."""
+
+
+class ServerError(BackendError):
+    """A server that we start ourselves (Redis, Label Studio) did not come up."""
+
+
+class JobError(BackendError):
+    """A background job cannot finish. Its reason is kept in the store's run record."""
