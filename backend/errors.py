@@ -1,20 +1,24 @@
 """Every error the service raises on purpose, over the library's base.
 
-    UsamError
+    usam.errors.UsamError
      `- BackendError
-         |- SettingsError        a setting from the environment cannot be used
-         |- LabelConfigError     a labelling configuration has no place for what we would answer
-         |- RegionError          a region or context cannot be read, or ours would not be valid
-         |- FetchError           an image may not be, or could not be, fetched
-         |- EngineBusy           the engine's queue or memory bound is reached; try again later
-         |- EngineStopped        the engine was asked for work after it was closed
-         |- LabelStudioError     Label Studio refused, failed or answered something else
-         |   `- TokenError       the token is missing, refused or expired
-         |- StoreError           the durable store cannot be read or written
-         |- RegistryError        a head-set version is missing, altered or half-written
-         `- QueueError           the job queue cannot be reached
+         |- SettingsError            a setting is missing, malformed or contradicts another
+         |- FetchError               an image may not be fetched, or could not be
+         |- RegionError              a Label Studio region or context cannot be used
+         |   `- LabelConfigError     a labelling config is malformed or has no place for a mask
+         |- EngineError              the engine cannot do what was asked
+         |   |- EngineBusy           it is full: come back after `retry_after` seconds
+         |   `- EngineStopped        it was closed
+         |- LabelStudioError         Label Studio refused, or said something unexpected
+         |   |- TokenError           the token is missing, refused or expired
+         |   `- LabelStudioUnreachable   it did not answer at all (worth another try later)
+         |- StoreError               the store on disk cannot be opened or is of another make
+         |- RegistryError            a head-set version is missing, half-written or altered
+         |- QueueError               Redis or RQ is not usable
+         |- ServerError              a server that we start (Redis, Label Studio) did not come up
+         `- JobError                 a background job cannot finish; its reason is kept in the store
 
-As in the library, a message has three parts: what was expected, what came, what to do. None carries a secret.
+A message has three parts: what was expected, what came, what to do. None ever carries a token or password.
 """
 
 from __future__ import annotations
@@ -27,36 +31,39 @@ class BackendError(UsamError):
 
 
 class SettingsError(BackendError):
-    """A setting from the environment cannot be used."""
-
-
-class LabelConfigError(BackendError):
-    """A labelling configuration is malformed or has no place for a mask."""
-
-
-class RegionError(BackendError):
-    """A region or an interactive context cannot be read, or a region of ours would not be valid."""
+    """A setting is missing, malformed or contradicts another."""
 
 
 class FetchError(BackendError):
-    """An image may not be fetched from there, or could not be within the caps on time, bytes and pixels."""
+    """An image may not be fetched (host, scheme, size), or could not be."""
 
 
-class EngineBusy(BackendError):
-    """The engine's queue or memory bound is reached. `retry_after` is in seconds."""
+class RegionError(BackendError):
+    """A Label Studio region or interactive context cannot be used, or one of ours would not be valid."""
 
-    def __init__(self, expected: str, got: str = "", remedy: str = "", *, retry_after: float = 2.0) -> None:
+
+class LabelConfigError(RegionError):
+    """A labelling configuration is malformed or has no place for a mask."""
+
+
+class EngineError(BackendError):
+    """The engine cannot do what was asked."""
+
+
+class EngineBusy(EngineError):
+    """The engine is full. `retry_after` is in seconds."""
+
+    def __init__(self, expected: str, got: str = "", remedy: str = "", *, retry_after: float = 1.0) -> None:
         super().__init__(expected, got, remedy)
         self.retry_after = retry_after
 
 
-class EngineStopped(BackendError):
+class EngineStopped(EngineError):
     """The engine was asked for work after it was closed."""
 
 
 class LabelStudioError(BackendError):
-    """Label Studio refused, failed, or answered something else than its API says. `status` is the HTTP
-    status, 0 where there was no answer."""
+    """Label Studio refused a request or answered with something unexpected. `status` is its HTTP status."""
 
     def __init__(self, expected: str, got: str = "", remedy: str = "", *, status: int = 0) -> None:
         super().__init__(expected, got, remedy)
@@ -67,13 +74,25 @@ class TokenError(LabelStudioError):
     """The Label Studio token is missing, refused, or could not be exchanged for an access token."""
 
 
+class LabelStudioUnreachable(LabelStudioError):
+    """Label Studio did not answer: refused, dropped or timed out. Worth another try later."""
+
+
 class StoreError(BackendError):
-    """The durable store cannot be read or written."""
+    """The store on disk cannot be opened, or was made by another version."""
 
 
 class RegistryError(BackendError):
-    """A head-set version is missing, altered or half-written."""
+    """A head-set version is missing, half-written or altered."""
 
 
 class QueueError(BackendError):
-    """The job queue cannot be reached or refuses a job."""
+    """Redis or RQ is not usable."""
+
+
+class ServerError(BackendError):
+    """A server that we start ourselves (Redis, Label Studio) did not come up."""
+
+
+class JobError(BackendError):
+    """A background job cannot finish. Its reason is kept in the store's run record."""
