@@ -1,0 +1,248 @@
+"""All settings of the service: from the environment, typed, checked, and printable without secrets.
+
+Names are `USAM_` and the field's name in capitals (`USAM_CACHE_BYTES`); `LABEL_STUDIO_URL`,
+`LABEL_STUDIO_API_KEY` and `REDIS_URL` keep the names that everybody knows. Lists are separated by commas.
+docs/backend.md has the table.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from backend.errors import SettingsError
+
+Strategy = Literal[
+    "task", "epistemic", "task+epistemic", "prompt", "predicted-iou", "entropy", "samscore", "random"
+]
+Names = Annotated[tuple[str, ...], NoDecode]
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """What the service may be told. Build it with `Settings.from_environment()`; keyword arguments win."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="USAM_",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+    # where things are kept
+    data_dir: Path = Path("var")
+    """Folder of the store, the head-set versions and caches."""
+    database_url: SecretStr = SecretStr("")
+    """SQLAlchemy address of the store; empty: SQLite in the data folder."""
+    redis_url: SecretStr = Field(SecretStr(""), validation_alias=AliasChoices("REDIS_URL", "redis_url"))
+    """Redis for the job queue; empty: a private server is started."""
+
+    # who may ask us, and where
+    host: str = "127.0.0.1"
+    port: int = Field(9090, ge=0, le=65535)
+    auth_user: str = ""
+    auth_password: SecretStr = SecretStr("")
+    """HTTP Basic, together with the user."""
+    auth_token: SecretStr = SecretStr("")
+    """Bearer token; may be set beside Basic."""
+    request_bytes: int = Field(64 * MIB, ge=1024)
+    """Largest request body taken. A noisy 4K brush region alone is several MB."""
+
+    # Label Studio
+    label_studio_url: str = Field("", validation_alias=AliasChoices("LABEL_STUDIO_URL", "label_studio_url"))
+    label_studio_api_key: SecretStr = Field(
+        SecretStr(""), validation_alias=AliasChoices("LABEL_STUDIO_API_KEY", "label_studio_api_key")
+    )
+    """Legacy token or personal access token."""
+    label_studio_aliases: Names = ()
+    """Other origins by which tasks name the same Label Studio (`http://localhost:8080`)."""
+
+    # images
+    allowed_hosts: Names = ()
+    """Hosts, or host:port, whose images may be fetched; a listed host may have a private address."""
+    allowed_buckets: Names = ()
+    """Buckets (`s3://name` or `gs://name`) that Label Studio may be asked to presign."""
+    fetch_seconds: float = Field(20.0, gt=0, le=600)
+    fetch_bytes: int = Field(64 * MIB, ge=1024)
+    image_pixels: int = Field(100_000_000, ge=1)
+
+    # models
+    model: str = "nano-m"
+    larger_model: str = ""
+    """Checkpoint that decodes again where the model gap is high; empty: none."""
+    model_gap_above: float = Field(0.1, ge=-0.5, le=0.5)
+    """Model gap (in IoU) from which the larger model is asked."""
+    heads: str = "auto"
+    """`auto` (those that come with the checkpoint), `none`, or a file."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    threads: int = Field(0, ge=0, le=1024)
+    """Threads that torch may use; 0: its own choice."""
+    random_weights: bool = False
+    """Build the model without its weights. For tests of speed and plumbing only: masks mean nothing."""
+
+    # engine
+    cache_bytes: int = Field(1024 * MIB, ge=0)
+    """Bound of the embedding cache."""
+    image_cache_bytes: int = Field(256 * MIB, ge=0)
+    """Bound of the decoded images kept for a larger model that may be asked about them."""
+    queue_limit: int = Field(64, ge=1)
+    """Waiting clicks, and waiting batch pieces, beyond which the engine says that it is busy."""
+    chunk_prompts: int = Field(8, ge=1, le=1024)
+    """Prompts decoded at once; between two chunks a click gets its turn."""
+    prefetch: int = Field(2, ge=0, le=64)
+    """Likely next tasks whose embeddings are computed ahead."""
+
+    # predictions
+    grid_side: int = Field(8, ge=1, le=64)
+    """Points a side of the grid that prompts an image nobody has prompted; 8 makes 64 prompts."""
+    keep_iou: float = Field(0.5, ge=0, le=1)
+    """Predicted IoU below which a proposal is dropped."""
+    nms_iou: float = Field(0.7, gt=0, le=1)
+    """IoU of two proposals above which the worse is dropped."""
+    max_regions: int = Field(20, ge=1, le=1000)
+    polygon_tolerance: float = Field(1.5, ge=0)
+    """Largest distance in pixels between a mask's outline and the polygon sent for it."""
+
+    # queue and learning
+    strategy: Strategy = "task+epistemic"
+    image_rule: str = "top3"
+    """How object scores become an image's score; see usam.acquisition."""
+    audit_share: float = Field(0.1, ge=0, le=1)
+    """Share of tasks served uniformly at random among the ranked ones."""
+    retrain_after: int = Field(20, ge=1)
+    """New labels from which a retraining starts."""
+    sync_seconds: float = Field(60.0, gt=0)
+    """How often the truth is fetched from Label Studio without being woken."""
+    seed: int = 0
+
+    @classmethod
+    def from_environment(cls, **overrides: Any) -> Settings:
+        """Read the environment; `overrides` (None is passed over) win.
+
+        Raises `SettingsError` that names each bad setting, without its value.
+        """
+        try:
+            return cls(**{name: value for name, value in overrides.items() if value is not None})
+        except ValidationError as error:
+            bad = "; ".join(f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors())
+            raise SettingsError("usable settings", bad, "correct the environment (docs/backend.md)") from None
+
+    @field_validator("allowed_hosts", "allowed_buckets", "label_studio_aliases", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        return _http_origin(value, path=True) if value else ""
+
+    @field_validator("label_studio_aliases")
+    @classmethod
+    def _aliases(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_http_origin(url) for url in value)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if "/" in host or "@" in host or not urlsplit(f"//{host}").hostname:
+                raise ValueError("list hosts as `name`, `name:port` or `[v6]:port`, without scheme or path")
+        return tuple(host.lower() for host in value)
+
+    @field_validator("allowed_buckets")
+    @classmethod
+    def _buckets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for bucket in value:
+            parts = urlsplit(bucket)
+            if parts.scheme not in ("s3", "gs") or not parts.netloc or parts.path.strip("/"):
+                raise ValueError("list buckets as `s3://name` or `gs://name`")
+        return tuple(bucket.rstrip("/") for bucket in value)
+
+    @model_validator(mode="after")
+    def _auth_is_whole(self) -> Settings:
+        if bool(self.auth_user) != bool(self.auth_password.get_secret_value()):
+            raise ValueError("USAM_AUTH_USER and USAM_AUTH_PASSWORD go together")
+        self.check_bind(self.host)
+        return self
+
+    @property
+    def auth_on(self) -> bool:
+        """Whether requests must carry a password or token."""
+        return bool(self.auth_password.get_secret_value() or self.auth_token.get_secret_value())
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy address of the store, with its password."""
+        return self.database_url.get_secret_value() or f"sqlite:///{self.data_dir / 'usam.db'}"
+
+    def check_bind(self, host: str) -> None:
+        """Raise `ValueError` where a bind to `host` would offer the service to others without a password."""
+        if not self.auth_on and not is_loopback(host):
+            raise ValueError(
+                f"a bind to {host} needs USAM_AUTH_USER and USAM_AUTH_PASSWORD, or USAM_AUTH_TOKEN; "
+                "without them only a loopback address may be used"
+            )
+
+    def summary(self) -> dict[str, str]:
+        """Every setting by its variable's name, secrets as `set` or `not set`, passwords in URLs masked."""
+        out: dict[str, str] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                secret = value.get_secret_value()
+                shown = without_password(secret) if name.endswith("_url") and secret else ""
+                out[_variable((name,))] = shown or ("set" if secret else "not set")
+            elif isinstance(value, tuple):
+                out[_variable((name,))] = ",".join(value)
+            else:
+                out[_variable((name,))] = without_password(value) if name.endswith("_url") else str(value)
+        return out
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server bound to `host` can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def without_password(url: str) -> str:
+    """The URL with user and password, if it has any, as `***`."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+
+
+def _http_origin(url: str, *, path: bool = False) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("an http:// or https:// address is needed")
+    if parts.username or parts.password:
+        raise ValueError("the address must not carry a user or password; LABEL_STUDIO_API_KEY is for that")
+    if parts.query or parts.fragment or (not path and parts.path.strip("/")):
+        raise ValueError("an address without path, query or fragment is needed")
+    return url.rstrip("/")
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """The environment variable of a field, from pydantic's location of it."""
+    if not location:
+        return "settings"
+    name = str(location[0]).upper()
+    return name if name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "REDIS_URL") else f"USAM_{name}"
