@@ -1,7 +1,7 @@
 """The messages between Label Studio and this service, and nothing else.
 
-Tolerant to what Label Studio sends: unknown keys are passed over, missing ones have defaults, a null context is
-the same as none. Strict on what is answered: a score is a finite number from 0 to 1 and never null, because
+Tolerant to what Label Studio sends: unknown keys are passed over, missing ones have defaults, a null context
+is the same as none. Strict on what is answered: a score is a finite number from 0 to 1, never null, because
 Label Studio serves a null first and drops a whole batch for a text; `versions` and `setup` are JSON objects.
 """
 

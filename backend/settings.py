@@ -114,7 +114,7 @@ class Settings(BaseSettings):
 
     # queue and learning
     strategy: Strategy = "task+epistemic"
-    image_rule: str = "top3"
+    image_rule: Literal["top-mean", "max", "mean", "sum"] = "top-mean"
     """How object scores become an image's score; see usam.acquisition."""
     audit_share: float = Field(0.1, ge=0, le=1)
     """Share of tasks served uniformly at random among the ranked ones."""
