@@ -1,5 +1,18 @@
 """Readers of labelled image sets, one module each, one record type."""
 
+from usam.datasets.catalogue import READERS, open_dataset
+from usam.datasets.reader import Reader
 from usam.datasets.record import Dataset, Instance, Problems, Record
+from usam.datasets.splits import part_of, split_by_group
 
-__all__ = ["Dataset", "Instance", "Problems", "Record"]
+__all__ = [
+    "READERS",
+    "Dataset",
+    "Instance",
+    "Problems",
+    "Reader",
+    "Record",
+    "open_dataset",
+    "part_of",
+    "split_by_group",
+]
