@@ -112,7 +112,7 @@ class Reader(ABC, Generic[Entry]):
 
 
 def folder(root: Path, *candidates: str, name: str, layout: str) -> Path:
-    """The first of `root/candidate` that is a folder. Raises `DatasetError` with the layout and what is there."""
+    """The first of `root/candidate` that is a folder. Raises `DatasetError` saying what is there."""
     if not root.is_dir():
         raise DatasetError(f"{name}: {layout}", f"no folder {root}", "point at the data set's root folder")
     for candidate in candidates:

@@ -44,9 +44,15 @@ class Record:
     annotator: str = ""
     licence: str = ""
     split: str = ""
+    frame: int | None = None
+    """Where `image_path` is a video: which of its frames, from 0."""
 
     def read_image(self) -> UInt8Image:
         """Decode to (H, W, 3) RGB uint8, upright. Raises `ImageError`."""
+        if self.frame is not None:
+            from usam.datasets.video import read_frame
+
+            return read_frame(self.image_path, self.frame)
         from usam.images import read_image
 
         return read_image(self.image_path)
