@@ -323,13 +323,10 @@ def load(
 ) -> SAM2ImagePredictor:
     """A patched predictor in eval mode, ready for `set_image`.
 
-    Args:
-        name: a checkpoint of the registry; the predictor's `checkpoint_name`.
-        device: 'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the best one there is.
-        heads: a head set, the folder of one, None for masks without scores, or 'auto': the bundled heads of
-            this
-            checkpoint, else the published heads of its family when they were fetched, else none.
-        image_size: see `build_model`.
+    Args: name: a checkpoint of the registry; the predictor's `checkpoint_name`. device: 'cpu', 'cuda',
+    'cuda:1', 'mps', or 'auto' for the best one there is. heads: a head set, the folder of one, the name of
+    a fetched one, None for masks without scores, or 'auto': the bundled heads of this checkpoint, else the
+    published heads of its family when they were fetched, else none. image_size: see `build_model`.
 
     Raises CheckpointError (file missing or wrong, device not there) and HeadsError (heads that do not fit).
     """
@@ -383,4 +380,7 @@ def _resolve_heads(name: str, heads: HeadSet | str | Path | None) -> HeadSet | N
         heads = heads_for(name)
     if heads is None or isinstance(heads, HeadSet):
         return heads
+    for published in published_heads().values():
+        if heads in (published.name, published.path):
+            return HeadSet.load(published.path, checkpoint=published.family)
     return HeadSet.load(Path(heads))

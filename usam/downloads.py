@@ -126,12 +126,10 @@ def download(
 
     Raises:
         DownloadError: the server cannot be reached or refuses, the connection breaks again and again (the
-            partial file
-            stays for the next try), the file is a wrong one, or the disk is full (nothing stays).
+            partial file stays for the next try), the file is a wrong one, or the disk is full (nothing stays).
         CheckpointError: a file is at `target` already and is another one; it is left as it is.
     """
     partial = target.with_name(target.name + ".partial")
-    by_hand = f"or download {address} on another machine and put it at {target}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(target.with_name(f".{target.name}.lock")):
@@ -142,13 +140,12 @@ def download(
             partial.replace(target)
             check_file(target, sha256, remember=True)
             return target
-    except httpx.TransportError as error:
-        kept = (
-            f"run it again to go on from {_length(partial):,} bytes, "
-            if _length(partial)
-            else "try again online, "
-        )
-        raise DownloadError(f"to receive {address}", _reason(error), kept + by_hand) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        kept = _length(partial)
+        again = f"run it again to go on from {kept:,} bytes" if kept else "try again when online"
+        raise DownloadError(
+            f"to receive {address}", _reason(error), f"{again}, or {_by_hand(address, partial)}"
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             partial.unlink(missing_ok=True)
@@ -193,7 +190,7 @@ def _fetch_whole(
             fruitless = 0 if _length(partial) > before else fruitless + 1
             if fruitless >= _ATTEMPTS or before == _length(partial) == 0:
                 raise
-            time.sleep(0.3 * 2**fruitless)
+            time.sleep(0.2 * 2**fruitless)
 
 
 def _transfer(
@@ -221,7 +218,7 @@ def _transfer(
             raise DownloadError(
                 f"the server to send {address}",
                 f"status {status} {response.reason_phrase}",
-                "try again later",
+                f"try again later, or {_by_hand(address, partial)}",
             )
         if size is not None and total not in (None, size):
             partial.unlink(missing_ok=True)
@@ -230,10 +227,17 @@ def _transfer(
         _require_room(partial, (total or 0) - have)
         progress(have, total)
         with partial.open("ab" if have else "wb") as stream:
-            for block in response.iter_raw(_BLOCK):
-                stream.write(block)
+            for block in response.iter_raw():
                 have += len(block)
+                if total is not None and have > total:
+                    break
+                stream.write(block)
                 progress(have, total)
+            stream.flush()
+            os.fsync(stream.fileno())
+    if total is not None and have > total:
+        partial.unlink()
+        raise DownloadError(f"a file of {total:,} bytes at {address}", "a longer one")
     if total is not None and have < total:
         raise httpx.RemoteProtocolError(f"the connection ended after {have:,} of {total:,} bytes")
     return True
@@ -248,6 +252,10 @@ def _require_room(partial: Path, needed: int) -> None:
             f"{free:,}",
             "make room, or set USAM_HOME to a folder on another disk",
         )
+
+
+def _by_hand(address: str, partial: Path) -> str:
+    return f"download {address} on another machine and put it at {partial.with_suffix('')}"
 
 
 def _length(path: Path) -> int:
