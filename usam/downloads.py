@@ -49,10 +49,8 @@ def check_file(path: Path, sha256: str, *, remember: bool = False) -> None:
     Raises CheckpointError when the file is missing or is another one; it is left as it is.
     """
     try:
-        stat = path.stat()
-        fingerprint = f"{sha256} {stat.st_size} {stat.st_mtime_ns}"
-        note = path.with_name(f".{path.name}.verified")
-        if remember and note.is_file() and note.read_text(encoding="ascii", errors="replace") == fingerprint:
+        note = _note(path)
+        if remember and note.is_file() and note.read_text("ascii", "replace") == _fingerprint(path, sha256):
             return
         found = sha256_of(path)
     except OSError as error:
@@ -60,12 +58,25 @@ def check_file(path: Path, sha256: str, *, remember: bool = False) -> None:
     if found != sha256:
         raise CheckpointError(
             f"{path} with SHA-256 {sha256}",
-            f"{found} ({stat.st_size:,} bytes)",
+            f"{found} ({_length(path):,} bytes)",
             "it is damaged or another file: remove it and fetch it again",
         )
     if remember:
-        with contextlib.suppress(OSError):
-            note.write_text(fingerprint, encoding="ascii")
+        _remember(path, sha256)
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f".{path.name}.verified")
+
+
+def _fingerprint(path: Path, sha256: str) -> str:
+    stat = path.stat()
+    return f"{sha256} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _remember(path: Path, sha256: str) -> None:
+    with contextlib.suppress(OSError):
+        _note(path).write_text(_fingerprint(path, sha256), "ascii")
 
 
 @contextlib.contextmanager
@@ -126,7 +137,8 @@ def download(
 
     Raises:
         DownloadError: the server cannot be reached or refuses, the connection breaks again and again (the
-            partial file stays for the next try), the file is a wrong one, or the disk is full (nothing stays).
+            partial file stays for the next try), the file is a wrong one or the disk is full (nothing
+            stays).
         CheckpointError: a file is at `target` already and is another one; it is left as it is.
     """
     partial = target.with_name(target.name + ".partial")
@@ -138,7 +150,7 @@ def download(
                 return target
             _fetch_verified(address, partial, sha256, size, progress or (lambda _done, _total: None))
             partial.replace(target)
-            check_file(target, sha256, remember=True)
+            _remember(target, sha256)
             return target
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         kept = _length(partial)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import os
 import re
 import socket
@@ -11,8 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,77 +20,6 @@ from usam.errors import CheckpointError, DownloadError
 
 CONTENT = bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-@dataclass
-class Site:
-    """What the server does: the next answers are cut after `cuts` bytes each, the rest are whole."""
-
-    content: bytes = CONTENT
-    ranges: bool = True
-    cuts: list[int] = field(default_factory=list)
-    announced: int | None = None
-    with_length: bool = True
-    status: int | None = None
-    pause: float = 0.0
-    requests: list[str | None] = field(default_factory=list)
-    address: str = ""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the content of `site` at any path."""
-
-    site: Site
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
-
-    def do_GET(self) -> None:
-        """Answer as the site says."""
-        site = self.site
-        wanted = self.headers.get("Range")
-        site.requests.append(wanted)
-        if site.status is not None:
-            self.send_error(site.status)
-            return
-        start, size = 0, len(site.content)
-        if wanted and site.ranges:
-            match = re.fullmatch(r"bytes=(\d+)-", wanted)
-            assert match
-            start = int(match[1])
-            if start >= size:
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{size}")
-                self.end_headers()
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-        else:
-            self.send_response(200)
-        if site.with_length:
-            self.send_header(
-                "Content-Length", str(size - start if site.announced is None else site.announced)
-            )
-        self.end_headers()
-        stop = size if not site.cuts else start + site.cuts.pop(0)
-        for position in range(start, stop, 100_000):
-            self.wfile.write(site.content[position : min(stop, position + 100_000)])
-            time.sleep(site.pause)
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    """A server on a free port of this machine."""
-    site = Site()
-    handler = type("SiteHandler", (Handler,), {"site": site})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        site.address = f"http://127.0.0.1:{server.server_address[1]}/weights.pt"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield site
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -114,7 +40,7 @@ def visible(target: Path) -> list[str]:
     return sorted(path.name for path in target.parent.iterdir() if not path.name.endswith(".verified"))
 
 
-def test_a_whole_file_arrives_and_progress_ends_at_its_size(site: Site, target: Path) -> None:
+def test_a_whole_file_arrives_and_progress_ends_at_its_size(site: Any, target: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     path = download(
         site.address, target, sha256=SHA256, size=len(CONTENT), progress=lambda *now: seen.append(now)
@@ -127,14 +53,14 @@ def test_a_whole_file_arrives_and_progress_ends_at_its_size(site: Site, target: 
     assert visible(target) == ["weights.pt"]
 
 
-def test_a_file_that_is_there_is_checked_and_not_requested(site: Site, target: Path) -> None:
+def test_a_file_that_is_there_is_checked_and_not_requested(site: Any, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(CONTENT)
     download(site.address, target, sha256=SHA256)
     assert site.requests == []
 
 
-def test_a_wrong_file_put_there_by_hand_is_refused_and_left(site: Site, target: Path) -> None:
+def test_a_wrong_file_put_there_by_hand_is_refused_and_left(site: Any, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(b"something else")
     with pytest.raises(CheckpointError, match=r"SHA-256 .*14 bytes.*remove it"):
@@ -143,28 +69,28 @@ def test_a_wrong_file_put_there_by_hand_is_refused_and_left(site: Site, target: 
     assert site.requests == []
 
 
-def test_a_partial_file_is_continued(site: Site, target: Path) -> None:
+def test_a_partial_file_is_continued(site: Any, target: Path) -> None:
     partial_of(target, CONTENT[:123_456])
     download(site.address, target, sha256=SHA256, size=len(CONTENT))
     assert site.requests == ["bytes=123456-"]
     assert target.read_bytes() == CONTENT
 
 
-def test_a_server_without_ranges_sends_it_all_again(site: Site, target: Path) -> None:
+def test_a_server_without_ranges_sends_it_all_again(site: Any, target: Path) -> None:
     site.ranges = False
     partial_of(target, CONTENT[:1000])
     download(site.address, target, sha256=SHA256)
     assert target.read_bytes() == CONTENT
 
 
-def test_a_partial_file_that_is_whole_already_is_accepted(site: Site, target: Path) -> None:
+def test_a_partial_file_that_is_whole_already_is_accepted(site: Any, target: Path) -> None:
     partial_of(target, CONTENT)
     download(site.address, target, sha256=SHA256)
     assert site.requests == [f"bytes={len(CONTENT)}-"]
     assert visible(target) == ["weights.pt"]
 
 
-def test_a_partial_file_longer_than_the_file_is_dropped(site: Site, target: Path) -> None:
+def test_a_partial_file_longer_than_the_file_is_dropped(site: Any, target: Path) -> None:
     partial_of(target, CONTENT + b"more")
     download(site.address, target, sha256=SHA256)
     assert site.requests == [f"bytes={len(CONTENT) + 4}-", None]
@@ -173,7 +99,7 @@ def test_a_partial_file_longer_than_the_file_is_dropped(site: Site, target: Path
 
 @pytest.mark.parametrize("length", [1000, len(CONTENT)])
 def test_a_partial_file_of_other_content_is_fetched_again_in_whole(
-    site: Site, target: Path, length: int
+    site: Any, target: Path, length: int
 ) -> None:
     partial_of(target, bytes(length))
     download(site.address, target, sha256=SHA256, size=len(CONTENT))
@@ -181,7 +107,7 @@ def test_a_partial_file_of_other_content_is_fetched_again_in_whole(
     assert target.read_bytes() == CONTENT
 
 
-def test_broken_connections_are_continued_by_themselves(site: Site, target: Path) -> None:
+def test_broken_connections_are_continued_by_themselves(site: Any, target: Path) -> None:
     site.cuts = [100_000, 50_000, 1]
     download(site.address, target, sha256=SHA256)
     assert site.requests == [None, "bytes=100000-", "bytes=150000-", "bytes=150001-"]
@@ -189,7 +115,7 @@ def test_broken_connections_are_continued_by_themselves(site: Site, target: Path
 
 
 def test_a_connection_that_stays_broken_keeps_the_partial_file_for_the_next_run(
-    site: Site, target: Path
+    site: Any, target: Path
 ) -> None:
     site.cuts = [7000, 0, 0, 0]
     with pytest.raises(DownloadError, match=r"go on from 7,000 bytes"):
@@ -201,28 +127,28 @@ def test_a_connection_that_stays_broken_keeps_the_partial_file_for_the_next_run(
 
 
 def test_a_short_body_without_announced_length_is_continued_when_the_size_is_known(
-    site: Site, target: Path
+    site: Any, target: Path
 ) -> None:
     site.with_length, site.cuts = False, [100_000]
     download(site.address, target, sha256=SHA256, size=len(CONTENT))
     assert site.requests == [None, "bytes=100000-"]
 
 
-def test_a_wrong_file_is_refused_and_removed(site: Site, target: Path) -> None:
+def test_a_wrong_file_is_refused_and_removed(site: Any, target: Path) -> None:
     site.content = b"<html>please log in</html>"
     with pytest.raises(DownloadError, match=r"SHA-256.*refused and removed"):
         download(site.address, target, sha256=SHA256)
     assert visible(target) == []
 
 
-def test_a_file_of_another_size_is_refused_before_it_is_transferred(site: Site, target: Path) -> None:
+def test_a_file_of_another_size_is_refused_before_it_is_transferred(site: Any, target: Path) -> None:
     site.content = CONTENT + b"!"
     with pytest.raises(DownloadError, match=r"512,000 bytes .*512,001 bytes"):
         download(site.address, target, sha256=SHA256, size=len(CONTENT))
     assert visible(target) == []
 
 
-def test_a_body_longer_than_the_known_size_is_cut_off(site: Site, target: Path) -> None:
+def test_a_body_longer_than_the_known_size_is_cut_off(site: Any, target: Path) -> None:
     site.content, site.with_length = CONTENT * 2, False
     with pytest.raises(DownloadError, match="a longer one"):
         download(site.address, target, sha256=SHA256, size=len(CONTENT))
@@ -230,7 +156,7 @@ def test_a_body_longer_than_the_known_size_is_cut_off(site: Site, target: Path) 
 
 
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
-def test_a_refusal_says_the_status_and_where_to_put_the_file(site: Site, target: Path, status: int) -> None:
+def test_a_refusal_says_the_status_and_where_to_put_the_file(site: Any, target: Path, status: int) -> None:
     site.status = status
     with pytest.raises(DownloadError, match=rf"status {status} .*put it at {re.escape(str(target))}$"):
         download(site.address, target, sha256=SHA256)
@@ -256,7 +182,7 @@ def test_an_address_that_is_none_is_an_error_of_ours(address: str, target: Path)
         download(address, target, sha256=SHA256)
 
 
-def test_too_little_room_is_seen_before_anything_is_written(site: Site, target: Path) -> None:
+def test_too_little_room_is_seen_before_anything_is_written(site: Any, target: Path) -> None:
     site.announced = 10**18
     with pytest.raises(DownloadError, match=r"1,000,000,000,000,000,000 bytes free in .*USAM_HOME"):
         download(site.address, target, sha256=SHA256)
@@ -264,7 +190,7 @@ def test_too_little_room_is_seen_before_anything_is_written(site: Site, target: 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_fills_up_leaves_nothing(site: Site, target: Path) -> None:
+def test_a_disk_that_fills_up_leaves_nothing(site: Any, target: Path) -> None:
     target.parent.mkdir()
     partial_of(target).symlink_to("/dev/full")
     with pytest.raises(DownloadError, match="a full disk"):
@@ -272,13 +198,13 @@ def test_a_disk_that_fills_up_leaves_nothing(site: Site, target: Path) -> None:
     assert visible(target) == []
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_of_ours(site: Site, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error_of_ours(site: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DownloadError, match="to write"):
         download(site.address, tmp_path / "file" / "weights.pt", sha256=SHA256)
 
 
-def test_threads_and_processes_that_fetch_one_file_transfer_it_once(site: Site, target: Path) -> None:
+def test_threads_and_processes_that_fetch_one_file_transfer_it_once(site: Any, target: Path) -> None:
     site.pause = 0.05
     failures: list[Exception] = []
 
