@@ -2,15 +2,20 @@
 
 from usam.masks.overlap import as_mask, box_iou, box_nms, iou, mask_box, nms, pairwise_iou
 from usam.masks.resizing import resize_logits, resize_mask
+from usam.masks.rle import decode_mask, decode_rle, encode_rle, rle_pixels
 
 __all__ = [
     "as_mask",
     "box_iou",
     "box_nms",
+    "decode_mask",
+    "decode_rle",
+    "encode_rle",
     "iou",
     "mask_box",
     "nms",
     "pairwise_iou",
     "resize_logits",
     "resize_mask",
+    "rle_pixels",
 ]
