@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -258,7 +257,7 @@ def build_model(name: str, weights: bool = True, *, image_size: int | None = Non
     """
     checkpoint = find(name)
     if checkpoint.family == "nano":
-        from usam.nano import build_nano, load_nano
+        from usam.nano.model import build_nano, load_nano
 
         return (load_nano(name, verify(name)) if weights else build_nano(name)).eval()
     path = verify(name) if weights else None
@@ -292,7 +291,7 @@ def _load_weights(model: SAM2Base, path: Path) -> None:
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # the unpickler raises many kinds for broken and hostile files
         raise CheckpointError(
             f"SAM 2 weights in {path}", str(error).partition("\n")[0], "remove the file and fetch it again"
         ) from error
@@ -323,10 +322,13 @@ def load(
 ) -> SAM2ImagePredictor:
     """A patched predictor in eval mode, ready for `set_image`.
 
-    Args: name: a checkpoint of the registry; the predictor's `checkpoint_name`. device: 'cpu', 'cuda',
-    'cuda:1', 'mps', or 'auto' for the best one there is. heads: a head set, the folder of one, the name of
-    a fetched one, None for masks without scores, or 'auto': the bundled heads of this checkpoint, else the
-    published heads of its family when they were fetched, else none. image_size: see `build_model`.
+    Args:
+        name: a checkpoint of the registry; becomes the predictor's `checkpoint_name`.
+        device: 'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the best one there is.
+        heads: a head set, the folder of one, the name of a fetched one, None for masks without scores, or
+            'auto': the bundled heads of this checkpoint, else the published heads of its family when they
+            were fetched, else none.
+        image_size: see `build_model`.
 
     Raises CheckpointError (file missing or wrong, device not there) and HeadsError (heads that do not fit).
     """
@@ -340,7 +342,7 @@ def load(
     side = model.sam_image_embedding_size
     predictor._bb_feat_sizes = [(side * 4, side * 4), (side * 2, side * 2), (side, side)]
     predictor.checkpoint_name = name
-    return patch_sam2(predictor, _resolve_heads(name, heads))
+    return patch_sam2(predictor, resolve_heads(name, heads))
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -373,7 +375,8 @@ def heads_for(name: str) -> Path | None:
     return None
 
 
-def _resolve_heads(name: str, heads: HeadSet | str | Path | None) -> HeadSet | None:
+def resolve_heads(name: str, heads: HeadSet | str | Path | None) -> HeadSet | None:
+    """The head set that `load` would use for a checkpoint, given its `heads` argument. Raises HeadsError."""
     from usam.heads import HeadSet
 
     if heads == "auto":
