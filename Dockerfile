@@ -18,7 +18,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY models ./models
 COPY usam ./usam
 COPY backend ./backend
-RUN pip install ".[science,service]"
+RUN pip install ".[science,service,postgres,demo]"
 
 USER usam
 ENV USAM_DATA_DIR=/data USAM_HOME=/data/cache
