@@ -373,7 +373,7 @@ class HeadSet:
             raise HeadsError(
                 f"a complete head set in {file}", f"missing or malformed {error}", "fetch or train again"
             ) from error
-        heads = cls(layers, alignment=alignment, checkpoint=checkpoint, quality=quality, metadata=metadata)  # type: ignore[arg-type]
+        heads = cls(layers, alignment=alignment, checkpoint=checkpoint, quality=quality, metadata=metadata)
         if heads.sha256 != sha256:
             raise HeadsError(
                 f"SHA-256 {sha256} in {file}", heads.sha256, "the file was altered: fetch or train again"

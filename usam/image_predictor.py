@@ -1,0 +1,338 @@
+"""What `patch_sam2` makes of a `SAM2ImagePredictor`: one that returns scores with its masks.
+
+Shapes: P prompts, K points of a prompt, M masks per prompt (3 or 1), D token width, H, W image in pixels,
+h, w low-resolution masks (a quarter of the model's input side: 256 at 1024 px).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from sam2.sam2_image_predictor import SAM2ImagePredictor
+from torch import Tensor
+
+from usam.decoder import Decoded, ImageShare, StandIn, decode
+from usam.embedding import ImageEmbedding
+from usam.errors import HeadsError, ImageError
+from usam.heads import FloatArray, HeadSet
+from usam.prompt_arguments import check_prompts
+
+Scores = dict[str, FloatArray]
+
+
+@dataclass(frozen=True, eq=False)
+class KnownImage:
+    """The last image that prompts were decoded on; `key` says under which weights and precision."""
+
+    embed: Tensor
+    key: tuple[Any, ...]
+    share: ImageShare
+
+
+@dataclass
+class PatchState:
+    """What a patched object carries besides its own: its heads, and what unpatching has to put back."""
+
+    original: type
+    heads: HeadSet | None = None
+    restore: dict[str, Any] = field(default_factory=dict)
+    added: list[str] = field(default_factory=list)
+    known: KnownImage | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TokenOutput:
+    """Tokens of P prompts, on the model's device.
+
+    iou_token    (P, D)
+    mask_tokens  (P, 4, D), token m makes the decoder's output m (0: single mask, 1 to 3: multimask)
+    ious         (P, 4) SAM's own estimate of the IoU of outputs 0 to 3, higher = better
+    """
+
+    iou_token: Tensor
+    mask_tokens: Tensor
+    ious: Tensor
+
+
+class Patched:
+    """What every patched object has: heads that can be replaced while it is in use."""
+
+    _usam: PatchState
+    checkpoint_name: str | None
+
+    @property
+    def heads(self) -> HeadSet | None:
+        """The head set in use, or None."""
+        return self._usam.heads
+
+    def set_heads(self, heads: HeadSet | None) -> None:
+        """Use another head set (None: no scores) from the next call on. Safe while another thread predicts: a
+        call uses one set from beginning to end.
+
+        Raises HeadsError when the heads were trained on another checkpoint or token width.
+        """
+        if heads is not None:
+            self._check_heads(heads)
+            heads.to(self._sam_model().device)
+        self._usam.heads = heads
+
+    def _check_heads(self, heads: HeadSet) -> None:
+        width, name = self._sam_model().sam_prompt_embed_dim, self.checkpoint_name
+        if heads.width != width:
+            raise HeadsError(
+                f"heads for tokens of width {width}",
+                f"width {heads.width} ({heads.checkpoint or 'unknown checkpoint'})",
+                "use the heads of this checkpoint",
+            )
+        if not heads.fits(name):
+            raise HeadsError(f"heads for {name}", f"heads for {heads.checkpoint}", "use the heads of this checkpoint")
+
+    def _sam_model(self) -> Any:
+        return self
+
+
+class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
+    """A `SAM2ImagePredictor` with scores. Made by `patch_sam2`; not to be constructed."""
+
+    def predict(
+        self,
+        point_coords: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        box: npt.ArrayLike | None = None,
+        mask_input: npt.ArrayLike | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        normalize_coords: bool = True,
+    ) -> tuple[FloatArray, FloatArray, FloatArray, Scores]:
+        """Masks of one or several prompts on the image that is set, with scores.
+
+        Args:
+            point_coords: (K, 2) or (P, K, 2) pixels x, y; relative to the image's sides, in [0, 1), when
+                `normalize_coords` is false.
+            point_labels: (K,) or (P, K): 1 object, 0 background, -1 padding.
+            box: (4,) or (P, 4) x0, y0, x1, y1 pixels.
+            mask_input: (h, w), (1, h, w) or (P, 1, h, w) logits of an earlier prediction.
+            multimask_output: three masks a prompt instead of one.
+            return_logits: masks as logits instead of 0 and 1.
+
+        Returns masks (M, H, W), SAM's IoUs (M,), low-resolution logits (M, h, w) and scores {head: (M,)};
+        each with a leading P for more than one prompt. The first three equal the unpatched predictor's bit
+        for bit. Column m of a score belongs to mask m: the decoder's output m + 1 with `multimask_output`,
+        and reads mask token m + 1 with 'aligned' heads, m with 'shifted' ones. Without `multimask_output` the
+        mask is output 0, read from token 0; where SAM 2 falls back to one of the three because output 0 is
+        not stable, the column is that output's. IoU heads lie in [0, 1], gaps in [-0.5, 0.5] (`usam.heads`).
+        Without heads the scores are {}.
+
+        Raises ImageError (no image set), PromptError, HeadsError (tokens not finite).
+        """
+        heads = self.heads
+        prompt = self._prompt(point_coords, point_labels, box, mask_input, normalize_coords)
+        masks, ious, low_res, decoded = self._decode(prompt, multimask_output, return_logits)
+        scores = _scores(heads, decoded)
+        if len(decoded.ious) == 1:
+            scores = {name: values[0] for name, values in scores.items()}
+        return _array(masks), _array(ious), _array(low_res), scores
+
+    def predict_batch(
+        self,
+        point_coords_batch: list[npt.ArrayLike] | None = None,
+        point_labels_batch: list[npt.ArrayLike] | None = None,
+        box_batch: list[npt.ArrayLike] | None = None,
+        mask_input_batch: list[npt.ArrayLike] | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        normalize_coords: bool = True,
+    ) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray], list[Scores]]:
+        """`predict` for each of the images of `set_image_batch`: four lists with one entry per image."""
+        if not self._is_batch:
+            raise ImageError("images set with set_image_batch", "none", "call set_image_batch first")
+        heads = self.heads
+        results = []
+        for index in range(len(self._orig_hw)):
+            prompt = self._prompt(
+                _entry(point_coords_batch, index),
+                _entry(point_labels_batch, index),
+                _entry(box_batch, index),
+                _entry(mask_input_batch, index),
+                normalize_coords,
+                index,
+            )
+            masks, ious, low_res, decoded = self._decode(prompt, multimask_output, return_logits, index)
+            scores = _scores(heads, decoded)
+            if len(decoded.ious) == 1:
+                scores = {name: values[0] for name, values in scores.items()}
+            results.append((_array(masks), _array(ious), _array(low_res), scores))
+        masks_list, ious_list, low_res_list, scores_list = map(list, zip(*results, strict=True))
+        return masks_list, ious_list, low_res_list, scores_list
+
+    @torch.no_grad()
+    def predict_tokens(
+        self,
+        point_coords: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        box: npt.ArrayLike | None = None,
+        mask_input: npt.ArrayLike | None = None,
+        normalize_coords: bool = True,
+    ) -> TokenOutput:
+        """The tokens that masks and scores are made from; arguments as in `predict`. No mask is decoded.
+
+        Raises ImageError, PromptError.
+        """
+        prompt = self._prompt(point_coords, point_labels, box, mask_input, normalize_coords)
+        decoded = self._decode(prompt, True, True)[-1]
+        return TokenOutput(decoded.iou_token, decoded.mask_tokens, decoded.all_ious)
+
+    def predict_scores(
+        self,
+        point_coords: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        box: npt.ArrayLike | None = None,
+        mask_input: npt.ArrayLike | None = None,
+        normalize_coords: bool = True,
+    ) -> tuple[FloatArray, Scores]:
+        """SAM's IoUs (P, 3) and scores {head: (P, 3)} of the three multimask outputs, without making masks.
+
+        Arguments and columns as in `predict` with `multimask_output`. Raises ImageError, PromptError,
+        HeadsError.
+        """
+        heads = self.heads
+        tokens = self.predict_tokens(point_coords, point_labels, box, mask_input, normalize_coords)
+        scores = heads.score(tokens.iou_token, tokens.mask_tokens) if heads else {}
+        return tokens.ious[:, 1:].float().cpu().numpy(), scores
+
+    def embedding(self) -> ImageEmbedding:
+        """The encoded image that is set, to be kept and given to `set_embedding` later. Raises ImageError."""
+        self._check_image()
+        if self._is_batch:
+            raise ImageError("one image set with set_image", "a batch", "set the images one by one")
+        features, (height, width) = self._features, self._orig_hw[0]
+        high_res = tuple(features["high_res_feats"])
+        return ImageEmbedding(features["image_embed"], high_res, (height, width), self.checkpoint_name or "")
+
+    def set_embedding(self, embedding: ImageEmbedding) -> None:
+        """Set an image that this model has encoded before, as cheap as an assignment when it is on its
+        device.
+
+        Raises CheckpointError when another model encoded it.
+        """
+        embedding.check_fits(self.model, self.checkpoint_name)
+        if embedding.image_embed.device != self.device:
+            embedding = embedding.to(self.device)
+        self.reset_predictor()
+        self._features = embedding.features
+        self._orig_hw = [embedding.image_hw]
+        self._is_image_set = True
+
+    def _sam_model(self) -> Any:
+        return self.model
+
+    def _check_image(self) -> None:
+        if not self._is_image_set:
+            raise ImageError("an image set with set_image", "none", "call set_image or set_embedding first")
+
+    def _prompt(
+        self,
+        points: npt.ArrayLike | None,
+        labels: npt.ArrayLike | None,
+        box: npt.ArrayLike | None,
+        mask_input: npt.ArrayLike | None,
+        normalize: bool,
+        image: int = -1,
+    ) -> tuple[Tensor | None, ...]:
+        """Checked prompts as the base class prepares them: mask input, coordinates, labels, boxes."""
+        self._check_image()
+        hw = self._orig_hw[image] if normalize else (1, 1)
+        low_res = self.model.sam_prompt_encoder.mask_input_size
+        points, labels, box, mask_input = check_prompts(points, labels, box, mask_input, hw, low_res)
+        prepared: tuple[Tensor | None, ...] = self._prep_prompts(
+            points, labels, box, mask_input, normalize, img_idx=image
+        )
+        return prepared
+
+    def _decode(
+        self, prompt: tuple[Tensor | None, ...], multimask: bool, logits: bool, image: int = -1
+    ) -> tuple[Tensor, Tensor, Tensor, Decoded]:
+        """The base class's `_predict` with a decoder that also gives its tokens."""
+        model = self.model
+        mask_input, coords, labels, boxes = prompt
+        share = self._share(image)
+        decoded: list[Decoded] = []
+
+        def decoder(**inputs: Any) -> tuple[Tensor, ...]:
+            inputs["repeat_image"] = len(inputs["sparse_prompt_embeddings"]) > 1
+            dense = inputs["dense_prompt_embeddings"]
+            known = len(dense) == 1 and _is_no_mask(dense, model.sam_prompt_encoder)
+            decoded.append(decode(model.sam_mask_decoder, inputs, share if known else None))
+            return decoded[0].returned
+
+        encoder = _PromptEncoder(model.sam_prompt_encoder, share.dense_pe)
+        stand_in = StandIn(self, model=StandIn(model, sam_prompt_encoder=encoder, sam_mask_decoder=decoder))
+        predict = SAM2ImagePredictor._predict
+        masks, ious, low_res = predict(
+            stand_in, coords, labels, boxes, mask_input, multimask, return_logits=logits, img_idx=image
+        )
+        return masks, ious, low_res, decoded[0]
+
+    @torch.no_grad()
+    def _share(self, image: int) -> ImageShare:
+        """What this image's prompts have in common, made anew for another image, precision or weights."""
+        state, model = self._usam, self.model
+        embed = self._features["image_embed"]
+        attended = model.sam_mask_decoder.transformer.layers[0]
+        weights = (
+            model.sam_prompt_encoder.no_mask_embed.weight,
+            model.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix,
+            *attended.cross_attn_token_to_image.parameters(),
+            *attended.cross_attn_image_to_token.parameters(),
+        )
+        kind = embed.device.type
+        precision = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        key = (image, precision, *map(_mark, (embed, *weights)))
+        known = state.known
+        if known is None or known.embed is not embed or known.key != key:
+            known = KnownImage(embed, key, ImageShare(model.sam_prompt_encoder.get_dense_pe()))
+            state.known = known
+        return known.share
+
+
+class _PromptEncoder:
+    """The model's prompt encoder with its positional encoding at hand."""
+
+    def __init__(self, encoder: Any, dense_pe: Tensor) -> None:
+        self._encoder, self._dense_pe = encoder, dense_pe
+
+    def __call__(self, **prompts: Any) -> Any:
+        return self._encoder(**prompts)
+
+    def get_dense_pe(self) -> Tensor:
+        return self._dense_pe
+
+
+def _entry(batch: list[npt.ArrayLike] | None, index: int) -> npt.ArrayLike | None:
+    return None if batch is None else batch[index]
+
+
+def _mark(tensor: Tensor) -> tuple[Any, ...]:
+    """Changes when a tensor is replaced, moved, cast or written to."""
+    return tensor.data_ptr(), tensor.dtype, 0 if tensor.is_inference() else tensor._version
+
+
+def _is_no_mask(dense: Tensor, encoder: Any) -> bool:
+    """Whether a dense embedding (P, D, E, E) is the encoder's constant for 'no mask input', expanded."""
+    constant: Tensor = encoder.no_mask_embed.weight
+    return dense.data_ptr() == constant.data_ptr() and dense.stride()[-2:] == (0, 0)
+
+
+def _scores(heads: HeadSet | None, decoded: Decoded) -> Scores:
+    if heads is None:
+        return {}
+    return heads.as_dict(heads.score_outputs(decoded.iou_token, decoded.mask_tokens, decoded.outputs))
+
+
+def _array(tensor: Tensor) -> FloatArray:
+    """As the base class hands results out: float32, without the leading axis when it is 1."""
+    array: FloatArray = tensor.squeeze(0).float().detach().cpu().numpy()
+    return array
