@@ -49,9 +49,7 @@ def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """
     first, second = _foreground(a), _foreground(b)
     if first.shape[-2:] != second.shape[-2:]:
-        raise MaskError(
-            f"masks of one size, {first.shape[-2:]}", f"{second.shape[-2:]}", "resize one of them"
-        )
+        raise MaskError(f"masks of one size, {first.shape[-2:]}", f"{second.shape[-2:]}", "resize one of them")
     intersection = np.count_nonzero(first & second, axis=(-2, -1))
     union = np.count_nonzero(first | second, axis=(-2, -1))
     return np.asarray(_ratio(np.asarray(intersection), np.asarray(union)))

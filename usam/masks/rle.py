@@ -153,15 +153,11 @@ def _alpha(mask: npt.ArrayLike) -> npt.NDArray[np.bool_] | UInt8Array:
     if array.ndim != 2 or array.size == 0:
         raise MaskError("a mask (H, W) of at least 1 x 1", f"shape {array.shape}")
     if array.size * CHANNELS >= 1 << 32:
-        raise MaskError(
-            "a mask of less than 2**30 pixels", f"{array.size:,}", "shrink it; the code holds no more"
-        )
+        raise MaskError("a mask of less than 2**30 pixels", f"{array.size:,}", "shrink it; the code holds no more")
     if array.dtype in (np.bool_, np.uint8):
         return array
     if not np.issubdtype(array.dtype, np.integer):
-        raise MaskError(
-            "a mask of booleans or integers", f"{array.dtype}", "compare it with a threshold first"
-        )
+        raise MaskError("a mask of booleans or integers", f"{array.dtype}", "compare it with a threshold first")
     if array.min() < 0 or array.max() > OPAQUE:
         raise MaskError("alpha values in 0..255", f"{array.min()}..{array.max()}")
     return array.astype(np.uint8)

@@ -1,0 +1,168 @@
+"""Masks as polygons and back.
+
+Legend: H, W height and width in pixels; K vertices of one ring. Vertices are (x, y) in pixels along pixel
+edges: the pixel in the upper left corner is the square from (0, 0) to (1, 1), so a ring without
+simplification encloses exactly the pixels that it was traced from. Rings are closed without repeating the
+first vertex.
+
+Label Studio's polygons have no holes. A hole is therefore joined to its outer ring by a bridge of no width,
+there and back, which leaves it open under the even-odd rule (this module, browsers with `evenodd`) and, as
+holes run against their outer ring, under the non-zero rule too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from usam.errors import MaskError
+from usam.masks.overlap import BoolMask, FloatArray, as_mask, mask_box
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One connected part of a mask (pixels that touch by a corner are connected): its rings (K, 2), xy in
+    pixels."""
+
+    outer: FloatArray
+    holes: tuple[FloatArray, ...] = ()
+
+    def bridged(self) -> FloatArray:
+        """One ring (K, 2) that leaves the holes open, each reached from the outer vertex nearest to it."""
+        if not self.holes:
+            return self.outer
+        sizes = [len(hole) for hole in self.holes]
+        gaps, anchors = cKDTree(self.outer).query(np.concatenate(self.holes))
+        attached: dict[int, list[FloatArray]] = {}
+        for hole, first in zip(self.holes, np.cumsum(sizes) - sizes, strict=True):
+            entry = int(gaps[first : first + len(hole)].argmin())
+            anchor = int(anchors[first + entry])
+            turned = np.roll(hole, -entry, axis=0)
+            attached.setdefault(anchor, []).extend([turned, turned[:1], self.outer[anchor : anchor + 1]])
+        parts, done = [], 0
+        for anchor in sorted(attached):
+            parts += [self.outer[done : anchor + 1], *attached[anchor]]
+            done = anchor + 1
+        return np.concatenate([*parts, self.outer[done:]])
+
+
+def trace_regions(mask: npt.ArrayLike, tolerance: float = 1.0, min_area: float = 0.0) -> list[Region]:
+    """The connected parts of `mask` (H, W), largest first, each with its holes.
+
+    `tolerance` is how far in pixels a ring may leave the pixels' edges (Douglas-Peucker; 0 keeps every
+    corner); parts and holes of less than `min_area` square pixels are left out. A ring that simplification
+    would flatten to a line keeps its corners. Raises `MaskError` for a malformed mask or a negative
+    tolerance.
+    """
+    if not tolerance >= 0:
+        raise MaskError("a tolerance of at least 0 pixels", f"{tolerance}")
+    checked = as_mask(mask)
+    x0, y0, x1, y1 = (int(v) for v in mask_box(checked))
+    if x1 == 0:
+        return []
+    lattice = _corner_lattice(checked[y0:y1, x0:x1])
+    traced, tree = cv2.findContours(lattice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    parents = tree[0][:, 3].tolist()
+    areas = [cv2.contourArea(ring) / 4 for ring in traced]
+    kept = {
+        number: _simplified(ring[:, 0] / 2 + (x0, y0), tolerance)
+        for number, ring in enumerate(traced)
+        if areas[number] >= min_area
+    }
+    holes: dict[int, list[FloatArray]] = {number: [] for number in kept}
+    for number, parent in enumerate(parents):
+        if number in kept and parent in kept:
+            holes[parent].append(kept[number])
+    outer = sorted((number for number in kept if parents[number] < 0), key=lambda number: -areas[number])
+    return [Region(kept[number], tuple(holes[number])) for number in outer]
+
+
+def mask_to_polygons(
+    mask: npt.ArrayLike,
+    tolerance: float = 1.0,
+    min_area: float = 0.0,
+    holes: Literal["bridge", "fill"] = "bridge",
+) -> list[FloatArray]:
+    """One ring (K, 2) float32, K >= 3, xy in pixels, for each connected part of `mask` (H, W), largest first.
+
+    Holes are bridged, or filled when told so; `count_holes` says how many there are. Parameters and errors
+    are those of `trace_regions`. With `tolerance` 0 and bridges, `polygon_to_mask` gives the mask back
+    exactly.
+    """
+    regions = trace_regions(mask, tolerance, min_area)
+    return [region.bridged() if holes == "bridge" else region.outer for region in regions]
+
+
+def count_holes(mask: npt.ArrayLike, min_area: float = 0.0) -> int:
+    """How many holes of at least `min_area` square pixels the mask (H, W) has."""
+    return sum(len(region.holes) for region in trace_regions(mask, 0.0, min_area))
+
+
+def polygon_to_mask(polygons: npt.ArrayLike | Sequence[npt.ArrayLike], image_hw: tuple[int, int]) -> BoolMask:
+    """(H, W) bool: the pixels whose centre lies in a ring (K, 2) or in any of several, by the even-odd rule.
+
+    Rings may leave the image, cross themselves and have fractional vertices. Raises `MaskError` for a ring of
+    fewer than three vertices, other shapes, NaN, or a size of 0.
+    """
+    height, width = image_hw
+    if height < 1 or width < 1:
+        raise MaskError("an image size (H, W) of at least 1 x 1", f"{image_hw}")
+    inside = np.zeros((height, width), np.bool_)
+    for ring in _rings(polygons):
+        inside |= _fill(ring, height, width)
+    return inside
+
+
+def _corner_lattice(mask: BoolMask) -> npt.NDArray[np.uint8]:
+    """Pixel corners at even, centres at odd places: (2H + 1, 2W + 1), 1 where a pixel or one of its borders
+    lies."""
+    height, width = mask.shape
+    lattice = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
+    lattice[1::2, 1::2] = mask
+    return np.asarray(cv2.dilate(lattice, np.ones((3, 3), np.uint8)), np.uint8)
+
+
+def _simplified(ring: npt.NDArray[np.float64], tolerance: float) -> FloatArray:
+    points: FloatArray = ring.astype(np.float32)
+    if tolerance == 0:
+        return points
+    shorter = np.asarray(cv2.approxPolyDP(points[:, None], tolerance, closed=True)[:, 0], np.float32)
+    return shorter if len(shorter) >= 3 else points
+
+
+def _rings(polygons: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[npt.NDArray[np.float64]]:
+    try:
+        several = [np.asarray(ring, np.float64) for ring in polygons]  # type: ignore[union-attr]
+    except (TypeError, ValueError) as cause:
+        raise MaskError("rings of vertices (K, 2)", str(cause)) from cause
+    rings = [np.stack(several)] if several and all(ring.shape == (2,) for ring in several) else several
+    for ring in rings:
+        if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3:
+            raise MaskError("a ring of at least three vertices, (K, 2)", f"shape {ring.shape}")
+        if not np.isfinite(ring).all():
+            raise MaskError("finite vertices", "NaN or infinity")
+    return rings
+
+
+def _fill(ring: npt.NDArray[np.float64], height: int, width: int) -> BoolMask:
+    """Even-odd filling: every edge flips, in each row whose centre it crosses, all pixels right of the
+    crossing."""
+    ends = np.stack([ring, np.roll(ring, -1, axis=0)], axis=1)
+    downward = ends[:, 0, 1] > ends[:, 1, 1]
+    ends[downward] = ends[downward, ::-1]
+    (upper_x, upper_y), (lower_x, lower_y) = ends[:, 0].T, ends[:, 1].T
+    first = np.clip(np.ceil(upper_y - 0.5), 0, height).astype(np.int64)
+    crossed = np.clip(np.ceil(lower_y - 0.5), 0, height).astype(np.int64) - first
+    edge = np.repeat(np.arange(len(ring)), crossed)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(crossed) - crossed, crossed) + first[edge]
+    along = (row + 0.5 - upper_y[edge]) / (lower_y - upper_y)[edge]
+    x = upper_x[edge] + along * (lower_x - upper_x)[edge]
+    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1))
+    return np.asarray(np.cumsum(flips.reshape(height, width + 1)[:, :width], axis=1) % 2 == 1)
