@@ -135,9 +135,7 @@ def _draw_view(
     return view
 
 
-def _draw_bar(
-    pen: ImageDraw.ImageDraw, corner: tuple[int, int], words: str, value: float, is_gap: bool
-) -> None:
+def _draw_bar(pen: ImageDraw.ImageDraw, corner: tuple[int, int], words: str, value: float, is_gap: bool) -> None:
     left, top = corner
     font = ImageFont.load_default(17)
     pen.text((left, top), words, _INK, font)

@@ -14,14 +14,10 @@ from usam.errors import PromptError
 if TYPE_CHECKING:
     from rich.console import Console
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="A checkpoint's name, as `usam models` lists them.")
-]
+Model = Annotated[str, typer.Option("--model", "-m", help="A checkpoint's name, as `usam models` lists them.")]
 Heads = Annotated[
     str,
-    typer.Option(
-        "--heads", help="Folder of a head set; auto: the checkpoint's own or fetched ones; none: masks only."
-    ),
+    typer.Option("--heads", help="Folder of a head set; auto: the checkpoint's own or fetched ones; none: masks only."),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, mps, or auto for the best there is.")]
 
@@ -70,14 +66,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         table.add_column(column, justify="right" if column == "MB" else "left", no_wrap=True)
     for row in rows:
         size = f"{row['megabytes']:.0f}" if row["megabytes"] else ""
-        table.add_row(
-            str(row["name"]), size, "yes" if row["here"] else "-", str(row["from"]), str(row["licence"])
-        )
+        table.add_row(str(row["name"]), size, "yes" if row["here"] else "-", str(row["from"]), str(row["licence"]))
     console = _console()
     console.print(table)
-    console.print(
-        f"\ndownloads: {checkpoints.cache_dir()}\nbundled:   {checkpoints.models_dir()}", soft_wrap=True
-    )
+    console.print(f"\ndownloads: {checkpoints.cache_dir()}\nbundled:   {checkpoints.models_dir()}", soft_wrap=True)
 
 
 def fetch(
@@ -178,9 +170,7 @@ def predict(
     model: Model = DEFAULT_MODEL,
     heads: Heads = "auto",
     device: Device = "cpu",
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write a picture with the masks and scores.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a picture with the masks and scores.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Segment the object at points or in a box, and say how good each mask is and why it may be wrong."""
@@ -195,9 +185,7 @@ def predict(
     pixels = read_image(image)
     predictor = checkpoints.load(model, device, _heads(heads))
     predictor.set_image(pixels)
-    masks, ious, _, scores = predictor.predict(
-        point_coords=points or None, point_labels=labels or None, box=corners
-    )
+    masks, ious, _, scores = predictor.predict(point_coords=points or None, point_labels=labels or None, box=corners)
     if out is not None:
         from usam.overlay import draw_overlay, save_picture
 
@@ -231,9 +219,7 @@ def _parse_numbers(text: str, count: int, wanted: str) -> list[float]:
     return numbers
 
 
-def _report(
-    image: Path, pixels: Any, model: str, masks: Any, ious: Any, scores: dict[str, Any]
-) -> dict[str, Any]:
+def _report(image: Path, pixels: Any, model: str, masks: Any, ious: Any, scores: dict[str, Any]) -> dict[str, Any]:
     found = []
     for index, mask in enumerate(masks.astype(bool)):
         rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
@@ -242,9 +228,7 @@ def _report(
                 "samscore": round(float(ious[index]), 4),
                 "scores": {name: round(float(values[index]), 4) for name, values in scores.items()},
                 "area_px": int(mask.sum()),
-                "box": [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-                if rows.size
-                else None,
+                "box": [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1] if rows.size else None,
             }
         )
     height, width = pixels.shape[:2]
