@@ -1,0 +1,207 @@
+"""What Label Studio's API answers, as far as the service uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.errors import LabelStudioError
+
+Json = dict[str, Any]
+UNCERTAINTY_SAMPLING = "Uncertainty sampling"
+
+
+def _field(item: Mapping[str, Any], name: str, what: str) -> Any:
+    try:
+        return item[name]
+    except KeyError:
+        raise LabelStudioError(f"a {what} with {name!r}", "none", "check that it is Label Studio 1.23") from None
+
+
+@dataclass(frozen=True)
+class Project:
+    """One project. `stamp` tells it from an earlier one of the same id (another database)."""
+
+    id: int
+    title: str
+    label_config: str
+    model_version: str
+    sampling: str
+    stamp: str
+    task_number: int = 0
+    maximum_annotations: int = 1
+    show_overlap_first: bool = False
+    evaluates_by_itself: bool = False
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any]) -> Project:
+        return cls(
+            id=int(_field(item, "id", "project")),
+            title=str(item.get("title") or ""),
+            label_config=str(item.get("label_config") or ""),
+            model_version=str(item.get("model_version") or ""),
+            sampling=str(item.get("sampling") or ""),
+            stamp=str(item.get("created_at") or ""),
+            task_number=int(item.get("task_number") or 0),
+            maximum_annotations=int(item.get("maximum_annotations") or 1),
+            show_overlap_first=bool(item.get("show_overlap_first")),
+            evaluates_by_itself=bool(item.get("evaluate_predictions_automatically")),
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task without its annotations. `updated_at` moves with every change of it or its annotations."""
+
+    id: int
+    data: Json = field(repr=False)
+    updated_at: str
+    annotations: int = 0
+    cancelled: int = 0
+    predictions: int = 0
+    is_labeled: bool = False
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any]) -> Task:
+        data = item.get("data")
+        return cls(
+            id=int(_field(item, "id", "task")),
+            data=data if isinstance(data, dict) else {},
+            updated_at=str(item.get("updated_at") or ""),
+            annotations=int(item.get("total_annotations") or 0),
+            cancelled=int(item.get("cancelled_annotations") or 0),
+            predictions=int(item.get("total_predictions") or 0),
+            is_labeled=bool(item.get("is_labeled")),
+        )
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One person's answer on one task; `cancelled` means skipped."""
+
+    id: int
+    task: int
+    updated_at: str
+    result: list[Json] = field(repr=False)
+    cancelled: bool = False
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any], task: int) -> Annotation:
+        result = item.get("result")
+        return cls(
+            id=int(_field(item, "id", "annotation")),
+            task=task,
+            updated_at=str(item.get("updated_at") or ""),
+            result=[one for one in result if isinstance(one, dict)] if isinstance(result, list) else [],
+            cancelled=bool(item.get("was_cancelled")),
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One stored prediction."""
+
+    id: int
+    task: int
+    model_version: str
+    score: float | None
+    result: list[Json] = field(repr=False)
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any], task: int) -> Prediction:
+        result, score = item.get("result"), item.get("score")
+        return cls(
+            id=int(_field(item, "id", "prediction")),
+            task=task,
+            model_version=str(item.get("model_version") or ""),
+            score=float(score) if isinstance(score, int | float) else None,
+            result=[one for one in result if isinstance(one, dict)] if isinstance(result, list) else [],
+        )
+
+
+@dataclass(frozen=True)
+class ServedTask:
+    """What an annotator gets next. `queue` is Label Studio's own word for why."""
+
+    id: int
+    queue: str
+    predictions: list[Json] = field(repr=False)
+
+    @property
+    def locked(self) -> bool:
+        """Served because this account already holds its lock, whatever the scores say."""
+        return "Task lock" in self.queue
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any]) -> ServedTask:
+        predictions = item.get("predictions")
+        return cls(
+            id=int(_field(item, "id", "task")),
+            queue=str(item.get("queue") or ""),
+            predictions=predictions if isinstance(predictions, list) else [],
+        )
+
+
+@dataclass(frozen=True)
+class View:
+    """One tab of the Data Manager."""
+
+    id: int
+    title: str
+    data: Json = field(repr=False)
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any]) -> View:
+        data = item.get("data")
+        data = data if isinstance(data, dict) else {}
+        return cls(id=int(_field(item, "id", "view")), title=str(data.get("title") or ""), data=data)
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Where Label Studio sends events, and with which headers. They may hold a secret, so they are not shown."""
+
+    id: int
+    url: str
+    headers: Json = field(repr=False)
+    actions: tuple[str, ...]
+    all_actions: bool
+    active: bool
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any]) -> Webhook:
+        headers = item.get("headers")
+        return cls(
+            id=int(_field(item, "id", "webhook")),
+            url=str(item.get("url") or ""),
+            headers=headers if isinstance(headers, dict) else {},
+            actions=tuple(str(action) for action in item.get("actions") or ()),
+            all_actions=bool(item.get("send_for_all_actions")),
+            active=bool(item.get("is_active")),
+        )
+
+
+@dataclass(frozen=True)
+class MlBackend:
+    """One connected backend. `state` is `CO` when Label Studio reaches it."""
+
+    id: int
+    url: str
+    title: str
+    state: str
+    error: str
+    model_version: str
+    interactive: bool
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any]) -> MlBackend:
+        return cls(
+            id=int(_field(item, "id", "backend")),
+            url=str(item.get("url") or ""),
+            title=str(item.get("title") or ""),
+            state=str(item.get("state") or ""),
+            error=str(item.get("error_message") or ""),
+            model_version=str(item.get("model_version") or ""),
+            interactive=bool(item.get("is_interactive")),
+        )

@@ -1,0 +1,122 @@
+"""Server processes that we start: a free port, a log file, a group of their own, a clean stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from backend.errors import ServerError
+
+
+def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
+    """`preferred` where nothing listens on it, else a port the system gives. Raises `ServerError`."""
+    for port in (preferred, 0) if preferred else (0,):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServerError(f"a free port on {host}", "none", "close some programs and start again")
+
+
+class ServerProcess:
+    """One started program and all its children, as a process group that is stopped as a whole.
+
+    Its output goes to `log`. Nothing starts before `start()`; `stop()` may be called any number of times.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.name, self.command, self.log = name, list(command), log
+        self.environment = dict(environment) if environment is not None else None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, also the id of its group; None before the start."""
+        return self._process.pid if self._process else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the program itself is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, ready: Callable[[], bool], timeout: float) -> None:
+        """Start, then wait at most `timeout` seconds for `ready()`. Raises `ServerError` with the log's end."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.log.open("ab") as output:
+                self._process = subprocess.Popen(  # noqa: S603 (the command is ours)
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self.environment,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ServerError(f"{self.name} to start", str(error), "check that the program is installed") from error
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if not self.running or time.monotonic() > deadline:
+                state = f"no answer in {timeout:.0f} s" if self.running else f"exit status {self.returncode}"
+                self.stop()
+                raise ServerError(
+                    f"{self.name} to come up", f"{state}: ...{self.log_tail()}", f"see its log {self.log}"
+                )
+            time.sleep(0.1)
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status of the program; None while it runs or before it started."""
+        return self._process.poll() if self._process else None
+
+    def log_tail(self, characters: int = 400) -> str:
+        """The end of what the program printed."""
+        try:
+            return self.log.read_text(errors="replace")[-characters:].strip()
+        except OSError:
+            return ""
+
+    def stop(self, grace: float = 10.0) -> None:
+        """Ask the whole group to end; kill what is left after `grace` seconds."""
+        process = self._process
+        if process is None:
+            return
+        for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+            try:
+                os.killpg(process.pid, sign)
+            except ProcessLookupError:
+                break
+            deadline = time.monotonic() + patience
+            while time.monotonic() < deadline and self._group_alive(process):
+                time.sleep(0.05)
+        process.wait(timeout=5)
+
+    @staticmethod
+    def _group_alive(process: subprocess.Popen[bytes]) -> bool:
+        process.poll()  # reaps the leader, which would count as alive until then
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,142 @@
+"""Tables of the store. A change that old data does not fit raises `SCHEMA_VERSION`.
+
+Times are UTC seconds since 1970; Label Studio's own times stay its strings, which are compared for equality only.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA_VERSION = 1
+metadata = MetaData()
+
+about = Table("about", metadata, Column("name", String(40), primary_key=True), Column("value", Text))
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("stamp", String(40), nullable=False),
+    Column("cursor", String(40), nullable=False),
+    Column("served", String(120), nullable=False),
+    Column("synced_at", Float, nullable=False),
+)
+"""`stamp`: Label Studio's creation time; `cursor`: largest task change seen; `served`: prediction version in use."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("project", Integer, nullable=False),
+    Column("action", String(60), nullable=False),
+    Column("subjects", Text, nullable=False),
+    Column("received_at", Float, nullable=False),
+    Column("handled", Boolean, nullable=False),
+    Index("events_open", "handled", "project"),
+    sqlite_autoincrement=True,
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("project", Integer, primary_key=True, autoincrement=False),
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("updated_at", String(40), nullable=False),
+    Column("data", Text, nullable=False),
+    Column("data_key", String(40), nullable=False),
+    Column("annotations", Integer, nullable=False),
+    Column("cancelled", Integer, nullable=False),
+    Column("labeled", Boolean, nullable=False),
+)
+
+annotation_map = Table(
+    "annotations",
+    metadata,
+    Column("project", Integer, primary_key=True, autoincrement=False),
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("task", Integer, nullable=False),
+    Column("updated_at", String(40), nullable=False),
+    Column("cancelled", Boolean, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("sampled_for", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("annotations_task", "project", "task"),
+)
+"""Kept after deletion, as the map from annotation to task. `sampled_for`: what its samples were made for."""
+
+samples = Table(
+    "samples",
+    metadata,
+    Column("project", Integer, primary_key=True, autoincrement=False),
+    Column("annotation", Integer, primary_key=True, autoincrement=False),
+    Column("region", String(80), primary_key=True),
+    Column("checkpoint", String(200), primary_key=True),
+    Column("updated_at", String(40), nullable=False),
+    Column("task", Integer, nullable=False),
+    Column("label", String(200), nullable=False),
+    Column("box_only", Boolean, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("iou_token", LargeBinary, nullable=False),
+    Column("mask_tokens", LargeBinary, nullable=False),
+    Column("targets", Text, nullable=False),
+    ForeignKeyConstraint(["project", "annotation"], ["annotations.project", "annotations.id"], ondelete="CASCADE"),
+    Index("samples_task", "project", "task"),
+)
+
+proposals = Table(
+    "proposals",
+    metadata,
+    Column("project", Integer, primary_key=True, autoincrement=False),
+    Column("task", Integer, primary_key=True, autoincrement=False),
+    Column("key", String(64), nullable=False),
+    Column("arrays", LargeBinary, nullable=False),
+    Column("regions", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("made_at", Float, nullable=False),
+)
+"""What the model says of a task whatever the heads are. `key`: image, checkpoint and settings it was made with."""
+
+scores = Table(
+    "scores",
+    metadata,
+    Column("project", Integer, primary_key=True, autoincrement=False),
+    Column("task", Integer, primary_key=True, autoincrement=False),
+    Column("version", String(120), nullable=False),
+    Column("acquisition", Float, nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("is_audit", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("scores_place", "project", "place"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("project", Integer, nullable=False),
+    Column("job", String(40), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    Column("finished_at", Float),
+    Index("runs_job", "project", "job", "id"),
+    sqlite_autoincrement=True,
+)
