@@ -26,7 +26,7 @@ from backend.contexts import LabelledPrompt, label_of, prompts_from_context, pro
 from backend.controls import Controls, Gauge, parse_config
 from backend.errors import RegionError
 from backend.geometry import MASK_TYPES, region_to_mask
-from usam.masks import encode_rle, mask_box, mask_to_polygons
+from usam.masks import encode_rle, mask_box, trace_regions
 
 __all__ = [
     "MASK_TYPES",
@@ -117,16 +117,16 @@ def _values(
 
 
 def _polygons(mask: npt.NDArray[np.bool_], tolerance: float) -> list[tuple[dict[str, Any], list[str]]]:
+    """One polygon for each part that is no speck; a hole is joined to its outline, and said."""
     height, width = mask.shape
-    area = int(mask.sum())
-    parts = [p for p in mask_to_polygons(mask, tolerance) if len(p.points) >= 3]
-    kept = [p for p in parts if p.area >= MIN_RING_SHARE * area] or parts[:1]
+    found = trace_regions(mask, tolerance, MIN_RING_SHARE * int(mask.sum())) or trace_regions(mask, tolerance)[:1]
     values: list[tuple[dict[str, Any], list[str]]] = []
-    for number, part in enumerate(kept, 1):
-        notes = [f"part {number} of {len(kept)}"] if len(kept) > 1 else []
+    for number, part in enumerate(found, 1):
+        notes = [f"part {number} of {len(found)}"] if len(found) > 1 else []
         if part.holes:
-            notes.append(f"{part.holes} hole{'s' * (part.holes > 1)} filled: a polygon has none")
-        points = [[_percent(x / width), _percent(y / height)] for x, y in part.points.tolist()]
+            holes = len(part.holes)
+            notes.append(f"{holes} hole{'s' * (holes > 1)}, joined to the outline by a line")
+        points = [[_percent(x / width), _percent(y / height)] for x, y in part.bridged().tolist()]
         values.append(({"points": points, "closed": True}, notes))
     return values
 

@@ -17,9 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import SettingsError
 
-Strategy = Literal[
-    "task", "epistemic", "task+epistemic", "prompt", "predicted-iou", "entropy", "samscore", "random"
-]
+Strategy = Literal["task", "epistemic", "task+epistemic", "prompt", "predicted-iou", "entropy", "samscore", "random"]
 Names = Annotated[tuple[str, ...], NoDecode]
 
 MIB = 1024 * 1024
@@ -92,8 +90,10 @@ class Settings(BaseSettings):
     # engine
     cache_bytes: int = Field(1024 * MIB, ge=0)
     """Bound of the embedding cache."""
-    image_cache_bytes: int = Field(256 * MIB, ge=0)
-    """Bound of the decoded images kept for a larger model that may be asked about them."""
+    pending_bytes: int = Field(1024 * MIB, ge=MIB)
+    """Bound of the decoded images that wait for the engine; beyond it, it says that it is busy."""
+    wait_seconds: float = Field(90.0, gt=0)
+    """How long a request waits for the engine; Label Studio gives up after 100 s."""
     queue_limit: int = Field(64, ge=1)
     """Waiting clicks, and waiting batch pieces, beyond which the engine says that it is busy."""
     chunk_prompts: int = Field(8, ge=1, le=1024)
