@@ -1,0 +1,194 @@
+"""The job queue: RQ on Redis. A hint only: what has to be done is always found again from the store.
+
+One job of a kind and project waits at a time; waking it while it waits changes nothing, waking it while it runs
+makes it run once more afterwards. Jobs travel as JSON (their name and the project's number), never as pickles.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from backend.errors import QueueError
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from rq import Queue
+    from rq.job import Job
+
+JobName = Literal["sync", "score_pool", "retrain"]
+JOB_NAMES: tuple[JobName, ...] = ("sync", "score_pool", "retrain")
+QUEUE_NAME = "usam"
+ENTRY = "backend.jobs.entry.perform"
+TIMEOUT_S: dict[JobName, int] = {"sync": 3600, "score_pool": 24 * 3600, "retrain": 3600}
+RETRY_AFTER_S = (5, 30, 120)
+FAILURE_KEPT_S = 24 * 3600
+
+_log = logging.getLogger(__name__)
+_WAITING = ("queued", "deferred")
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One job that Redis knows. `progress` is what the job last said of itself."""
+
+    id: str
+    name: str
+    project: int
+    state: str
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+class JobQueue:
+    """The queue at `url` (redis://, rediss:// or unix://). Connects at first use; safe to share between threads."""
+
+    def __init__(self, url: str, *, connect_timeout: float = 1.0, timeout: float = 5.0) -> None:
+        self._url, self._timeouts = url, (connect_timeout, timeout)
+        self._redis: Redis | None = None
+
+    def wake(self, project: int, job: JobName, *, at_front: bool = False) -> bool:
+        """See to it that `job` runs for `project` soon. True where Redis took it or had it waiting already.
+
+        Never raises: without Redis it logs and returns False, and the worker's timer finds the work.
+        """
+        try:
+            return self.enqueue(project, job, at_front=at_front) is not None
+        except QueueError as error:
+            _log.warning("job %s of project %s not queued, the timer will find it: %s", job, project, error)
+            return False
+
+    def enqueue(self, project: int, job: JobName, *, at_front: bool = False) -> str:
+        """As `wake`, but raises `QueueError` where Redis cannot be reached. Returns the id of the waiting job."""
+        if job not in JOB_NAMES:
+            raise QueueError(f"a job out of {', '.join(JOB_NAMES)}", repr(job), "choose one of these")
+        import redis
+        from rq.exceptions import DuplicateJobError
+
+        try:
+            for _ in range(3):
+                for name in (f"{job}-{project}", f"{job}-{project}-again"):
+                    state = self._state(name)
+                    if state in _WAITING:
+                        return name
+                    if state is not None and state != "started" and state != "scheduled":
+                        self._drop(name)
+                        state = None
+                    if state is None:
+                        try:
+                            self._put(name, project, job, at_front)
+                        except DuplicateJobError:
+                            break  # somebody was faster: look again
+                        return name
+                else:
+                    return f"{job}-{project}-again"  # both run or wait for another try: nothing is lost
+        except (redis.RedisError, OSError) as error:
+            raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL and that it runs") from error
+        return f"{job}-{project}"
+
+    def states(self) -> list[JobState]:
+        """Jobs waiting, running, failed or to be tried again. Raises `QueueError` without Redis."""
+        import redis
+
+        try:
+            queue = self.queue()
+            ids = [*queue.get_job_ids()]
+            for registry in (
+                queue.started_job_registry,
+                queue.scheduled_job_registry,
+                queue.deferred_job_registry,
+                queue.failed_job_registry,
+            ):
+                ids += registry.get_job_ids(cleanup=False)
+            return [state for state in map(self._describe, dict.fromkeys(ids)) if state is not None]
+        except (redis.RedisError, OSError) as error:
+            raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL and that it runs") from error
+
+    def answers(self) -> bool:
+        """Whether Redis answers."""
+        import redis
+
+        try:
+            return bool(self.connection().ping())
+        except (redis.RedisError, OSError, QueueError):
+            return False
+
+    def connection(self) -> Redis:
+        """The Redis connection, made on first use. Raises `QueueError` on a malformed address."""
+        if self._redis is None:
+            from redis import Redis
+
+            connect, timeout = self._timeouts
+            try:
+                self._redis = Redis.from_url(self._url, socket_connect_timeout=connect, socket_timeout=timeout)
+            except (ValueError, TypeError) as error:
+                raise QueueError(
+                    "REDIS_URL such as redis://host:6379/0", "one that does not parse", "correct it"
+                ) from error
+        return self._redis
+
+    def queue(self) -> Queue:
+        """RQ's own object."""
+        from rq import Queue
+        from rq.serializers import JSONSerializer
+
+        return Queue(QUEUE_NAME, connection=self.connection(), serializer=JSONSerializer)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._redis is not None:
+            self._redis.close()
+            self._redis = None
+
+    # one job
+
+    def _put(self, name: str, project: int, job: JobName, at_front: bool) -> None:
+        from rq import Retry
+
+        self.queue().enqueue_call(
+            ENTRY,
+            args=(job, project),
+            job_id=name,
+            unique=True,
+            at_front=at_front,
+            timeout=TIMEOUT_S[job],
+            result_ttl=0,
+            failure_ttl=FAILURE_KEPT_S,
+            retry=Retry(max=len(RETRY_AFTER_S), interval=list(RETRY_AFTER_S)),
+            description=f"{job} of project {project}",
+            meta={"job": job, "project": project},
+        )
+
+    def _fetch(self, name: str) -> Job | None:
+        from rq.exceptions import NoSuchJobError
+        from rq.job import Job
+        from rq.serializers import JSONSerializer
+
+        try:
+            return Job.fetch(name, connection=self.connection(), serializer=JSONSerializer)
+        except NoSuchJobError:
+            return None
+
+    def _state(self, name: str) -> str | None:
+        job = self._fetch(name)
+        status = job.get_status(refresh=False) if job else None
+        return None if status is None else str(getattr(status, "value", status))
+
+    def _drop(self, name: str) -> None:
+        job = self._fetch(name)
+        if job is not None:
+            job.delete()
+
+    def _describe(self, name: str) -> JobState | None:
+        job = self._fetch(name)
+        if job is None:
+            return None
+        status = job.get_status(refresh=False)
+        meta = dict(job.meta)
+        return JobState(
+            id=name,
+            name=str(meta.pop("job", "")),
+            project=int(meta.pop("project", 0)),
+            state=str(getattr(status, "value", status)),
+            progress=meta,
+        )
