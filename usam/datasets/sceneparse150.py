@@ -34,7 +34,8 @@ class _Pair:
 class SceneParse150(Reader[_Pair]):
     """Regions of the 150 classes; 0 ('other') is no region.
 
-    `regions=False` takes all of a class in an image as one instance. A region under `min_pixels` pixels counted as 'speck' and passed over.
+    `regions=False` takes all of a class in an image as one instance. A region under `min_pixels` pixels is
+    counted as 'speck' and passed over.
     """
 
     def __init__(
