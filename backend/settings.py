@@ -187,6 +187,11 @@ class Settings(BaseSettings):
         """SQLAlchemy address of the store, with its password."""
         return self.database_url.get_secret_value() or f"sqlite:///{self.data_dir / 'usam.db'}"
 
+    @property
+    def registry_dir(self) -> Path:
+        """Folder of the head-set versions. Workers and backend must see the same one."""
+        return self.data_dir / "heads"
+
     def check_bind(self, host: str) -> None:
         """Raise `ValueError` where a bind to `host` would offer the service to others without a password."""
         if not self.auth_on and not is_loopback(host):
