@@ -199,9 +199,7 @@ def fetch(name: str, progress: Progress | None = None, *, accept_no_licence: boo
     checkpoint = checkpoints[name]
     if checkpoint.bundled:
         return verify(name)
-    return download(
-        checkpoint.url, checkpoint.path, sha256=checkpoint.sha256, size=checkpoint.bytes, progress=progress
-    )
+    return download(checkpoint.url, checkpoint.path, sha256=checkpoint.sha256, size=checkpoint.bytes, progress=progress)
 
 
 def _fetch_heads(heads: PublishedHeads, progress: Progress | None, accept_no_licence: bool) -> Path:
@@ -332,6 +330,7 @@ def load(
 
     Raises CheckpointError (file missing or wrong, device not there) and HeadsError (heads that do not fit).
     """
+    find(name)
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
     from usam.patch_sam2 import patch_sam2

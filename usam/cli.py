@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -61,6 +62,7 @@ def options(
     ] = False,
 ) -> None:
     """A SAM 2 that says why it is unsure."""
+    warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated", FutureWarning)
 
 
 def register_topics(application: typer.Typer) -> None:

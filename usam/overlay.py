@@ -36,16 +36,6 @@ _LEGEND = (
 )
 
 
-def quality_of(scores: Mapping[str, Any], quality: str | None = None) -> str | None:
-    """The name of the score that predicts the IoU of the masks shown.
-
-    `quality` when it is among the scores, else the head of the largest model there is, else None.
-    """
-    order = [quality or "", "iou_large", "iou_base_plus", "iou_small", "iou_tiny"]
-    order += [name for name in scores if name.startswith("iou_nano")]
-    return next((name for name in order if name in scores), None)
-
-
 def draw_overlay(
     image: npt.NDArray[np.uint8],
     masks: npt.NDArray[Any],
@@ -66,7 +56,7 @@ def draw_overlay(
         scores: (M,) per head; IoUs 0..1, gaps about -0.5..0.5 (higher = more to gain).
         points, labels: (K, 2) x, y in pixels of the image and (K,) 1 on the object, 0 beside it.
         box: x0, y0, x1, y1 in pixels of the image.
-        quality: name of the head that predicts the IoU of these masks.
+        quality: the score that predicts the IoU of these masks; None leaves that to SAM's own.
 
     Returns (h, w, 3) RGB uint8. Raises MaskError when masks and image, or masks and scores, differ in size.
     """
@@ -79,10 +69,10 @@ def draw_overlay(
         raise MaskError(f"one score for each of {len(masks)} masks", f"{uneven}")
     ratio = PANEL / max(height, width)
     size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-    predicted = quality_of(scores, quality)
-    best = int(np.argmax(ious if predicted is None else scores[predicted]))
+    predicted = None if quality is None else scores[quality]
+    best = int(np.argmax(ious if predicted is None else predicted))
     rows = [
-        ("Predicted quality", scores[predicted] if predicted else None, False),
+        ("Predicted quality", predicted, False),
         ("SAM's own score", ious, False),
         *((words, scores.get(name), True) for name, words in _GAPS.items()),
     ]

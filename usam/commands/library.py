@@ -14,12 +14,16 @@ from usam.errors import PromptError
 if TYPE_CHECKING:
     from rich.console import Console
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A checkpoint's name, as `usam models` lists them.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", metavar="NAME", help="A checkpoint's name, as `usam models` lists them.")
+]
 Heads = Annotated[
     str,
-    typer.Option("--heads", help="Folder of a head set; auto: the checkpoint's own or fetched ones; none: masks only."),
+    typer.Option(
+        "--heads", metavar="FOLDER", help="A head set; auto: the checkpoint's own or fetched ones; none: masks only."
+    ),
 ]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, mps, or auto for the best there is.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, mps, or auto for the best there is.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the checkpoints and head sets, and which of them are on this machine."""
+    """List checkpoints and head sets, and what is on this machine."""
     from usam import checkpoints
 
     rows = [
@@ -73,12 +77,17 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="A checkpoint or a head set, as `usam models` lists them.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A checkpoint or a head set, as `usam models` lists them.")
+    ],
     accept_no_licence: Annotated[
         bool, typer.Option("--accept-no-licence", help="Download files for which no licence is stated.")
     ] = False,
 ) -> None:
-    """Download a checkpoint or a published head set; continue where an earlier try stopped."""
+    """Download a checkpoint or head set, or finish a download.
+
+    The file is checked and appears under its name only when it is whole.
+    """
     import sys
 
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -112,11 +121,11 @@ def fetch(
 
 
 def verify(
-    name: Annotated[str, typer.Argument(help="A checkpoint's name.")] = DEFAULT_MODEL,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A checkpoint's name.")] = DEFAULT_MODEL,
     heads: Heads = "auto",
     device: Device = "cpu",
 ) -> None:
-    """Check a checkpoint's file, build it, run one prompt and print the scores.
+    """Check a model: its file, one prompt, its scores.
 
     Exits with 0 when all is there, with 1 when heads are missing, with 2 when the model cannot be used.
     """
@@ -126,7 +135,7 @@ def verify(
     predictor = checkpoints.load(name, device, _heads(heads))
     typer.echo(f"model   {name}, {predictor.model.image_size} px, on {predictor.model.device}")
     predictor.set_image(_test_image())
-    _, ious, _, scores = predictor.predict(point_coords=[[128.0, 128.0]], point_labels=[1])
+    _, ious, _, scores = predictor.predict(*_as_prompt([[128.0, 128.0]], [1], None))
     typer.echo(f"masks   {len(ious)} for one point on a drawn disc")
     _print_scores(ious, scores)
     missing = _missing_heads(name, heads, set(scores))
@@ -161,19 +170,24 @@ def _missing_heads(name: str, heads: str, present: set[str]) -> list[str]:
 
 
 def predict(
-    image: Annotated[Path, typer.Argument(help="The image.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image.")],
     point: Annotated[
         list[str],
-        typer.Option("--point", "-p", help="x,y of a point on the object, or x,y,0 beside it; repeatable."),
+        typer.Option("--point", "-p", metavar="X,Y[,0]", help="A point on the object, with ,0 beside it; repeatable."),
     ] = [],  # noqa: B006
-    box: Annotated[str, typer.Option("--box", help="x0,y0,x1,y1 around the object.")] = "",
+    box: Annotated[str, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="A box around the object.")] = "",
     model: Model = DEFAULT_MODEL,
     heads: Heads = "auto",
     device: Device = "cpu",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a picture with the masks and scores.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write a picture with the masks and scores.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Segment the object at points or in a box, and say how good each mask is and why it may be wrong."""
+    """Segment the object at points or in a box.
+
+    Says of each of three masks how good it is, and why it may be wrong.
+    """
     points, labels = _parse_points(point)
     corners = _parse_numbers(box, 4, "--box x0,y0,x1,y1") if box else None
     if not points and corners is None:
@@ -185,15 +199,31 @@ def predict(
     pixels = read_image(image)
     predictor = checkpoints.load(model, device, _heads(heads))
     predictor.set_image(pixels)
-    masks, ious, _, scores = predictor.predict(point_coords=points or None, point_labels=labels or None, box=corners)
+    masks, ious, _, scores = predictor.predict(*_as_prompt(points, labels, corners))
+    quality = predictor.heads.quality_for(model) if predictor.heads else None
     if out is not None:
         from usam.overlay import draw_overlay, save_picture
 
-        save_picture(draw_overlay(pixels, masks, ious, scores, points, labels, corners), out)
+        picture = draw_overlay(pixels, masks, ious, scores, points, labels, corners, quality=quality)
+        save_picture(picture, out)
     if as_json:
-        typer.echo(json.dumps(_report(image, pixels, model, masks, ious, scores), indent=2))
+        report = {"image": str(image), "width": pixels.shape[1], "height": pixels.shape[0], "model": model}
+        report |= {"heads": predictor.heads.version if predictor.heads else None, "quality": quality}
+        best = int((ious if quality is None else scores[quality]).argmax())
+        report |= {"best": best, "masks": _describe(masks, ious, scores)}
+        typer.echo(json.dumps(report, indent=2))
     else:
         _print_scores(ious, scores)
+
+
+def _as_prompt(points: list[list[float]], labels: list[int], box: list[float] | None) -> tuple[Any, Any, Any]:
+    """`point_coords`, `point_labels` and `box` as a predictor takes them."""
+    import numpy as np
+
+    corners = None if box is None else np.asarray(box, np.float32)
+    if not points:
+        return None, None, corners
+    return np.asarray(points, np.float32), np.asarray(labels, np.int32), corners
 
 
 def _parse_points(texts: list[str]) -> tuple[list[list[float]], list[int]]:
@@ -219,7 +249,7 @@ def _parse_numbers(text: str, count: int, wanted: str) -> list[float]:
     return numbers
 
 
-def _report(image: Path, pixels: Any, model: str, masks: Any, ious: Any, scores: dict[str, Any]) -> dict[str, Any]:
+def _describe(masks: Any, ious: Any, scores: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for index, mask in enumerate(masks.astype(bool)):
         rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
@@ -231,8 +261,7 @@ def _report(image: Path, pixels: Any, model: str, masks: Any, ious: Any, scores:
                 "box": [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1] if rows.size else None,
             }
         )
-    height, width = pixels.shape[:2]
-    return {"image": str(image), "width": width, "height": height, "model": model, "masks": found}
+    return found
 
 
 def _print_scores(ious: Any, scores: dict[str, Any]) -> None:
