@@ -150,10 +150,24 @@ class FirstLayer:
 
 @dataclass
 class ImageShare:
-    """What all prompts without mask input have in common on one image: filled on first use."""
+    """What all prompts without mask input have in common on one image: filled on first use.
+
+    dense_pe  (1, D, E, E) positional encoding of the image
+    first_layer, flat  see there
+    """
 
     dense_pe: Tensor
     first_layer: FirstLayer | None = None
+    flat: TokenImage | None = None
+
+
+@dataclass(frozen=True)
+class TokenImage:
+    """One image's tokens (1 or P, N, D) with their positions (1, N, D), contiguous, and `FirstLayer` if shared."""
+
+    keys: Tensor
+    pe: Tensor
+    first: FirstLayer | None = None
 
 
 def two_way(
@@ -165,7 +179,7 @@ def two_way(
     bit to the module's `forward`; it adds the positional encoding to the image once per layer rather than
     twice, and with `share` computes the image's part of the first layer once per image.
     """
-    keys, pe = _flat(image), _flat(image_pe)
+    keys, pe = flatten_image(image), flatten_image(image_pe)
     if share and share.first_layer is None:
         share.first_layer = FirstLayer.of(transformer.layers[0], keys, pe)
     queries = tokens
@@ -197,7 +211,7 @@ def two_way(
     return transformer.norm_final_attn(queries + attended), keys
 
 
-def _flat(image: Tensor) -> Tensor:
+def flatten_image(image: Tensor) -> Tensor:
     """(P, D, E, E) to image tokens (P, N, D)."""
     return image.flatten(2).permute(0, 2, 1)
 
