@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rq import Queue
     from rq.job import Job
 
+    from backend.settings import Settings
+
 JobName = Literal["sync", "score_pool", "retrain"]
 JOB_NAMES: tuple[JobName, ...] = ("sync", "score_pool", "retrain")
 QUEUE_NAME = "usam"
@@ -27,6 +29,13 @@ FAILURE_KEPT_S = 24 * 3600
 
 _log = logging.getLogger(__name__)
 _WAITING = ("queued", "deferred")
+
+
+def open_queue(settings: Settings) -> JobQueue:
+    """The queue that the settings name: REDIS_URL, else the private server of the data folder."""
+    from backend.redis_server import RedisServer
+
+    return JobQueue(settings.redis_url.get_secret_value() or RedisServer(settings.data_dir / "redis").url)
 
 
 @dataclass(frozen=True)

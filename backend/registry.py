@@ -39,20 +39,20 @@ _KEEP_HISTORY = 200
 
 @dataclass(frozen=True)
 class Version:
-    """One stored head set. `made_at` in seconds since 1970; `gate` as the gate reported it."""
+    """One stored head set. `made_at` in seconds since 1970; `figures` as the gate reported them."""
 
-    name: str
+    version: str
     parent: str
     made_at: float
     checkpoint: str
     samples: int
-    gate: dict[str, Any] = field(repr=False)
+    figures: dict[str, Any] = field(repr=False)
     sha256: str = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """One move of the pointer. `kind` is `promotion` or `rollback`."""
+    """One move of the pointer. `kind` is `promotion` or `rollback`; an empty version is the checkpoint's own."""
 
     version: str
     before: str
@@ -74,7 +74,7 @@ class Registry:
         *,
         parent: str = "",
         samples: int = 0,
-        gate: Mapping[str, Any] | None = None,
+        figures: Mapping[str, Any] | None = None,
     ) -> Version:
         """Store a head set under its own version name; storing the same one again changes nothing.
 
@@ -83,7 +83,7 @@ class Registry:
         target = self._versions(project) / heads.version
         if not (target / ABOUT_FILE).exists():
             try:
-                self._write(target, heads, parent=parent, samples=samples, gate=dict(gate or {}))
+                self._write(target, heads, parent=parent, samples=samples, figures=dict(figures or {}))
             except OSError as error:
                 raise RegistryError(
                     f"room and rights to write {target}", str(error), "free space or correct the rights"
@@ -95,7 +95,7 @@ class Registry:
         folder = self._versions(project)
         names = [path.name for path in folder.iterdir() if (path / ABOUT_FILE).exists()] if folder.is_dir() else []
         found = [self.about(project, name) for name in names if not name.startswith(".")]
-        return sorted(found, key=lambda version: (version.made_at, version.name))
+        return sorted(found, key=lambda version: (version.made_at, version.version))
 
     def about(self, project: int, version: str) -> Version:
         """What is known of a version. Raises `RegistryError` where it is missing or unreadable."""
@@ -103,12 +103,12 @@ class Registry:
         try:
             known = json.loads(path.read_text())
             return Version(
-                name=str(known["name"]),
+                version=str(known["version"]),
                 parent=str(known["parent"]),
                 made_at=float(known["made_at"]),
                 checkpoint=str(known["checkpoint"]),
                 samples=int(known["samples"]),
-                gate=dict(known["gate"]),
+                figures=dict(known["figures"]),
                 sha256=str(known["sha256"]),
             )
         except FileNotFoundError:
@@ -135,8 +135,13 @@ class Registry:
         return HeadSet.load(path)
 
     def champion(self, project: int) -> str:
-        """The version in use, empty before the first promotion."""
+        """Name of the version in use, empty for the heads that come with the checkpoint."""
         return str(self._pointer(project).get("version", ""))
+
+    def current(self, project: int) -> Version | None:
+        """The version in use, None for the heads that come with the checkpoint."""
+        name = self.champion(project)
+        return self.about(project, name) if name else None
 
     def history(self, project: int) -> list[Promotion]:
         """Moves of the pointer, oldest first."""
@@ -146,13 +151,14 @@ class Registry:
         """Put a published version in use. Promoting the one in use changes nothing."""
         self._move(project, version, "promotion", reason)
 
-    def rollback(self, project: int, to: str = "", reason: str = "") -> str:
-        """Put an earlier version in use again: `to`, or the one before the present. Returns its name.
+    def rollback(self, project: int, to: str | None = None, reason: str = "") -> Version | None:
+        """Put an earlier version in use again: `to`, or the one before the present. Returns it.
 
-        Called twice without `to`, it goes back two steps. Raises `RegistryError` where there is none.
+        None stands for the heads that come with the checkpoint, which is where the first promotion leads back to.
+        Called again without `to`, it goes back one more. Raises `RegistryError` where there is nothing before.
         """
-        if not to:
-            stack: list[str] = []
+        if to is None:
+            stack = [""]
             for step in self.history(project):
                 if step.kind == "promotion":
                     stack.append(step.version)
@@ -164,12 +170,13 @@ class Registry:
                 )
             to = stack[-2]
         self._move(project, to, "rollback", reason)
-        return to
+        return self.about(project, to) if to else None
 
     # files
 
     def _move(self, project: int, version: str, kind: str, reason: str) -> None:
-        self.load(project, version)  # refuse to point at heads that cannot be used
+        if version:
+            self.load(project, version)  # refuse to point at heads that cannot be used
         with self._lock(project):
             pointer = self._pointer(project)
             before = str(pointer.get("version", ""))
@@ -180,19 +187,19 @@ class Registry:
             content = json.dumps({"version": version, "history": history}, indent=1).encode()
             _replace(self._project(project) / POINTER_FILE, content)
 
-    def _write(self, target: Path, heads: HeadSet, *, parent: str, samples: int, gate: dict[str, Any]) -> None:
+    def _write(self, target: Path, heads: HeadSet, *, parent: str, samples: int, figures: dict[str, Any]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         self._sweep(target.parent)
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=target.parent))
         try:
             file = heads.save(partial / HEADS_FILE)
             known = {
-                "name": heads.version,
+                "version": heads.version,
                 "parent": parent,
                 "made_at": time.time(),
                 "checkpoint": heads.checkpoint,
                 "samples": samples,
-                "gate": gate,
+                "figures": figures,
                 "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             }
             _replace(partial / ABOUT_FILE, json.dumps(known, indent=1).encode())

@@ -58,6 +58,7 @@ tasks = Table(
     Column("data_key", String(40), nullable=False),
     Column("annotations", Integer, nullable=False),
     Column("cancelled", Integer, nullable=False),
+    Column("predictions", Integer, nullable=False),
     Column("labeled", Boolean, nullable=False),
 )
 
@@ -71,10 +72,12 @@ annotation_map = Table(
     Column("cancelled", Boolean, nullable=False),
     Column("deleted", Boolean, nullable=False),
     Column("sampled_for", String(200), nullable=False),
+    Column("used_in", Integer, nullable=False),
     Column("reason", Text, nullable=False),
     Index("annotations_task", "project", "task"),
 )
-"""Kept after deletion, as the map from annotation to task. `sampled_for`: what its samples were made for."""
+"""Kept after deletion, as the map from annotation to task. `sampled_for`: what its samples were made for;
+`used_in`: the retraining that first saw it as it is now, 0 for none."""
 
 samples = Table(
     "samples",
@@ -140,3 +143,12 @@ runs = Table(
     Index("runs_job", "project", "job", "id"),
     sqlite_autoincrement=True,
 )
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("holder", String(120), nullable=False),
+    Column("until", Float, nullable=False),
+)
+"""Who does what only one may do at a time. A lease that is not renewed ends by itself."""

@@ -8,6 +8,8 @@ Legend: D token width; tokens are kept as half floats, (D,) for the IoU token an
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from backend.schema import (
     about,
     annotation_map,
     events,
+    leases,
     metadata,
     projects,
     proposals,
@@ -180,11 +183,15 @@ class Store:
                     "data_key": key,
                     "annotations": task.annotations,
                     "cancelled": task.cancelled,
+                    "predictions": task.predictions,
                     "labeled": task.is_labeled,
                 }
             )
         with self._write() as connection:
             self._upsert(connection, tasks, rows)
+            for part in _parts(changed):  # what was said of another image says nothing
+                for table in (proposals, scores):
+                    connection.execute(table.delete().where(table.c.project == project, table.c.task.in_(part)))
         return TaskChanges(tuple(new), tuple(changed), tuple(touched))
 
     def remove_tasks(self, project: int, task_ids: Iterable[int]) -> None:
@@ -212,6 +219,7 @@ class Store:
                     row.updated_at,
                     row.annotations,
                     row.cancelled,
+                    row.predictions,
                     row.labeled,
                 )
                 for row in connection.execute(query)
@@ -225,7 +233,14 @@ class Store:
         with self._read() as connection:
             return [
                 KnownAnnotation(
-                    row.id, row.task, row.updated_at, row.cancelled, row.deleted, row.sampled_for, row.reason
+                    row.id,
+                    row.task,
+                    row.updated_at,
+                    row.cancelled,
+                    row.deleted,
+                    row.sampled_for,
+                    row.used_in,
+                    row.reason,
                 )
                 for row in connection.execute(query)
             ]
@@ -254,6 +269,7 @@ class Store:
             "cancelled": seen.cancelled,
             "deleted": False,
             "sampled_for": sampled_for,
+            "used_in": 0,
             "reason": reason,
         }
         with self._write() as connection:
@@ -272,6 +288,21 @@ class Store:
                     .values(deleted=True)
                 )
                 connection.execute(samples.delete().where(samples.c.project == project, samples.c.annotation.in_(part)))
+
+    def new_labels(self, project: int) -> int:
+        """How many annotations with samples no retraining has seen as they are now."""
+        with self._read() as connection:
+            return int(
+                connection.scalar(sql.select(sql.func.count()).select_from(annotation_map).where(*_new(project))) or 0
+            )
+
+    def use_labels(self, project: int, run: int, annotation_ids: Iterable[int]) -> None:
+        """Note that retraining `run` has seen these annotations."""
+        with self._write() as connection:
+            for part in _parts(list(annotation_ids)):
+                connection.execute(
+                    annotation_map.update().where(*_new(project), annotation_map.c.id.in_(part)).values(used_in=run)
+                )
 
     def samples(self, project: int, checkpoint: str) -> list[SampleRow]:
         """All samples for `checkpoint`, in a fixed order."""
@@ -413,6 +444,27 @@ class Store:
             row = connection.execute(query.order_by(runs.c.id.desc()).limit(1)).first()
         return Run.of_row(row) if row else None
 
+    # leases
+
+    def acquire(self, name: str, holder: str, seconds: float) -> bool:
+        """Take or renew the lease `name` for `seconds`. False while another holder has it.
+
+        `holder` is `host:pid`; a holder on this host that is dead loses its lease at once.
+        """
+        now = time.time()
+        with self._write() as connection:
+            query = sql.select(leases.c.holder, leases.c.until).where(leases.c.name == name)
+            row = connection.execute(query if self._sqlite else query.with_for_update()).first()
+            if row is not None and row.holder != holder and row.until > now and not _is_dead(row.holder):
+                return False
+            self._upsert(connection, leases, [{"name": name, "holder": holder, "until": now + seconds}])
+        return True
+
+    def release(self, name: str, holder: str) -> None:
+        """Give a lease back."""
+        with self._write() as connection:
+            connection.execute(leases.delete().where(leases.c.name == name, leases.c.holder == holder))
+
     # connections
 
     @contextmanager
@@ -459,6 +511,12 @@ class Store:
             connection.execute(table.delete().where(table.c.project == project))
 
 
+def _new(project: int) -> tuple[sql.ColumnElement[bool], ...]:
+    known = annotation_map.c
+    sampled = sql.exists().where(samples.c.project == known.project, samples.c.annotation == known.id)
+    return (known.project == project, ~known.deleted, ~known.cancelled, known.used_in == 0, sampled)
+
+
 def _open(url: str) -> Engine:
     try:
         parsed = sql.make_url(url)
@@ -484,6 +542,19 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     immediate = connection.get_execution_options().get("usam_immediate", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _is_dead(holder: str) -> bool:
+    host, _, pid = holder.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def _parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

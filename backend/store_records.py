@@ -46,6 +46,7 @@ class KnownTask:
     updated_at: str
     annotations: int
     cancelled: int
+    predictions: int
     labeled: bool
 
 
@@ -68,6 +69,7 @@ class KnownAnnotation:
     cancelled: bool
     deleted: bool
     sampled_for: str
+    used_in: int
     reason: str
 
 
