@@ -207,7 +207,7 @@ def _fetch_heads(heads: PublishedHeads, progress: Progress | None, accept_no_lic
         raise DownloadError(
             "your consent to files without a licence",
             f"none for {heads.name}: its publisher states no licence, so all rights are reserved",
-            "read the publisher's page, then fetch it with --accept-no-licence",
+            f"once you have judged that you may use them: usam fetch {heads.name} --accept-no-licence",
         )
     whole = None if heads.bytes is None else heads.bytes * len(heads.sha256)
     for done, (head, path) in enumerate(heads.files().items()):

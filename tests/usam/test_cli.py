@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,7 +135,32 @@ def test_fetch_prints_the_path(tmp_path: Path, home: Path, site: Any, monkeypatc
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(home / "checkpoints" / "theirs.pt")
     assert (home / "checkpoints" / "theirs.pt").read_bytes() == site.content
-    assert "512.0" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+def test_fetch_shows_progress_and_the_time_left_on_a_terminal(
+    tmp_path: Path, home: Path, site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pty
+
+    write_registry(tmp_path / "models", monkeypatch, site)
+    site.pause = 0.15
+    ours, theirs = pty.openpty()
+    program = [sys.executable, "-m", "usam.cli", "fetch", "theirs"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    shown = b""
+    with subprocess.Popen(program, stderr=theirs, stdout=subprocess.PIPE, env=environment) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):
+            while block := os.read(ours, 4096):
+                shown += block
+        os.close(ours)
+        assert process.wait(timeout=60) == 0
+        assert process.stdout is not None
+        assert process.stdout.read().decode().strip().endswith("theirs.pt")
+    assert b"512.0 kB" in shown
+    assert re.search(rb"kB/s", shown)
+    assert re.search(rb"0:00:0\d", shown)
 
 
 def test_fetch_of_a_wrong_file_is_one_line_and_exit_code_2(

@@ -110,7 +110,7 @@ def fetch(
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console(stderr=True)) as bar:
+    with Progress(*columns, console=_console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=None)
         path = checkpoints.fetch(
             name,
