@@ -7,7 +7,7 @@ h, w low-resolution masks (a quarter of the model's input side: 256 at 1024 px).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from usam.decoder import Decoded, ImageShare, StandIn, decode, split_tokens
 from usam.embedding import ImageEmbedding
-from usam.errors import HeadsError, ImageError
+from usam.errors import ImageError
 from usam.heads import FloatArray, HeadSet
+from usam.patched import Patched
 from usam.prompt_arguments import check_prompts
 from usam.token_path import chunk_size, run_tokens
 
@@ -36,17 +37,6 @@ class KnownImage:
     share: ImageShare
 
 
-@dataclass
-class PatchState:
-    """What a patched object carries besides its own: its heads, and what unpatching has to put back."""
-
-    original: type
-    heads: HeadSet | None = None
-    restore: dict[str, Any] = field(default_factory=dict)
-    added: list[str] = field(default_factory=list)
-    known: KnownImage | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class TokenOutput:
     """Tokens of P prompts, on the model's device.
@@ -59,43 +49,6 @@ class TokenOutput:
     iou_token: Tensor
     mask_tokens: Tensor
     ious: Tensor
-
-
-class Patched:
-    """What every patched object has: heads that can be replaced while it is in use."""
-
-    _usam: PatchState
-    checkpoint_name: str | None
-
-    @property
-    def heads(self) -> HeadSet | None:
-        """The head set in use, or None."""
-        return self._usam.heads
-
-    def set_heads(self, heads: HeadSet | None) -> None:
-        """Use another head set (None: no scores) from the next call on. Safe while another thread predicts: a
-        call uses one set from beginning to end.
-
-        Raises HeadsError when the heads were trained on another checkpoint or token width.
-        """
-        if heads is not None:
-            self._check_heads(heads)
-            heads.to(self._sam_model().device)
-        self._usam.heads = heads
-
-    def _check_heads(self, heads: HeadSet) -> None:
-        width, name = self._sam_model().sam_prompt_embed_dim, self.checkpoint_name
-        if heads.width != width:
-            raise HeadsError(
-                f"heads for tokens of width {width}",
-                f"width {heads.width} ({heads.checkpoint or 'unknown checkpoint'})",
-                "use the heads of this checkpoint",
-            )
-        if not heads.fits(name):
-            raise HeadsError(f"heads for {name}", f"heads for {heads.checkpoint}", "use the heads of this checkpoint")
-
-    def _sam_model(self) -> Any:
-        return self
 
 
 class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
@@ -312,7 +265,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
     @torch.no_grad()
     def _share(self, image: int) -> ImageShare:
         """What this image's prompts have in common, made anew for another image, precision or weights."""
-        state, model = self._usam, self.model
+        model = self.model
         embed = self._features["image_embed"]
         attended = model.sam_mask_decoder.transformer.layers[0]
         weights = (
@@ -324,10 +277,10 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         kind = embed.device.type
         precision = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
         key = (image, precision, *map(_mark, (embed, *weights)))
-        known = state.known
+        known: KnownImage | None = self._usam.known_image
         if known is None or known.embed is not embed or known.key != key:
             known = KnownImage(embed, key, ImageShare(model.sam_prompt_encoder.get_dense_pe()))
-            state.known = known
+            self._usam.known_image = known
         return known.share
 
 

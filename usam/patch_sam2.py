@@ -16,14 +16,28 @@ import os
 from functools import cache
 from typing import Any
 
+from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
+from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from usam.embedding import ImageEmbedding
 from usam.errors import UsamError
 from usam.heads import HeadSet
-from usam.image_predictor import Patched, PatchedImagePredictor, PatchState, TokenOutput
+from usam.image_predictor import PatchedImagePredictor, TokenOutput
+from usam.patched import Patched, PatchState
+from usam.video_predictor import FrameScores, ObjectTokens, PatchedModel, PatchedVideoPredictor
 
-__all__ = ["ImageEmbedding", "PatchedImagePredictor", "TokenOutput", "patch_sam2", "unpatch_sam2"]
+__all__ = [
+    "FrameScores",
+    "ImageEmbedding",
+    "ObjectTokens",
+    "PatchedImagePredictor",
+    "PatchedModel",
+    "PatchedVideoPredictor",
+    "TokenOutput",
+    "patch_sam2",
+    "unpatch_sam2",
+]
 
 
 def patch_sam2(predictor: Any, heads: HeadSet | str | os.PathLike[str] | None = None) -> Any:
@@ -81,6 +95,10 @@ def unpatch_sam2(predictor: Any) -> Any:
 def _mixin(predictor: Any) -> Any:
     if isinstance(predictor, SAM2ImagePredictor):
         return PatchedImagePredictor
+    if isinstance(predictor, SAM2VideoPredictor):
+        return PatchedVideoPredictor
+    if isinstance(predictor, SAM2Base):
+        return PatchedModel
     raise UsamError(
         "a SAM2ImagePredictor, a SAM2VideoPredictor or a SAM2Base",
         type(predictor).__name__,
