@@ -1,0 +1,80 @@
+"""What the nano family is trained to do.
+
+Legend: P prompts, M = 4 masks a prompt (the single mask, then the three of the multimask output), h, w the side of
+the decoder's mask (a quarter of the input).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each part counts. `spread`: share of the loss of the two masks that are not the best."""
+
+    cross_entropy: float = 1.0
+    dice: float = 1.0
+    iou: float = 0.5
+    single: float = 1.0
+    multi: float = 1.0
+    spread: float = 0.05
+
+
+@dataclass(frozen=True)
+class PromptLoss:
+    """`total`: a scalar with a gradient; the rest is for the log and for the next round of clicks."""
+
+    total: Tensor
+    best_iou: Tensor
+    """(P,) true IoU of the best of masks 1 to 3."""
+    true_iou: Tensor
+    """(P, 4)"""
+
+
+def mask_loss(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
+    """Cross-entropy plus dice of (P, M, h, w) logits against a soft target (P, h, w) in [0, 1]: (P, M).
+
+    Focal loss is left out on purpose: with this little data it settles on empty masks.
+    """
+    flat = logits.float().flatten(2)
+    goal = target.float().flatten(1)[:, None]
+    cross_entropy = F.softplus(flat) - flat * goal
+    probability = flat.sigmoid()
+    overlap = 2 * (probability * goal).sum(-1)
+    size = probability.sum(-1) + goal.sum(-1)
+    dice = 1 - (overlap + 1) / (size + 1)
+    return weights.cross_entropy * cross_entropy.mean(-1) + weights.dice * dice
+
+
+def true_ious(logits: Tensor, target: Tensor) -> Tensor:
+    """IoU of (P, M, h, w) logits above zero with a target (P, h, w) above one half: (P, M); 0 where both are empty."""
+    mask = (logits > 0).flatten(2).float()
+    goal = (target > 0.5).flatten(1).float()[:, None]
+    both = (mask * goal).sum(-1)
+    return both / (mask.sum(-1) + goal.sum(-1) - both).clamp(min=1.0)
+
+
+def prompt_loss(
+    logits: Tensor, predicted_iou: Tensor, target: Tensor, weights: LossWeights, one_click: bool
+) -> PromptLoss:
+    """Loss of all four masks of each prompt.
+
+    The multimask output is judged by its best mask (a small `spread` keeps the others alive). The single mask is
+    judged for itself, at a third where one click leaves open what is meant. Every predicted IoU is judged against
+    the true IoU, squared.
+    """
+    parts = mask_loss(logits, target, weights)
+    with torch.no_grad():
+        ious = true_ious(logits, target)
+    multi = parts[:, 1:]
+    best = multi.min(1).values
+    multi_loss = (1 - weights.spread) * best + weights.spread * multi.mean(1)
+    single_loss = parts[:, 0] * (weights.single / 3 if one_click else weights.single)
+    quality = F.mse_loss(predicted_iou.float(), ious, reduction="none").sum(1)
+    total = weights.multi * multi_loss + single_loss + weights.iou * quality
+    return PromptLoss(total.mean(), ious[:, 1:].max(1).values, ious)
