@@ -169,9 +169,7 @@ def download(
 
 def _fetch_verified(address: str, partial: Path, sha256: str, size: int | None, progress: Progress) -> None:
     """Leave the right file in `partial`; a continued one that turns out wrong is fetched again in whole."""
-    with httpx.Client(
-        follow_redirects=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"}
-    ) as client:
+    with httpx.Client(follow_redirects=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"}) as client:
         for continued in (_length(partial) > 0, False):
             _fetch_whole(client, address, partial, size, progress)
             found = sha256_of(partial)
@@ -188,9 +186,7 @@ def _fetch_verified(address: str, partial: Path, sha256: str, size: int | None, 
     )
 
 
-def _fetch_whole(
-    client: httpx.Client, address: str, partial: Path, size: int | None, progress: Progress
-) -> None:
+def _fetch_whole(client: httpx.Client, address: str, partial: Path, size: int | None, progress: Progress) -> None:
     """Request until the server has sent everything; give up when some tries in a row brought nothing."""
     fruitless = 0
     while True:
@@ -205,9 +201,7 @@ def _fetch_whole(
             time.sleep(0.2 * 2**fruitless)
 
 
-def _transfer(
-    client: httpx.Client, address: str, partial: Path, size: int | None, progress: Progress
-) -> bool:
+def _transfer(client: httpx.Client, address: str, partial: Path, size: int | None, progress: Progress) -> bool:
     """Make one request, appending to `partial`; False when it must be made again without a range."""
     have = _length(partial)
     with client.stream("GET", address, headers={"Range": f"bytes={have}-"} if have else {}) as response:

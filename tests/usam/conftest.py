@@ -65,9 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         if site.with_length:
-            self.send_header(
-                "Content-Length", str(size - start if site.announced is None else site.announced)
-            )
+            self.send_header("Content-Length", str(size - start if site.announced is None else site.announced))
         self.end_headers()
         stop = size if not site.cuts else start + site.cuts.pop(0)
         for position in range(start, stop, 100_000):

@@ -42,9 +42,7 @@ def visible(target: Path) -> list[str]:
 
 def test_a_whole_file_arrives_and_progress_ends_at_its_size(site: Any, target: Path) -> None:
     seen: list[tuple[int, int | None]] = []
-    path = download(
-        site.address, target, sha256=SHA256, size=len(CONTENT), progress=lambda *now: seen.append(now)
-    )
+    path = download(site.address, target, sha256=SHA256, size=len(CONTENT), progress=lambda *now: seen.append(now))
     assert path == target
     assert target.read_bytes() == CONTENT
     assert seen[0] == (0, len(CONTENT))
@@ -98,9 +96,7 @@ def test_a_partial_file_longer_than_the_file_is_dropped(site: Any, target: Path)
 
 
 @pytest.mark.parametrize("length", [1000, len(CONTENT)])
-def test_a_partial_file_of_other_content_is_fetched_again_in_whole(
-    site: Any, target: Path, length: int
-) -> None:
+def test_a_partial_file_of_other_content_is_fetched_again_in_whole(site: Any, target: Path, length: int) -> None:
     partial_of(target, bytes(length))
     download(site.address, target, sha256=SHA256, size=len(CONTENT))
     assert site.requests == [f"bytes={length}-", None]
@@ -114,9 +110,7 @@ def test_broken_connections_are_continued_by_themselves(site: Any, target: Path)
     assert target.read_bytes() == CONTENT
 
 
-def test_a_connection_that_stays_broken_keeps_the_partial_file_for_the_next_run(
-    site: Any, target: Path
-) -> None:
+def test_a_connection_that_stays_broken_keeps_the_partial_file_for_the_next_run(site: Any, target: Path) -> None:
     site.cuts = [7000, 0, 0, 0]
     with pytest.raises(DownloadError, match=r"go on from 7,000 bytes"):
         download(site.address, target, sha256=SHA256)
@@ -126,9 +120,7 @@ def test_a_connection_that_stays_broken_keeps_the_partial_file_for_the_next_run(
     assert target.read_bytes() == CONTENT
 
 
-def test_a_short_body_without_announced_length_is_continued_when_the_size_is_known(
-    site: Any, target: Path
-) -> None:
+def test_a_short_body_without_announced_length_is_continued_when_the_size_is_known(site: Any, target: Path) -> None:
     site.with_length, site.cuts = False, [100_000]
     download(site.address, target, sha256=SHA256, size=len(CONTENT))
     assert site.requests == [None, "bytes=100000-"]
