@@ -71,7 +71,7 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_bytes: int
 
     Raises `ImageError` where the file is missing, larger than `max_bytes`, of a format other than `FORMATS`,
     of more than `max_pixels` pixels (judged from the header), cut short or damaged, or holds samples without
-    a defined white (32-bit integers above 16 bits, floats, Lab).
+    a defined white (32-bit integers above 16 bits, floats).
     """
     with _open(_read_bytes(source, max_bytes), max_pixels) as image:
         try:
@@ -86,17 +86,11 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_bytes: int
             ) from cause
 
 
-def read_size(
-    source: ImageSource, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
-) -> tuple[int, int]:
+def read_size(source: ImageSource, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> tuple[int, int]:
     """(H, W) that `read_image` would give, from the header alone. Raises `ImageError` as `read_image`
     does."""
     with _open(_read_bytes(source, max_bytes), max_pixels) as image:
-        try:
-            turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
-        except _DECODER_FAILURES:
-            turned = False
-        return (image.width, image.height) if turned else (image.height, image.width)
+        return (image.width, image.height) if _lies_on_its_side(image) else (image.height, image.width)
 
 
 def _read_bytes(source: ImageSource, max_bytes: int) -> bytes:
@@ -107,9 +101,7 @@ def _read_bytes(source: ImageSource, max_bytes: int) -> bytes:
     else:
         data = source.read(max_bytes + 1)
         if not isinstance(data, bytes):
-            raise ImageError(
-                "a binary stream", f"one that gives {type(data).__name__}", "open it with mode 'rb'"
-            )
+            raise ImageError("a binary stream", f"one that gives {type(data).__name__}", "open it with mode 'rb'")
     if data is None or len(data) > max_bytes:
         raise ImageError(
             f"an image file of at most {max_bytes:,} bytes", "a larger one", "shrink it or raise the limit"
@@ -171,17 +163,21 @@ def _open(data: bytes, max_pixels: int) -> ImageFile:
         )
     if min(image.width, image.height) < 1:
         image.close()
-        raise ImageError(
-            "an image of at least 1 x 1 pixel", f"{image.width} x {image.height}", "export the file again"
-        )
+        raise ImageError("an image of at least 1 x 1 pixel", f"{image.width} x {image.height}", "export the file again")
     return image
+
+
+def _lies_on_its_side(image: ImageFile) -> bool:
+    """Whether EXIF will swap width and height on decoding; of a TIFF, Pillow gives the size swapped already."""
+    try:
+        return image.format != "TIFF" and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    except _DECODER_FAILURES:
+        return False
 
 
 def _to_rgb(image: PillowImage.Image) -> UInt8Image:
     if image.mode == "F":
-        raise ImageError(
-            "8 or 16 bits a sample", "32-bit floats, without a defined white", "convert to 8 bits"
-        )
+        raise ImageError("8 or 16 bits a sample", "32-bit floats, without a defined white", "convert to 8 bits")
     if image.mode == "I" or image.mode.startswith("I;"):
         return _from_wide_gray(np.asarray(image))
     if image.has_transparency_data:
