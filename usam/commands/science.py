@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this topic."""
     app.command("tokens")(tokens)
     if importlib.util.find_spec("usam.commands.heads") is not None:
-        from usam.commands import heads
-
-        heads.register(app)
+        importlib.import_module("usam.commands.heads").register(app)
 
 
 def tokens(

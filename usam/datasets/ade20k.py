@@ -30,9 +30,7 @@ class _Scene:
 class Ade20k(Reader[_Scene]):
     """Objects and parts. `amodal=True` takes what is hidden too, `parts=False` whole objects only."""
 
-    def __init__(
-        self, root: Path, split: str | None = None, *, amodal: bool = False, parts: bool = True
-    ) -> None:
+    def __init__(self, root: Path, split: str | None = None, *, amodal: bool = False, parts: bool = True) -> None:
         super().__init__("ade20k")
         self._amodal, self._parts = amodal, parts
         top = folder(root, "images/ADE", "ADE20K_2021_17_01/images/ADE", name=self.name, layout=LAYOUT)

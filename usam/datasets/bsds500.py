@@ -20,9 +20,7 @@ import numpy.typing as npt
 from usam.datasets.reader import Reader, chosen_splits, folder, images_in
 from usam.datasets.record import Record
 
-LAYOUT = (
-    "images/<train|val|test>/<id>.jpg and groundTruth/<train|val|test>/<id>.mat, in data/ or BSDS500/data/"
-)
+LAYOUT = "images/<train|val|test>/<id>.jpg and groundTruth/<train|val|test>/<id>.mat, in data/ or BSDS500/data/"
 LICENCE = "Berkeley, research use"
 
 Result = TypeVar("Result")
@@ -75,10 +73,11 @@ class Bsds500(Reader[_Sheet]):
         return found
 
     def _guarded(self, path: Path, read: Callable[[], Result]) -> Result | None:
+        if not path.is_file():
+            self.problems.add("missing annotation", str(path))
+            return None
         try:
             return read()
-        except FileNotFoundError:
-            self.problems.add("missing annotation", str(path))
         except (
             ValueError,
             KeyError,

@@ -24,7 +24,7 @@ READERS = {
 }
 
 
-def open_dataset(name: str, root: str | Path, split: str | None = None, **options: Any) -> Reader[Any]:
+def open_dataset(name: str, root: str | Path, /, split: str | None = None, **options: Any) -> Reader[Any]:
     """Open a data set in the layout of its owner.
 
     `split` is one of the owner's splits, all of them without it; `options` are those of the reader (such as
@@ -39,7 +39,5 @@ def open_dataset(name: str, root: str | Path, split: str | None = None, **option
         return make(Path(root), split, **options)
     except TypeError as error:
         if options and "unexpected keyword" in str(error):
-            raise DatasetError(
-                f"options that {name} knows", str(error), "see the reader's options"
-            ) from error
+            raise DatasetError(f"options that {name} knows", str(error), "see the reader's options") from error
         raise

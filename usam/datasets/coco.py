@@ -22,9 +22,7 @@ from usam.datasets.stored_masks import MalformedMask, from_polygons, from_run_le
 from usam.errors import DatasetError
 
 INSTANCES_LAYOUT = "annotations/instances_<split>.json beside <split>/ with the images"
-PANOPTIC_LAYOUT = (
-    "annotations/panoptic_<split>.json and annotations/panoptic_<split>/ beside <split>/ with the images"
-)
+PANOPTIC_LAYOUT = "annotations/panoptic_<split>.json and annotations/panoptic_<split>/ beside <split>/ with the images"
 
 
 @dataclass(frozen=True)
@@ -156,9 +154,7 @@ def _checked_size(reader: Reader[_Entry], path: Path, image: dict[str, Any]) -> 
     return size
 
 
-def _as_record(
-    name: str, path: Path, entry: _Entry, instances: list[Instance], licences: dict[int, str]
-) -> Record:
+def _as_record(name: str, path: Path, entry: _Entry, instances: list[Instance], licences: dict[int, str]) -> Record:
     image_id = str(entry.image["id"])
     return Record(
         dataset=name,

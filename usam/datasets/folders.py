@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from usam.datasets.reader import Reader, folder, images_in
+from usam.datasets.reader import Reader, folder, images_in, names_in
 from usam.datasets.record import BoolMask, Record
 from usam.errors import DatasetError
 
@@ -38,7 +38,8 @@ class Folders(Reader[_Pair]):
     """Plain image and mask folders, one object an image.
 
     `name` is what records carry as data set (the root folder's name in lower case without it), `images` and
-    `masks` are folders below the root, `band` says where a trimap's band belongs.
+    `masks` are folders below the root, `band` says where a trimap's band belongs. `exclude` is a file below the
+    root with the names of images to leave out, one a line, such as those that ECSSD shares with BSDS500.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Folders(Reader[_Pair]):
         masks: str = "",
         band: Band = "nearest",
         licence: str = "",
+        exclude: str = "",
     ) -> None:
         super().__init__(name or root.resolve().name.lower())
         if split is not None:
@@ -60,15 +62,24 @@ class Folders(Reader[_Pair]):
         pictures = folder(root, images, name=self.name, layout=LAYOUT)
         labels = folder(root, *([masks] if masks else MASK_FOLDERS), name=self.name, layout=LAYOUT)
         by_stem = {path.stem: path for path in images_in(labels)}
+        excluded = self._names_to_exclude(root / exclude) if exclude else set()
         entries = []
         for image in images_in(pictures):
-            if image.stem in by_stem:
+            if image.stem in excluded:
+                by_stem.pop(image.stem, None)
+                self.problems.add("excluded", str(image))
+            elif image.stem in by_stem:
                 entries.append(_Pair(image, by_stem.pop(image.stem)))
             else:
                 self.problems.add("missing mask", str(image))
         for mask in by_stem.values():
             self.problems.add("missing image", str(mask))
         self._list(entries, LAYOUT, root)
+
+    def _names_to_exclude(self, path: Path) -> set[str]:
+        if not path.is_file():
+            raise DatasetError("a file with the names of images to leave out", f"no {path}", "leave exclude out")
+        return {Path(line.split()[0]).stem for line in names_in(path)}
 
     def _record(self, entry: _Pair) -> Record | None:
         size = self._size_of(entry.image)

@@ -95,9 +95,7 @@ class Reader(ABC, Generic[Entry]):
             labels = labels.astype(np.uint8)
         if labels.shape[:2] != expected_hw:
             size = f"{labels.shape[0]} x {labels.shape[1]}"
-            self.problems.add(
-                "mask of another size", f"{path}: {size}, image {expected_hw[0]} x {expected_hw[1]}"
-            )
+            self.problems.add("mask of another size", f"{path}: {size}, image {expected_hw[0]} x {expected_hw[1]}")
             return None
         return labels
 

@@ -92,9 +92,7 @@ class Sav(Reader[_Moment]):
         if not root.is_dir():
             folder(root, name=self.name, layout=LAYOUT)
         extracted = [
-            path
-            for path in (root, root / "sav_val", root / "sav_test")
-            if (path / "JPEGImages_24fps").is_dir()
+            path for path in (root, root / "sav_val", root / "sav_test") if (path / "JPEGImages_24fps").is_dir()
         ]
         frames: list[_Moment] = []
         for path in extracted:
@@ -144,9 +142,7 @@ class Sav(Reader[_Moment]):
                 for mask in images_in(each):
                     masks.setdefault(mask.stem, []).append(mask)
             for stem in sorted(masks)[::every]:
-                entries.append(
-                    _Moment(video, split, frames / f"{stem}.jpg", int(stem), (), tuple(masks[stem]))
-                )
+                entries.append(_Moment(video, split, frames / f"{stem}.jpg", int(stem), (), tuple(masks[stem])))
         return entries
 
     def _document(self, path: Path) -> dict[str, Any] | None:
@@ -194,7 +190,7 @@ class Sav(Reader[_Moment]):
                     instances.append(Instance(place, from_run_lengths(rle, *size)))
                 except MalformedMask as error:
                     kind = "object out of sight" if error.kind == "empty mask" else error.kind
-                    self.problems.add(kind, f"{place}: {error}")
+                    self.problems.add(kind, place if kind != error.kind else f"{place}: {error}")
         return instances
 
     def _cached(self, entry: _Moment, path: Path) -> dict[str, Any] | None:

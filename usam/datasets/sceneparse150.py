@@ -38,9 +38,7 @@ class SceneParse150(Reader[_Pair]):
     counted as 'speck' and passed over.
     """
 
-    def __init__(
-        self, root: Path, split: str | None = None, *, regions: bool = True, min_pixels: int = 64
-    ) -> None:
+    def __init__(self, root: Path, split: str | None = None, *, regions: bool = True, min_pixels: int = 64) -> None:
         super().__init__("sceneparse150")
         self._regions, self._min_pixels = regions, min_pixels
         images = folder(root, "images", name=self.name, layout=LAYOUT)
@@ -48,9 +46,7 @@ class SceneParse150(Reader[_Pair]):
         self._names = _class_names(root)
         available = [path.name for path in images.iterdir() if path.is_dir()]
         if not available and split is not None:
-            raise DatasetError(
-                f"{self.name}: {LAYOUT}", f"images without splits in {images}", "leave the split out"
-            )
+            raise DatasetError(f"{self.name}: {LAYOUT}", f"images without splits in {images}", "leave the split out")
         entries: list[_Pair] = []
         for each in chosen_splits(self.name, available, split) if available else [""]:
             for image in images_in(images / each):

@@ -26,11 +26,7 @@ def position_of(group: str, seed: int = 0) -> float:
 
 def part_of(group: str, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0) -> str:
     """The part a group belongs to. Raises `DatasetError` unless the fractions, none negative, add up to 1."""
-    if (
-        not fractions
-        or any(share < 0 for share in fractions.values())
-        or abs(sum(fractions.values()) - 1) > 1e-6
-    ):
+    if not fractions or any(share < 0 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
         raise DatasetError("fractions that add up to 1", f"{dict(fractions)}", "give a share to each part")
     position, end = position_of(group, seed), 0.0
     for part, share in fractions.items():

@@ -59,19 +59,29 @@ class PackedMask:
 
 @dataclass(frozen=True)
 class RunLengthMask:
-    """A mask in COCO's compressed run lengths (column-major), as pycocotools writes them."""
+    """A mask as COCO's run lengths: column by column, background first, each run a little-endian uint32."""
 
     height: int
     width: int
-    counts: bytes
+    runs: bytes
+
+    @classmethod
+    def of(cls, runs: list[int], height: int, width: int) -> RunLengthMask:
+        """From run lengths. Raises `MalformedMask` unless they fill the image and some of it is object."""
+        if any(run < 0 for run in runs) or sum(runs) != height * width:
+            raise MalformedMask("bad run lengths", f"runs that fill {height * width} pixels", f"{sum(runs)}")
+        if sum(runs[1::2]) == 0:
+            raise MalformedMask("empty mask", "a mask with at least one pixel set", "an empty one")
+        return cls(height, width, np.array(runs, "<u4").tobytes())
 
     def __call__(self) -> BoolMask:
-        decoded = _pycocotools().decode({"size": [self.height, self.width], "counts": self.counts})
-        return np.asarray(decoded, np.bool_)
+        runs = np.frombuffer(self.runs, "<u4")
+        is_object = np.arange(len(runs)) % 2 == 1
+        return np.ascontiguousarray(np.repeat(is_object, runs).reshape(self.width, self.height).T)
 
 
 def from_run_lengths(rle: Any, height: int, width: int) -> RunLengthMask:
-    """Check COCO run lengths, plain (list) or compressed (text), and keep them compressed.
+    """Check COCO run lengths, plain (list) or compressed (text).
 
     Raises `MalformedMask` when they are of another size than (height, width), malformed, or
     empty. Nothing is decoded before the runs are known to fill the image exactly.
@@ -81,18 +91,9 @@ def from_run_lengths(rle: Any, height: int, width: int) -> RunLengthMask:
     if (size := [int(side) for side in rle["size"]]) != [height, width]:
         raise MalformedMask("mask of another size", f"a mask of {height} x {width}", f"{size[0]} x {size[1]}")
     counts = rle["counts"]
-    if isinstance(counts, list):
-        runs = [int(run) for run in counts]
-    else:
-        text = counts.encode("latin-1") if isinstance(counts, str) else bytes(counts)
-        runs = _uncompressed(text)
-    if any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise MalformedMask("bad run lengths", f"runs that fill {height * width} pixels", f"{sum(runs)}")
-    if sum(runs[1::2]) == 0:
-        raise MalformedMask("empty mask", "a mask with at least one pixel set", "an empty one")
-    if isinstance(counts, list):
-        text = bytes(_pycocotools().frPyObjects({"size": size, "counts": runs}, height, width)["counts"])
-    return RunLengthMask(height, width, text)
+    if not isinstance(counts, list):
+        counts = _uncompressed(counts.encode("latin-1") if isinstance(counts, str) else bytes(counts))
+    return RunLengthMask.of([int(run) for run in counts], height, width)
 
 
 def from_polygons(polygons: Any, height: int, width: int) -> RunLengthMask:
@@ -107,9 +108,7 @@ def from_polygons(polygons: Any, height: int, width: int) -> RunLengthMask:
         _check_polygon(polygon, height, width)
     coco = _pycocotools()
     rle = coco.merge(coco.frPyObjects(polygons, height, width))
-    if int(coco.area(rle)) == 0:
-        raise MalformedMask("empty mask", "a mask with at least one pixel set", "an empty one")
-    return RunLengthMask(height, width, bytes(rle["counts"]))
+    return RunLengthMask.of(_uncompressed(bytes(rle["counts"])), height, width)
 
 
 def _check_polygon(polygon: Any, height: int, width: int) -> None:

@@ -87,18 +87,12 @@ class Davis(_LabelledFrames):
 
     licence = "CC BY 4.0"
 
-    def __init__(
-        self, root: Path, split: str | None = None, *, every: int = 1, resolution: str = "480p"
-    ) -> None:
+    def __init__(self, root: Path, split: str | None = None, *, every: int = 1, resolution: str = "480p") -> None:
         super().__init__("davis")
         images = folder(root, f"JPEGImages/{resolution}", name=self.name, layout=DAVIS_LAYOUT)
         annotations = folder(root, f"Annotations/{resolution}", name=self.name, layout=DAVIS_LAYOUT)
         videos = _davis_videos(root, images, split)
-        entries = [
-            frame
-            for video, named in videos
-            for frame in self._frames(images, annotations, video, named, every)
-        ]
+        entries = [frame for video, named in videos for frame in self._frames(images, annotations, video, named, every)]
         self._list(entries, DAVIS_LAYOUT, root)
 
 
@@ -107,14 +101,10 @@ class Mose(_LabelledFrames):
 
     licence = "CC BY-NC-SA 4.0"
 
-    def __init__(
-        self, root: Path, split: str | None = None, *, every: int = 1, licence: str | None = None
-    ) -> None:
+    def __init__(self, root: Path, split: str | None = None, *, every: int = 1, licence: str | None = None) -> None:
         super().__init__("mose")
         self.licence = self.licence if licence is None else licence
-        nested = (
-            [each.name for each in root.iterdir() if (each / "JPEGImages").is_dir()] if root.is_dir() else []
-        )
+        nested = [each.name for each in root.iterdir() if (each / "JPEGImages").is_dir()] if root.is_dir() else []
         entries: list[_Frame] = []
         if nested:
             places = [(root / each, each) for each in chosen_splits(self.name, nested, split)]
@@ -141,8 +131,6 @@ def _davis_videos(root: Path, images: Path, split: str | None) -> list[tuple[str
         return [(path.name, named.get(path.name, "")) for path in sorted(images.iterdir()) if path.is_dir()]
     matching = [path for key, path in lists.items() if key == split or key.split("/")[-1] == split]
     if not matching:
-        raise DatasetError(
-            f"davis: one of the lists {', '.join(lists) or '(none)'}", f"'{split}'", DAVIS_LAYOUT
-        )
+        raise DatasetError(f"davis: one of the lists {', '.join(lists) or '(none)'}", f"'{split}'", DAVIS_LAYOUT)
     videos = sorted({video for path in matching for video in names_in(path)})
     return [(video, split.split("/")[-1]) for video in videos]
