@@ -165,9 +165,7 @@ def _is_own(prediction: dict[str, Any], own_version: str) -> bool:
     return bool(own_version) and str(prediction.get("model_version", "")).startswith(own_version)
 
 
-def _place(
-    positive: Sequence[tuple[tuple[float, float], str | None]], boxes: Sequence[_Object]
-) -> list[_Object]:
+def _place(positive: Sequence[tuple[tuple[float, float], str | None]], boxes: Sequence[_Object]) -> list[_Object]:
     """Give each positive point to the object it belongs to; the new objects that the loose ones make."""
     loose: dict[str | None, _Object] = {}
     for point, label in positive:

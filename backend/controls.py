@@ -136,9 +136,7 @@ def parse_config(label_config: str) -> Controls:
     image = images[chosen.to_name[0]]
     value = image.attr.get("value") or ""
     if not value.startswith("$") or len(value) < 2:
-        raise LabelConfigError(
-            'an Image tag with value="$name"', repr(value or "valueList"), "use one image per task"
-        )
+        raise LabelConfigError('an Image tag with value="$name"', repr(value or "valueList"), "use one image per task")
     labelled = chosen.tag.endswith("Labels")
     return Controls(
         output=Output(
@@ -182,11 +180,7 @@ def _interface(label_config: str) -> LabelInterface:
 
 def _is_smart(control: Any) -> bool:
     attributes = [control.attr, *(label.attr for label in (control.labels_attrs or {}).values())]
-    return any(
-        str(a.get(key, "")).lower() == "true"
-        for a in attributes
-        for key in ("smart", "smartOnly", "smartonly")
-    )
+    return any(str(a.get(key, "")).lower() == "true" for a in attributes for key in ("smart", "smartOnly", "smartonly"))
 
 
 def _gauge(control: Any, image_name: str) -> Gauge | None:

@@ -129,9 +129,7 @@ def _polygon(value: dict[str, Any], image_hw: tuple[int, int]) -> npt.NDArray[np
     points = value.get("points")
     if not isinstance(points, list) or len(points) < 3:
         raise RegionError("a polygon of at least 3 points", str(points)[:60], "draw the region again")
-    rows = [
-        (finite(p[0], "x"), finite(p[1], "y")) for p in points if isinstance(p, list | tuple) and len(p) == 2
-    ]
+    rows = [(finite(p[0], "x"), finite(p[1], "y")) for p in points if isinstance(p, list | tuple) and len(p) == 2]
     if len(rows) != len(points):
         raise RegionError("polygon points as [x, y]", "others", "draw the region again")
     return np.array(rows) * _scale(image_hw)

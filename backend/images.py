@@ -72,9 +72,7 @@ class ImageFetcher:
         self._aliases = {_origin(urlsplit(url)) for url in settings.label_studio_aliases}
         self._tls = ssl.create_default_context()
         self._token_client = httpx.Client(timeout=READ_SECONDS, trust_env=False, verify=self._tls)
-        self._tokens = TokenSource(
-            self._base, settings.label_studio_api_key.get_secret_value(), self._token_client
-        )
+        self._tokens = TokenSource(self._base, settings.label_studio_api_key.get_secret_value(), self._token_client)
 
     def close(self) -> None:
         """Close what is open."""
@@ -136,13 +134,9 @@ class ImageFetcher:
         cap = self._settings.fetch_bytes
         head, comma, body = value.partition(",")
         if not comma:
-            raise FetchError(
-                "a data: URI with a comma before its data", _short(value), "import the task again"
-            )
+            raise FetchError("a data: URI with a comma before its data", _short(value), "import the task again")
         if len(body) > 3 * cap:
-            raise FetchError(
-                f"at most {cap} bytes", f"{len(body)} characters of data: URI", "raise USAM_FETCH_BYTES"
-            )
+            raise FetchError(f"at most {cap} bytes", f"{len(body)} characters of data: URI", "raise USAM_FETCH_BYTES")
         if head.lower().endswith(";base64"):
             try:
                 data = base64.b64decode(unquote(body), validate=False)
@@ -183,9 +177,7 @@ class ImageFetcher:
     def _check_path(self, parts: SplitResult) -> None:
         path = posixpath.normpath(unquote(parts.path)) + ("/" if parts.path.endswith("/") else "")
         if not path.startswith(tuple(urlsplit(self._base).path + prefix for prefix in DATA_PATHS)):
-            raise FetchError(
-                "a data path of Label Studio (/data/...)", _short(parts.path), "correct the task"
-            )
+            raise FetchError("a data path of Label Studio (/data/...)", _short(parts.path), "correct the task")
 
     def _get(self, url: str, *, presigned: bool) -> bytes:
         deadline = time.monotonic() + self._settings.fetch_seconds
@@ -253,9 +245,7 @@ class ImageFetcher:
                 "check the address and Label Studio's token",
             )
         if response.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
-            raise FetchError(
-                f"an image as it is at {where}", "a compressed answer", "turn that off at the server"
-            )
+            raise FetchError(f"an image as it is at {where}", "a compressed answer", "turn that off at the server")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind in ("text/html", "application/xhtml+xml"):
             raise FetchError(f"an image at {where}", "a web page", "log-in page? check LABEL_STUDIO_API_KEY")
@@ -293,9 +283,7 @@ class ImageFetcher:
 def urlsplit_strictly(url: str) -> SplitResult:
     """Split an address that no two programs could read differently. Raises `FetchError`."""
     if re.search(r"[\x00-\x20\x7f\\]", url):
-        raise FetchError(
-            "an address without spaces, backslashes and control characters", _short(url), "encode it"
-        )
+        raise FetchError("an address without spaces, backslashes and control characters", _short(url), "encode it")
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -1,0 +1,57 @@
+"""Which tasks a person is likely to be shown next, so that their embeddings can be computed ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+FRESH_S = 30.0
+"""How long a project's list is kept: reading a large pool at every click would cost more than it saves."""
+
+
+class Ranked(Protocol):
+    """A row of a ranking."""
+
+    task: int
+
+
+class KnownTask(Protocol):
+    """A task with its data."""
+
+    id: int
+    data: dict[str, Any]
+
+
+class RankingStore(Protocol):
+    """What knows the ranking and the tasks that are still to be labelled."""
+
+    def ranking(self, project: int, limit: int | None = None) -> Sequence[Any]: ...
+
+    def tasks(self, project: int, *, unlabelled: bool = False) -> Sequence[Any]: ...
+
+
+class Upcoming:
+    """The head of each project's queue."""
+
+    def __init__(self, store: RankingStore, count: int) -> None:
+        self._store, self._count = store, count
+        self._lock = threading.Lock()
+        self._known: dict[int, tuple[float, list[tuple[int, dict[str, Any]]]]] = {}
+
+    def after(self, project: int, task: int | None) -> list[tuple[int, dict[str, Any]]]:
+        """(id, data) of the tasks to be served after `task`, the next first."""
+        if not self._count:
+            return []
+        with self._lock:
+            read_at, queue = self._known.get(project, (-FRESH_S, []))
+            if time.monotonic() - read_at > FRESH_S:
+                queue = self._read(project)
+                self._known[project] = time.monotonic(), queue
+        return [one for one in queue if one[0] != task][: self._count]
+
+    def _read(self, project: int) -> list[tuple[int, dict[str, Any]]]:
+        open_tasks = {task.id: task.data for task in self._store.tasks(project, unlabelled=True)}
+        order = [row.task for row in self._store.ranking(project)]
+        return [(task, open_tasks[task]) for task in order if task in open_tasks][: self._count + 20]
