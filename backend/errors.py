@@ -17,6 +17,7 @@
          |- QueueError               Redis or RQ is not usable
          |- ServerError              a server that we start (Redis, Label Studio) did not come up
          `- JobError                 a background job cannot finish; its reason is kept in the store
+             `- JobBusy              another worker is at the same job; it is tried again
 
 A message has three parts: what was expected, what came, what to do. None ever carries a token or password.
 """
@@ -96,3 +97,7 @@ class ServerError(BackendError):
 
 class JobError(BackendError):
     """A background job cannot finish. Its reason is kept in the store's run record."""
+
+
+class JobBusy(JobError):
+    """Another worker is at the same job of the same project. It is tried again by itself."""

@@ -1,7 +1,8 @@
-"""The client of Label Studio's REST API: tasks, annotations, predictions, versions, views, webhooks, backends.
+"""The client of Label Studio's REST API: tasks, annotations, predictions, versions, views, webhooks,
+backends.
 
-Reads are tried again when Label Studio does not answer; writes are sent once, because Label Studio stores what
-arrives twice twice. Nothing here takes a task's lock except `next_task`, which says so.
+Reads are tried again when Label Studio does not answer; writes are sent once, because Label Studio stores
+what arrives twice twice. Nothing here takes a task's lock except `next_task`, which says so.
 
     LabelStudioError              refused, or an answer of another shape than expected (`.status`)
      |- LabelStudioUnreachable    no answer at all
@@ -179,7 +180,8 @@ class LabelStudio:
         self._send("DELETE", f"/api/tasks/{task}/")
 
     def allow_local_folder(self, project: int, folder: Path) -> None:
-        """Let tasks of this project show files below `folder`, which must lie inside Label Studio's document root."""
+        """Let tasks of this project show files below `folder`, which must lie inside Label Studio's
+        document root."""
         storages = self._list("/api/storages/localfiles/", {"project": project})
         if any(storage.get("path") == str(folder) for storage in storages):
             return
@@ -193,8 +195,8 @@ class LabelStudio:
     ) -> int:
         """Store predictions in bulk: `{"task", "result", "score", "model_version"}` each; returns how many.
 
-        Label Studio checks nothing but the task id, and one unknown id loses its whole chunk: check first. Scores
-        must be finite numbers, because text and nothing at all are stored too and break the queue.
+        Label Studio checks nothing but the task id, and one unknown id loses its whole chunk: check first.
+        Scores must be finite numbers, because text and nothing at all are stored too and break the queue.
         """
         sent = 0
         for part in _chunks(predictions, chunk):
@@ -230,8 +232,8 @@ class LabelStudio:
     def next_task(self, project: int) -> ServedTask | None:
         """The task Label Studio serves this account now; None when nothing is left.
 
-        It **locks** the task for this account, for a day by default: other annotators do not get it meanwhile, and
-        this account gets nothing else. `first_by_score` asks without a lock.
+        It **locks** the task for this account, for a day by default: other annotators do not get it
+        meanwhile, and this account gets nothing else. `first_by_score` asks without a lock.
         """
         try:
             return ServedTask.read(self._object("GET", f"/api/projects/{project}/next"))
@@ -241,7 +243,8 @@ class LabelStudio:
             raise
 
     def first_by_score(self, project: int, count: int = 1) -> list[tuple[int, float | None]]:
-        """The first `count` unlabelled tasks by lowest score of the project's current version, with that score.
+        """The first `count` unlabelled tasks by lowest score of the project's current version, with that
+        score.
 
         The order of uncertainty sampling, read through the Data Manager: it takes no lock.
         """
@@ -280,12 +283,14 @@ class LabelStudio:
         return Webhook.read(self._object("PATCH", f"/api/webhooks/{webhook}/", json=body))
 
     def ml_backends(self, project: int) -> list[MlBackend]:
-        """The project's backends, lowest id (the one Label Studio asks) first. Asking makes Label Studio call each."""
+        """The project's backends, lowest id (the one Label Studio asks) first. Asking makes Label Studio
+        call each."""
         found = [MlBackend.read(item) for item in self._list("/api/ml/", {"project": project})]
         return sorted(found, key=lambda backend: backend.id)
 
     def create_ml_backend(self, project: int, url: str, title: str, **fields: Any) -> MlBackend:
-        """Connect a backend. Label Studio calls it before it answers, and sets `project.model_version` to `title`."""
+        """Connect a backend. Label Studio calls it before it answers, and sets `project.model_version` to
+        `title`."""
         body = {"project": project, "url": url, "title": title, **fields}
         return MlBackend.read(self._object("POST", "/api/ml", json=body, long=True))
 

@@ -160,7 +160,8 @@ class View:
 
 @dataclass(frozen=True)
 class Webhook:
-    """Where Label Studio sends events, and with which headers. They may hold a secret, so they are not shown."""
+    """Where Label Studio sends events, and with which headers. They may hold a secret, so they are not
+    shown."""
 
     id: int
     url: str

@@ -1,7 +1,8 @@
 """A private, headless Label Studio: its environment, its account, its start and stop.
 
-SQLite, local files, no phone-home. Backends and webhooks on this machine are allowed, which Label Studio 1.23
-blocks by default. The account is made at the first start and kept beside the data, readable by its owner only.
+SQLite, local files, no phone-home. Backends and webhooks on this machine are allowed, which Label Studio
+1.23 blocks by default. The account is made at the first start and kept beside the data, readable by its
+owner only.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Account:
 
 
 def find_label_studio(root: Path) -> Path | None:
-    """The `label-studio` program: $USAM_LABEL_STUDIO (program or environment), else `root`'s own, else None."""
+    """The `label-studio` program: $USAM_LABEL_STUDIO (program or environment), else `root`'s own, else
+    None."""
     given = os.environ.get("USAM_LABEL_STUDIO", "")
     for place in (Path(given) if given else None, root / ENVIRONMENT_NAME):
         if place is not None:

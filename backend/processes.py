@@ -51,7 +51,8 @@ class ServerProcess:
         return self._process is not None and self._process.poll() is None
 
     def start(self, ready: Callable[[], bool], timeout: float) -> None:
-        """Start, then wait at most `timeout` seconds for `ready()`. Raises `ServerError` with the log's end."""
+        """Start, then wait at most `timeout` seconds for `ready()`. Raises `ServerError` with the log's
+        end."""
         if self._process is not None and self._process.poll() is None:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """The job queue: RQ on Redis. A hint only: what has to be done is always found again from the store.
 
-One job of a kind and project waits at a time; waking it while it waits changes nothing, waking it while it runs
-makes it run once more afterwards. Jobs travel as JSON (their name and the project's number), never as pickles.
+One job of a kind and project waits at a time; waking it while it waits changes nothing, waking it while it
+runs makes it run once more afterwards. Jobs travel as JSON (their name and the project's number), never as
+pickles.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class JobState:
 
 
 class JobQueue:
-    """The queue at `url` (redis://, rediss:// or unix://). Connects at first use; safe to share between threads."""
+    """The queue at `url` (redis://, rediss:// or unix://). Connects at first use; safe to share between
+    threads."""
 
     def __init__(self, url: str, *, connect_timeout: float = 1.0, timeout: float = 5.0) -> None:
         self._url, self._timeouts = url, (connect_timeout, timeout)
@@ -68,7 +70,8 @@ class JobQueue:
             return False
 
     def enqueue(self, project: int, job: JobName, *, at_front: bool = False) -> str:
-        """As `wake`, but raises `QueueError` where Redis cannot be reached. Returns the id of the waiting job."""
+        """As `wake`, but raises `QueueError` where Redis cannot be reached. Returns the id of the waiting
+        job."""
         if job not in JOB_NAMES:
             raise QueueError(f"a job out of {', '.join(JOB_NAMES)}", repr(job), "choose one of these")
         import redis

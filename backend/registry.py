@@ -4,8 +4,8 @@
                                           version.json        digest, parent, samples used, the gate's figures
     <folder>/<project>/champion.json                          the version in use and how it came to be
 
-A version's folder is made under another name and renamed when whole, the pointer is a file that is replaced; so
-whoever is killed at whatever point leaves the state before or after, never one between.
+A version's folder is made under another name and renamed when whole, the pointer is a file that is
+replaced; so whoever is killed at whatever point leaves the state before or after, never one between.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Version:
 
 @dataclass(frozen=True)
 class Promotion:
-    """One move of the pointer. `kind` is `promotion` or `rollback`; an empty version is the checkpoint's own."""
+    """One move of the pointer. `kind` is `promotion` or `rollback`; an empty version is the checkpoint's
+    own."""
 
     version: str
     before: str
@@ -119,7 +120,8 @@ class Registry:
             raise RegistryError(f"a readable {path}", str(error), "restore it, or roll back to another") from error
 
     def load(self, project: int, version: str) -> HeadSet:
-        """Read a version's heads after checking their digest. Raises `RegistryError` where they were altered."""
+        """Read a version's heads after checking their digest. Raises `RegistryError` where they were
+        altered."""
         from usam.heads import HeadSet
 
         known = self.about(project, version)
@@ -154,8 +156,9 @@ class Registry:
     def rollback(self, project: int, to: str | None = None, reason: str = "") -> Version | None:
         """Put an earlier version in use again: `to`, or the one before the present. Returns it.
 
-        None stands for the heads that come with the checkpoint, which is where the first promotion leads back to.
-        Called again without `to`, it goes back one more. Raises `RegistryError` where there is nothing before.
+        None stands for the heads that come with the checkpoint, which is where the first promotion leads
+        back to. Called again without `to`, it goes back one more. Raises `RegistryError` where there is
+        nothing before.
         """
         if to is None:
             stack = [""]

@@ -1,6 +1,7 @@
 """Tables of the store. A change that old data does not fit raises `SCHEMA_VERSION`.
 
-Times are UTC seconds since 1970; Label Studio's own times stay its strings, which are compared for equality only.
+Times are UTC seconds since 1970; Label Studio's own times stay its strings, which are compared for equality
+only.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ projects = Table(
     Column("served", String(120), nullable=False),
     Column("synced_at", Float, nullable=False),
 )
-"""`stamp`: Label Studio's creation time; `cursor`: largest task change seen; `served`: prediction version in use."""
+"""`stamp`: Label Studio's creation time; `cursor`: largest task change seen; `served`: prediction version
+in use."""
 
 events = Table(
     "events",
@@ -60,7 +62,10 @@ tasks = Table(
     Column("cancelled", Integer, nullable=False),
     Column("predictions", Integer, nullable=False),
     Column("labeled", Boolean, nullable=False),
+    Column("checked", String(40), nullable=False),
 )
+"""`checked`: the `updated_at` at which its annotations were last compared; another one means they still
+have to be."""
 
 annotation_map = Table(
     "annotations",
@@ -109,7 +114,8 @@ proposals = Table(
     Column("reason", Text, nullable=False),
     Column("made_at", Float, nullable=False),
 )
-"""What the model says of a task whatever the heads are. `key`: image, checkpoint and settings it was made with."""
+"""What the model says of a task whatever the heads are. `key`: image, checkpoint and settings it was made
+with."""
 
 scores = Table(
     "scores",

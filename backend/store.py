@@ -1,6 +1,7 @@
 """The durable truth of the service on disk: SQLite (WAL) by default, any SQLAlchemy address otherwise.
 
-Every write is one transaction; several processes may use one store at once. Images and secrets are never stored.
+Every write is one transaction; several processes may use one store at once. Images and secrets are never
+stored.
 
 Legend: D token width; tokens are kept as half floats, (D,) for the IoU token and (4, D) for the mask tokens.
 """
@@ -119,12 +120,17 @@ class Store:
         return str(self._of_project(project, projects.c.cursor) or "")
 
     def synced_at(self, project: int) -> float:
-        """When a sync last finished, 0 before the first."""
+        """When a sync last looked at every task, 0 before the first."""
         return float(self._of_project(project, projects.c.synced_at) or 0.0)
 
     def set_cursor(self, project: int, cursor: str) -> None:
-        """Note what a finished sync has seen."""
+        """Note what a sync that looked at every task has seen."""
         self._set_project(project, cursor=cursor, synced_at=time.time())
+
+    def advance_cursor(self, project: int, cursor: str) -> None:
+        """Note what a sync that looked at changes only has seen."""
+        if cursor > self.cursor(project):
+            self._set_project(project, cursor=cursor)
 
     # events
 
@@ -162,9 +168,9 @@ class Store:
     # tasks and annotations
 
     def record_tasks(self, project: int, seen: Iterable[Task]) -> TaskChanges:
-        """Take over tasks as Label Studio has them; says which are new, changed in their data, or otherwise."""
+        """Take over tasks as Label Studio has them; says which are new and whose data changed."""
         known = {task.id: task for task in self.tasks(project)}
-        new, changed, touched, rows = [], [], [], []
+        new, changed, rows = [], [], []
         for task in seen:
             key = data_key(task.data)
             before = known.get(task.id)
@@ -172,8 +178,6 @@ class Store:
                 new.append(task.id)
             elif before.data_key != key:
                 changed.append(task.id)
-            if before is None or before.updated_at != task.updated_at:
-                touched.append(task.id)
             rows.append(
                 {
                     "project": project,
@@ -185,17 +189,32 @@ class Store:
                     "cancelled": task.cancelled,
                     "predictions": task.predictions,
                     "labeled": task.is_labeled,
+                    "checked": "",
                 }
             )
         with self._write() as connection:
-            self._upsert(connection, tasks, rows)
+            self._upsert(connection, tasks, rows, keep=("checked",))
             for part in _parts(changed):  # what was said of another image says nothing
                 for table in (proposals, scores):
                     connection.execute(table.delete().where(table.c.project == project, table.c.task.in_(part)))
-        return TaskChanges(tuple(new), tuple(changed), tuple(touched))
+        return TaskChanges(tuple(new), tuple(changed))
+
+    def unchecked_tasks(self, project: int) -> set[int]:
+        """Tasks that changed since their annotations were last compared."""
+        query = sql.select(tasks.c.id).where(tasks.c.project == project, tasks.c.checked != tasks.c.updated_at)
+        with self._read() as connection:
+            return set(connection.scalars(query))
+
+    def check_tasks(self, project: int, task_ids: Iterable[int]) -> None:
+        """Note that the annotations of these tasks are as the store has them."""
+        with self._write() as connection:
+            for part in _parts(list(task_ids)):
+                mine = (tasks.c.project == project, tasks.c.id.in_(part))
+                connection.execute(tasks.update().where(*mine).values(checked=tasks.c.updated_at))
 
     def remove_tasks(self, project: int, task_ids: Iterable[int]) -> None:
-        """Drop tasks that Label Studio no longer has, with samples and scores; annotations stay as deleted."""
+        """Drop tasks that Label Studio no longer has, with samples and scores; annotations stay as
+        deleted."""
         gone = list(task_ids)
         with self._write() as connection:
             for part in _parts(gone):
@@ -331,6 +350,15 @@ class Store:
             row = connection.execute(query).first()
         return ProposalRow(row.task, row.key, row.arrays, json.loads(row.regions), row.reason) if row else None
 
+    def proposal_rows(self, project: int, task_ids: Sequence[int]) -> dict[int, ProposalRow]:
+        """What is cached for these tasks, whatever the key."""
+        query = sql.select(proposals).where(proposals.c.project == project, proposals.c.task.in_(list(task_ids)))
+        with self._read() as connection:
+            return {
+                row.task: ProposalRow(row.task, row.key, row.arrays, json.loads(row.regions), row.reason)
+                for row in connection.execute(query)
+            }
+
     def put_proposal(self, project: int, row: ProposalRow) -> None:
         """Keep what the model said of one task, in place of what was kept before."""
         values = {
@@ -385,7 +413,8 @@ class Store:
     # runs
 
     def start_run(self, project: int, job: str, *, fingerprint: str = "", total: int = 0) -> int:
-        """Begin a run record; an earlier one of the same job still open is closed as cut short. Returns its number."""
+        """Begin a run record; an earlier one of the same job still open is closed as cut short. Returns
+        its number."""
         now = time.time()
         row = {
             "project": project,
@@ -482,7 +511,13 @@ class Store:
                 yield connection
 
     def _upsert(
-        self, connection: Connection, table: sql.Table, rows: Sequence[Json], *, keep_existing: bool = False
+        self,
+        connection: Connection,
+        table: sql.Table,
+        rows: Sequence[Json],
+        *,
+        keep_existing: bool = False,
+        keep: Sequence[str] = (),
     ) -> None:
         if self._sqlite:
             from sqlalchemy.dialects.sqlite import insert
@@ -494,7 +529,7 @@ class Store:
             if keep_existing:
                 connection.execute(statement.on_conflict_do_nothing(index_elements=keys), part)
                 continue
-            rest = {name: statement.excluded[name] for name in part[0] if name not in keys}
+            rest = {name: statement.excluded[name] for name in part[0] if name not in (*keys, *keep)}
             connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=rest), part)
 
     def _of_project(self, project: int, column: sql.Column[Any]) -> Any:

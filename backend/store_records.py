@@ -52,11 +52,10 @@ class KnownTask:
 
 @dataclass(frozen=True)
 class TaskChanges:
-    """Ids of tasks that are new, whose data changed, and that changed in any way (new ones included)."""
+    """Ids of tasks that are new, and of known ones whose data changed."""
 
     new: tuple[int, ...]
     changed: tuple[int, ...]
-    touched: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,8 @@ class KnownAnnotation:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One labelled object as training data: tokens of the paper's single point, and what each head should say."""
+    """One labelled object as training data: tokens of the paper's single point, and what each head should
+    say."""
 
     annotation: int
     region: str
@@ -127,7 +127,8 @@ class SampleRow:
 
 @dataclass(frozen=True)
 class ProposalRow:
-    """Cached proposals of one task: packed arrays, regions without scores, or the reason why there are none."""
+    """Cached proposals of one task: packed arrays, regions without scores, or the reason why there are
+    none."""
 
     task: int
     key: str
@@ -138,7 +139,8 @@ class ProposalRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One task's place in the queue. `acquisition`: higher = ask first; `confidence`: lower = served first."""
+    """One task's place in the queue. `acquisition`: higher = ask first; `confidence`: lower = served
+    first."""
 
     task: int
     version: str

@@ -1,0 +1,242 @@
+"""What the model says of one task before anybody has looked at it, kept so that new heads need no new decoding.
+
+Legend: H, W image in pixels; P prompts; K proposals kept; D token width.
+
+Masks, regions and tokens depend on the image and the checkpoint; scores on the heads as well. The former are
+cached. When heads change, tokens are scored again and numbers replaced in the regions; masks stay as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.contexts import LabelledPrompt, prompts_from_task
+from backend.controls import Controls, Gauge
+from backend.errors import StoreError
+from backend.jobs.model import JobModel, image_features
+from backend.label_studio_records import Json, Prediction
+from backend.regions import ScoredMask, describe, masks_to_regions, validated
+from backend.settings import Settings
+from backend.store_records import ProposalRow
+from usam.prompts import Prompt, grid_points
+
+if TYPE_CHECKING:
+    from usam.heads import HeadSet
+
+PROPOSALS_VERSION = 1
+"""Raised when the same image gives other proposals."""
+Arrays = Mapping[str, npt.NDArray[Any]]
+UInt8Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ObjectScores:
+    """Scores of one proposal: predicted IoU 0..1 (higher = better) and all heads' values by name."""
+
+    iou: float
+    scores: Mapping[str, float]
+
+    @property
+    def gaps(self) -> dict[str, float]:
+        """The gaps among them, -0.5..0.5, higher = more to gain."""
+        return {name: value for name, value in self.scores.items() if name.endswith("_gap")}
+
+
+def proposal_key(settings: Settings, label_config: str, data_key: str) -> str:
+    """Digest of everything that cached proposals of a task depend on."""
+    parts = [
+        PROPOSALS_VERSION,
+        settings.model,
+        settings.random_weights,
+        settings.grid_side,
+        settings.keep_iou,
+        settings.nms_iou,
+        settings.max_regions,
+        settings.polygon_tolerance,
+        label_config,
+        data_key,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def propose(
+    model: JobModel,
+    heads: HeadSet | None,
+    image: UInt8Image,
+    controls: Controls,
+    settings: Settings,
+    others: Sequence[Prediction] = (),
+) -> tuple[Arrays, list[Json]]:
+    """Proposals of one image: arrays of its K objects, and their regions, `{"object": k, "region": {...}}` each.
+
+    Prompts are what other models left on the task (`others`), else a grid. Objects of a predicted IoU below the
+    setting are dropped, as is the worse of two that overlap too much. Raises `RegionError` where the result does
+    not fit the labelling configuration.
+    """
+    from usam.entropy import h_std
+    from usam.masks import nms, resize_logits
+
+    hw = (int(image.shape[0]), int(image.shape[1]))
+    encoded = model.encode(image)
+    asked = _prompts(others, hw) or _grid(hw, settings.grid_side)
+    decoded = model.decode(encoded, [one.prompt for one in asked])
+    predicted = _quality(heads, model.checkpoint, decoded.iou_token, decoded.mask_tokens)
+    if predicted is None:
+        predicted = decoded.samscore[:, 1:]
+    best = predicted.argmax(axis=1)
+    rows = np.arange(len(asked))
+    iou = predicted[rows, best].clip(0, 1)
+    logits = decoded.logits[rows, best + 1]
+    good = np.flatnonzero((iou >= settings.keep_iou) & (logits > 0).any(axis=(1, 2)))
+    kept = good[:0]
+    if len(good):
+        kept = good[nms(logits[good] > 0, iou[good], settings.nms_iou)[: settings.max_regions]]
+    arrays = {
+        "iou_token": decoded.iou_token[kept].astype(np.float16),
+        "mask_tokens": decoded.mask_tokens[kept].astype(np.float16),
+        "output": (best[kept] + 1).astype(np.int64),
+        "samscore": decoded.samscore[kept, best[kept] + 1].astype(np.float32),
+        "entropy": np.asarray(h_std(logits[kept]), np.float32).reshape(len(kept)),
+        "features": image_features(encoded),
+    }
+    regions: list[Json] = []
+    for k, scores in enumerate(score_objects(heads, model.checkpoint, arrays)):
+        mask = resize_logits(logits[kept[k]], hw) > 0
+        scored = ScoredMask(mask, scores.iou, scores.gaps, asked[kept[k]].label)
+        own = [gauge for gauge in controls.gauges if gauge.per_region]
+        made = masks_to_regions([scored], _with_gauges(controls, own), tolerance=settings.polygon_tolerance)
+        regions += [{"object": k, "region": region} for region in made]
+    validated([one["region"] for one in regions], 0.5, controls)
+    return arrays, regions
+
+
+def score_objects(heads: HeadSet | None, checkpoint: str, arrays: Arrays) -> list[ObjectScores]:
+    """Scores of the K objects of one task's arrays; without heads the predicted IoU is SAM's own."""
+    return score_many(heads, checkpoint, [arrays])[0]
+
+
+def score_many(heads: HeadSet | None, checkpoint: str, tasks: Sequence[Arrays]) -> list[list[ObjectScores]]:
+    """Scores of the objects of many tasks in a few passes."""
+    counts = [len(arrays["output"]) for arrays in tasks]
+    samscore = np.concatenate([arrays["samscore"] for arrays in tasks]) if tasks else np.zeros(0, np.float32)
+    columns: dict[str, npt.NDArray[Any]] = {}
+    if heads is not None and len(samscore):
+        columns = _score_outputs(heads, tasks)
+    quality = heads.quality_for(checkpoint) if heads is not None else None
+    iou = columns.get(quality or "", samscore)
+    columns["entropy"] = np.concatenate([arrays["entropy"] for arrays in tasks]) if tasks else samscore
+    columns["samscore"] = samscore
+    found = [
+        ObjectScores(float(np.clip(iou[k], 0, 1)), {name: float(values[k]) for name, values in columns.items()})
+        for k in range(len(samscore))
+    ]
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(int)
+    return [found[starts[t] : starts[t + 1]] for t in range(len(tasks))]
+
+
+def _score_outputs(heads: HeadSet, tasks: Sequence[Arrays], step: int = 2048) -> dict[str, npt.NDArray[Any]]:
+    import torch
+
+    iou_token, mask_tokens, output = (
+        np.concatenate([arrays[name] for arrays in tasks]) for name in ("iou_token", "mask_tokens", "output")
+    )
+    parts = []
+    for start in range(0, len(output), step):
+        part = slice(start, start + step)
+        found = heads.score_outputs(
+            torch.from_numpy(iou_token[part].astype(np.float32)),
+            torch.from_numpy(mask_tokens[part].astype(np.float32)),
+            torch.from_numpy(output[part, None]),
+        )
+        parts.append(heads.as_dict(found))
+    return {name: np.concatenate([part[name][:, 0] for part in parts]) for name in parts[0]}
+
+
+def _quality(
+    heads: HeadSet | None, checkpoint: str, iou_token: npt.NDArray[Any], mask_tokens: npt.NDArray[Any]
+) -> npt.NDArray[Any] | None:
+    """Predicted IoU (P, 3) of the multimask outputs, None where no head tells it."""
+    name = heads.quality_for(checkpoint) if heads is not None else None
+    if heads is None or name is None:
+        return None
+    return heads.subset([name]).score(iou_token, mask_tokens)[name]
+
+
+def _prompts(others: Sequence[Prediction], hw: tuple[int, int]) -> list[LabelledPrompt]:
+    found = [{"result": one.result, "model_version": one.model_version, "created_at": one.id} for one in others]
+    return prompts_from_task(found, hw)
+
+
+def _grid(hw: tuple[int, int], side: int) -> list[LabelledPrompt]:
+    label = np.ones(1, np.int32)
+    return [LabelledPrompt(Prompt(point[None], label), None) for point in grid_points(hw, side)]
+
+
+# numbers in regions that are kept
+
+
+def rescored(regions: Sequence[Json], scores: Sequence[ObjectScores], controls: Controls) -> list[Json]:
+    """The regions to send: geometry as kept, every number of these scores."""
+    gauges = {gauge.name: gauge for gauge in controls.gauges}
+    result = []
+    for kept in regions:
+        told = scores[kept["object"]]
+        region = copy.copy(kept["region"])
+        gauge = gauges.get(region["from_name"])
+        if gauge is not None:
+            region["value"] = _gauge_value(gauge, told)
+        elif "score" in region:
+            line = describe(ScoredMask(_ONE_PIXEL, told.iou, told.gaps))
+            region["score"] = round(min(max(told.iou, 0.0), 1.0), 4)
+            region["meta"] = {"text": [line, *region["meta"]["text"][1:]]}
+        result.append(region)
+    whole = [gauge for gauge in controls.gauges if not gauge.per_region]
+    if whole and scores:
+        shown = [ScoredMask(_ONE_PIXEL, told.iou, told.gaps) for told in scores]
+        made = masks_to_regions(shown, _with_gauges(controls, whole))
+        result += [region for region in made if region["from_name"] in {gauge.name for gauge in whole}]
+    return result
+
+
+_ONE_PIXEL = np.ones((1, 1), np.bool_)
+
+
+def _gauge_value(gauge: Gauge, told: ObjectScores) -> Json:
+    number = told.iou if gauge.quantity == "predicted_iou" else told.gaps.get(gauge.quantity, 0.0)
+    rounded = round(float(number), 4)
+    return {"number": rounded} if gauge.kind == "number" else {"text": [f"{rounded:.4f}"]}
+
+
+def _with_gauges(controls: Controls, gauges: Sequence[Gauge]) -> Controls:
+    from dataclasses import replace
+
+    return replace(controls, gauges=tuple(gauges))
+
+
+# on disk
+
+
+def pack(task: int, key: str, arrays: Arrays, regions: list[Json]) -> ProposalRow:
+    """For the store."""
+    from safetensors.numpy import save
+
+    return ProposalRow(task, key, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}), regions)
+
+
+def unpack(row: ProposalRow) -> dict[str, npt.NDArray[Any]]:
+    """From the store. Raises `StoreError` where the arrays are damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(row.arrays)
+    except SafetensorError as error:
+        raise StoreError(f"readable proposals of task {row.task}", str(error), "they are made again") from error

@@ -1,0 +1,176 @@
+"""The job `score_pool`: every unlabelled task gets masks, a place in the queue and the reason for it.
+
+What the model says of a task is kept as soon as it is known, so that a killed run goes on where it stopped, and a
+run after a retraining only scores tokens again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backend.controls import Controls, parse_config
+from backend.errors import JobError, LabelConfigError
+from backend.jobs.context import Context, RunProgress
+from backend.jobs.proposals import ObjectScores, pack, proposal_key, propose, rescored, score_many, unpack
+from backend.jobs.publication import delete_others, verify, write
+from backend.jobs.ranking import (
+    OWN_VERSION,
+    Subject,
+    heads_in_use,
+    rank,
+    ranking_is_stale,
+    settings_key,
+    strategy_for,
+)
+from backend.jobs.sync import refresh_tasks
+from backend.label_studio_records import Json, Project
+from backend.store_records import KnownTask, ProposalRow, ScoreRow
+from usam.errors import UsamError
+
+if TYPE_CHECKING:
+    from usam.heads import HeadSet
+
+_SCORED_AT_ONCE = 256
+
+
+def run(context: Context, project: int) -> None:
+    """Rank the pool where the order in use is no longer right, else only note that it is.
+
+    Raises `LabelStudioError` where Label Studio does not answer, `JobError` where no task could be used.
+    """
+    known = context.label_studio.project(project)
+    context.store.join(project, known.stamp)
+    key = settings_key(context.settings, context.registry.champion(project), known.label_config)
+    with context.run(project, "score_pool", fingerprint=key) as progress:
+        refresh_tasks(context, project)
+        if not ranking_is_stale_before(context, known, progress.id):
+            progress.state, progress.reason = "skipped", "the order in use is right"
+            return
+        _rank_pool(context, known, progress)
+
+
+def ranking_is_stale_before(context: Context, known: Project, run_id: int) -> bool:
+    """As `ranking_is_stale`, judged by the runs before `run_id`."""
+    before = [past for past in context.store.runs(known.id, "score_pool", limit=2) if past.id < run_id]
+    if not before or before[0].state not in ("done", "skipped"):
+        return bool(context.store.tasks(known.id, unlabelled=True))
+    return bool(ranking_is_stale(context, known))
+
+
+def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
+    store, client, project = context.store, context.label_studio, known.id
+    started = time.perf_counter()
+    pool = store.tasks(project, unlabelled=True)
+    if not pool:
+        progress.state, progress.reason = "skipped", "every task is labelled"
+        return
+    controls = parse_config(known.label_config)
+    heads, passed_over = heads_in_use(context, project)
+    strategy, fallback = strategy_for(context.settings, heads)
+    made = _propose_missing(context, known, pool, heads, controls, progress)
+    version = f"usam-{context.settings.model}+{heads.version if heads else 'no-heads'}.{progress.id}"
+    scored = time.perf_counter()
+    subjects = list(_subjects(context, pool, known, heads))
+    rows = rank(subjects, heads, context.settings, project, version)
+    failed = sum(bool(subject.failure) for subject in subjects)
+    if failed == len(subjects):
+        raise JobError("an image that can be read", f"{failed} that cannot; {subjects[0].failure}", "see the settings")
+    objects = {subject.task: subject.objects for subject in subjects}
+    keys = {task.id: proposal_key(context.settings, known.label_config, task.data_key) for task in pool}
+
+    def prediction_of(row: ScoreRow) -> Mapping[str, Any]:
+        regions = _kept_regions(context, project, row.task, keys[row.task])
+        return {
+            "task": row.task,
+            "score": row.confidence,
+            "result": rescored(regions, objects[row.task], controls) if objects[row.task] else [],
+        }
+
+    ranked = time.perf_counter()
+    published = write(client, project, rows, prediction_of, version)
+    store.put_scores(project, [row for row in rows])
+    store.set_served(project, published.version)
+    switched = time.perf_counter()
+    trouble = verify(client, project, published.version, rows[0].task)
+    deleted = delete_others(client, project, published.version)
+    progress.reason = "; ".join(filter(None, (passed_over, fallback, trouble))) or f"first is task {rows[0].task}"
+    progress.details = {
+        "version": published.version,
+        "strategy": strategy,
+        "tasks": len(rows),
+        "proposed": made,
+        "failed": failed,
+        "verified": not trouble,
+        "deleted": deleted,
+        "seconds": {
+            "propose": round(scored - started, 3),
+            "rank": round(ranked - scored, 3),
+            "write": round(published.write_s, 3),
+            "switch": round(published.switch_s, 3),
+            "until_served": round(switched - started, 3),
+            "delete": round(time.perf_counter() - switched, 3),
+        },
+    }
+    progress.step(len(rows), len(rows))
+
+
+def _propose_missing(
+    context: Context,
+    known: Project,
+    pool: Sequence[KnownTask],
+    heads: HeadSet | None,
+    controls: Controls,
+    progress: RunProgress,
+) -> int:
+    """Ask the model about every task it has not been asked about; returns how many."""
+    store, project = context.store, known.id
+    cached = store.proposal_keys(project)
+    keys = {task.id: proposal_key(context.settings, known.label_config, task.data_key) for task in pool}
+    missing = [task for task in pool if cached.get(task.id) != keys[task.id]]
+    done = len(pool) - len(missing)
+    served = {row.task for row in store.ranking(project)}
+    for task in missing:
+        progress.step(done, len(pool), "images")
+        others = []
+        if task.predictions > (task.id in served):
+            stored = context.label_studio.predictions(project, [task.id])
+            others = [one for one in stored if not OWN_VERSION.fullmatch(one.model_version)]
+        try:
+            image = context.images.fetch(controls.image_value(task.data), task.id)
+            arrays, regions = propose(context.model, heads, image, controls, context.settings, others)
+            row = pack(task.id, keys[task.id], arrays, regions)
+        except LabelConfigError as error:
+            row = ProposalRow(task.id, "", b"", [], str(error))
+        except UsamError as error:
+            row = ProposalRow(task.id, "", b"", [], str(error))  # no key: asked again the next time
+        store.put_proposal(project, row)
+        done += 1
+    return len(missing)
+
+
+def _subjects(context: Context, pool: Sequence[KnownTask], known: Project, heads: HeadSet | None) -> Iterator[Subject]:
+    """Every task with its objects' scores, from what is kept."""
+    store, project = context.store, known.id
+    for start in range(0, len(pool), _SCORED_AT_ONCE):
+        part = pool[start : start + _SCORED_AT_ONCE]
+        rows = store.proposal_rows(project, [task.id for task in part])
+        arrays = {task: unpack(row) for task, row in rows.items() if row.arrays}
+        scores: dict[int, list[ObjectScores]] = dict(
+            zip(arrays, score_many(heads, context.settings.model, list(arrays.values())), strict=True)
+        )
+        for task in part:
+            if task.id in arrays:
+                features = np.asarray(arrays[task.id]["features"], np.float32)
+                yield Subject(task.id, scores[task.id], features)
+            else:
+                row = rows.get(task.id)
+                yield Subject(task.id, [], None, row.reason if row else "not looked at yet")
+
+
+def _kept_regions(context: Context, project: int, task: int, key: str) -> list[Json]:
+    row = context.store.proposal(project, task, key)
+    return row.regions if row else []

@@ -1,0 +1,109 @@
+"""The worker: an RQ worker that runs each job in a process of its own, and a timer that finds work events missed.
+
+A job that dies takes no worker with it. Libraries are loaded once, before the first job, so that a job starts fast;
+nothing is computed in the parent, whose threads a fork would not survive.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+from backend.errors import BackendError, QueueError
+from backend.queue import JobQueue, open_queue
+from backend.settings import Settings
+from backend.store import Store
+
+MAINTENANCE_S = 60
+REDIS_PATIENCE_S = 2.0
+_log = logging.getLogger(__name__)
+
+
+def work(settings: Settings, *, burst: bool = False) -> None:
+    """Work until stopped (SIGTERM or Ctrl-C end it after the present job; a second one at once).
+
+    With `burst`, return once the queue is empty. Raises `QueueError` where Redis's address is malformed.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    timer = None
+    if not burst:
+        timer = multiprocessing.get_context("spawn").Process(
+            target=tick_forever, args=(settings, os.getpid()), name="usam-timer", daemon=True
+        )
+        timer.start()
+    try:
+        _work_on(open_queue(settings), burst)
+    finally:
+        if timer is not None:
+            timer.terminate()
+            timer.join(5)
+
+
+def _work_on(queue: JobQueue, burst: bool) -> None:
+    import redis
+    from rq import Worker
+    from rq.serializers import JSONSerializer
+
+    _preload()
+    while True:
+        try:
+            worker = Worker(
+                [queue.queue()],
+                connection=queue.connection(),
+                serializer=JSONSerializer,
+                maintenance_interval=MAINTENANCE_S,
+                job_monitoring_interval=5,
+            )
+            worker.work(burst=burst, with_scheduler=not burst, logging_level="WARNING")
+            return
+        except (redis.RedisError, OSError) as error:
+            if burst:
+                raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL") from error
+            _log.warning("Redis does not answer (%s); trying again", type(error).__name__)
+            time.sleep(REDIS_PATIENCE_S)
+
+
+def _preload() -> None:
+    """Import what jobs need; compute nothing."""
+    import sam2.sam2_image_predictor
+    import torch
+
+    import usam.training  # noqa: F401
+
+    _log.info("worker ready (torch %s, sam2 from %s)", torch.__version__, sam2.__name__)
+
+
+def tick_forever(settings: Settings, parent: int) -> None:
+    """Wake `sync` for every project, every `sync_seconds`, until the worker `parent` is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker ends the timer
+    signal.signal(signal.SIGTERM, _leave)
+    queue = open_queue(settings)
+    while os.getppid() == parent:
+        tick(settings, queue)
+        waited = 0.0
+        while waited < settings.sync_seconds and os.getppid() == parent:
+            time.sleep(min(1.0, settings.sync_seconds - waited))
+            waited += 1.0
+
+
+def tick(settings: Settings, queue: JobQueue) -> int:
+    """Wake `sync` for every project that is ours to look after; returns how many Redis took."""
+    try:
+        store = Store(settings.store_url)
+        try:
+            projects = store.projects()
+        finally:
+            store.close()
+    except BackendError as error:
+        _log.warning("the timer could not read the store: %s", error)
+        return 0
+    return sum(queue.wake(project, "sync") for project in projects)
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
