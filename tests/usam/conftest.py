@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -73,13 +74,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(site.pause)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """A client that hangs up, as some tests want, is no error."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Report everything else."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def site() -> Iterator[Site]:
     """A server on a free port of this machine."""
     site = Site()
     handler = type("SiteHandler", (Handler,), {"site": site})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
+    with Server(("127.0.0.1", 0), handler) as server:
         site.address = f"http://127.0.0.1:{server.server_address[1]}/weights.pt"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
