@@ -79,7 +79,7 @@ def evaluate(
 
     model = load_nano(name, weights or checkpoint_path(name))
     lines = ["dataset,figure,value,low,high,objects,images"]
-    for dataset, records in test_sets(data).items():
+    for dataset, records in evaluation_sets(data).items():
         for figure in figures(measure(model, records, smallest)):
             lines.append(
                 f'{dataset},"{figure.name}",{figure.value:.4f},{figure.low:.4f},{figure.high:.4f},'
@@ -95,7 +95,7 @@ def evaluate(
         replace_text(out, "\n".join(lines) + "\n")
 
 
-def test_sets(data: Path) -> dict[str, Any]:
+def evaluation_sets(data: Path) -> dict[str, Any]:
     """The evaluation sets found under `data`, each an iterable of records. Raises `DatasetError` for none."""
     from usam.datasets import open_dataset
     from usam.errors import DatasetError
