@@ -72,8 +72,10 @@ class Answers:
     def version(self, project: int | None) -> str:
         """The version that predictions of a project carry: checkpoint and heads, and the ranking where it
         adds one. Raises `EngineBusy` while the heads are being read."""
-        self.take_champion(project)
-        version = self._engine.model_version(project)
+        version = self._champion_while_loading(project)
+        if not version:
+            self.take_champion(project)
+            version = self._engine.model_version(project)
         if project is not None and self._served is not None:
             served = self._served.served(project)
             if served.startswith(version):
@@ -89,6 +91,16 @@ class Answers:
         elif self._registry is not None:
             found += [self._engine.model_version(known) for known in sorted(self._in_use)]
         return list(dict.fromkeys(found))
+
+    def _champion_while_loading(self, project: int | None) -> str:
+        """The version that the registry names, without reading its heads: that needs torch, which loads too."""
+        if self._registry is None or project is None or self._engine.state != "loading":
+            return ""
+        try:
+            current = self._registry.current(project)
+        except UsamError:
+            return ""
+        return f"{self._engine.checkpoint}+{current.version}" if current is not None else ""
 
     def take_champion(self, project: int | None) -> None:
         """Let the engine use the heads that the registry's pointer names now. Heads that cannot be read leave

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -46,6 +47,7 @@ PromptsFor = Callable[[tuple[int, int]], Sequence[Prompt]]
 """Makes prompts for an image of (H, W)."""
 
 AHEAD_LIMIT = 8
+NO_HEADS = "no-heads"
 log = logging.getLogger(__name__)
 
 
@@ -167,16 +169,38 @@ class Engine:
     def model_version(self, project: int | None = None, timeout: float = 2.0) -> str:
         """Name of checkpoint and heads; another whenever weights change.
 
-        Raises `EngineBusy` while the heads are still being read, or why they cannot be.
+        While the model loads, it is read from the heads' file. Raises `EngineBusy` where that does not say it and
+        the heads are not loaded within `timeout` seconds, or why they cannot be.
         """
         heads = self._project_heads.get(project or 0)
         if heads is None:
+            if not self._heads_known.is_set() and (stored := self._stored_version()):
+                return f"{self.checkpoint}+{stored}"
             if not self._heads_known.wait(timeout):
                 if self._turns.failure is not None:
                     raise self._turns.failure
                 raise EngineBusy("a known model version", "one that is loading", "try again", retry_after=3.0)
             heads = self._own_heads
-        return f"{self.checkpoint}+{heads.version if heads is not None else 'no-heads'}"
+        return f"{self.checkpoint}+{heads.version if heads is not None else NO_HEADS}"
+
+    def _stored_version(self) -> str:
+        """Version of the checkpoint's heads from their file's header, which needs no torch; empty: not there."""
+        from safetensors import SafetensorError, safe_open
+
+        from usam import checkpoints
+
+        given = self.settings.heads
+        if given == "none":
+            return NO_HEADS
+        try:
+            path = checkpoints.heads_for(self.checkpoint) if given == "auto" else Path(given)
+            if path is None:
+                return NO_HEADS
+            file = path / "heads.safetensors" if path.is_dir() else path
+            with safe_open(file, framework="numpy") as opened:
+                return str((opened.metadata() or {}).get("version", ""))
+        except (UsamError, OSError, SafetensorError):
+            return ""
 
     def is_warm(self, image_key: str) -> bool:
         """Whether a click on this image would need neither the image nor an encoding."""
