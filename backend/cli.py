@@ -298,12 +298,9 @@ def _store(settings: Settings) -> Store:
 
 
 def _wake(settings: Settings, project: int, job: JobName) -> None:
-    from backend.queue import JobQueue
+    from backend.queue import open_queue
 
-    url = settings.redis_url.get_secret_value()
-    if not url:
-        raise SettingsError("REDIS_URL", "none", "set it to the Redis that the workers use")
-    JobQueue(url).wake(project, job)
+    open_queue(settings).wake(project, job)
 
 
 def _say(line: str) -> None:

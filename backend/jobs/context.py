@@ -59,7 +59,7 @@ class Context:
         store, queue, images = Store(settings.store_url), open_queue(settings), ImageFetcher(settings)
         with LabelStudio(settings.label_studio_url, token) as client:
             try:
-                registry = Registry(settings.data_dir / "registry")
+                registry = Registry(settings.registry_dir)
                 yield cls(settings, store, registry, client, images, queue)
             finally:
                 images.close()

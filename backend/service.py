@@ -1,0 +1,25 @@
+"""The service with all its parts opened, as the settings say: what `usam-backend serve` runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backend.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+def service_app(settings: Settings) -> FastAPI:
+    """The ASGI application on the settings' store, queue and registry. The model loads behind it, in its own thread.
+
+    Raises `StoreError` where the store cannot be opened, `QueueError` where REDIS_URL is malformed.
+    """
+    from backend.app import create_app
+    from backend.queue import open_queue
+    from backend.registry import Registry
+    from backend.store import Store
+
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    store = Store(settings.store_url)
+    return create_app(settings, store=store, queue=open_queue(settings), registry=Registry(settings.registry_dir))
