@@ -36,6 +36,7 @@ from backend.tokens import TokenSource
 
 READ_TRIES = 3
 PAGE = 500
+_FILES_AT_ONCE = 50
 CHUNK_ITEMS = 20_000
 CHUNK_BYTES = 64 * 1024 * 1024
 """Few big imports: Label Studio counts the tasks again after each, which takes seconds in a big project."""
@@ -160,11 +161,14 @@ class LabelStudio:
 
     def upload(self, project: int, paths: Iterable[Path]) -> int:
         """Upload image files, one task each; returns how many tasks Label Studio made."""
-        files = [("file", (path.name, path.read_bytes())) for path in paths]
-        if not files:
-            return 0
-        answer = self._object("POST", f"/api/projects/{project}/import", files=files, long=True)
-        return int(answer.get("task_count", 0))
+        made, waiting = 0, list(paths)
+        for start in range(0, len(waiting), _FILES_AT_ONCE):
+            part = waiting[start : start + _FILES_AT_ONCE]
+            # Label Studio keeps one file for each field name
+            files = [(f"file{number}", (path.name, path.read_bytes())) for number, path in enumerate(part)]
+            answer = self._object("POST", f"/api/projects/{project}/import", files=files, long=True)
+            made += int(answer.get("task_count", 0))
+        return made
 
     def annotate(self, task: int, result: Sequence[Json], *, cancelled: bool = False) -> Annotation:
         """Add an annotation in this account's name; `cancelled` skips the task."""
