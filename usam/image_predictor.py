@@ -89,7 +89,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         Raises ImageError (no image set), PromptError, HeadsError (tokens not finite).
         """
         heads = self.heads
-        prompt = self._prompt(point_coords, point_labels, box, mask_input, normalize_coords)
+        prompt = self.prepare(point_coords, point_labels, box, mask_input, normalize_coords)
         masks, ious, low_res, decoded = self._decode(prompt, multimask_output, return_logits)
         scores = _scores(heads, decoded)
         if len(decoded.ious) == 1:
@@ -112,7 +112,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         heads = self.heads
         results = []
         for index in range(len(self._orig_hw)):
-            prompt = self._prompt(
+            prompt = self.prepare(
                 _entry(point_coords_batch, index),
                 _entry(point_labels_batch, index),
                 _entry(box_batch, index),
@@ -141,7 +141,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         Equal to what `predict` scores up to rounding (`usam.token_path`), at a fraction of its time.
         Raises ImageError, PromptError.
         """
-        prompt = self._prompt(point_coords, point_labels, box, mask_input, normalize_coords)
+        prompt = self.prepare(point_coords, point_labels, box, mask_input, normalize_coords)
         parts = [tokens for tokens, _ in self.token_chunks(prompt)]
         return TokenOutput(
             torch.cat([part.iou_token for part in parts]),
@@ -198,16 +198,16 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         if not self._is_image_set:
             raise ImageError("an image set with set_image", "none", "call set_image or set_embedding first")
 
-    def _prompt(
+    def prepare(
         self,
         points: npt.ArrayLike | None,
         labels: npt.ArrayLike | None,
-        box: npt.ArrayLike | None,
-        mask_input: npt.ArrayLike | None,
-        normalize: bool,
+        box: npt.ArrayLike | None = None,
+        mask_input: npt.ArrayLike | None = None,
+        normalize: bool = True,
         image: int = -1,
     ) -> Prepared:
-        """Checked prompts as the base class prepares them: mask input, coordinates, labels, boxes."""
+        """Prompts, checked as `predict` checks them, on the device and in pixels of the model's input."""
         self._check_image()
         hw = self._orig_hw[image] if normalize else (1, 1)
         low_res = self.model.sam_prompt_encoder.mask_input_size

@@ -1,0 +1,82 @@
+"""Masks from tokens that are already there: the decoder's upscaling, rearranged, whole or at sampled pixels.
+
+Shapes: P prompts, M masks per prompt, D token width, E side of the image embedding, N = E * E cells, C1 = D /
+4 and C2 = D / 8 channels of the two upscaling steps, h, w = 4 E low-resolution masks.
+
+SAM 2 turns each cell into 4 x 4 pixels by two transposed convolutions whose kernels do not overlap. A pixel
+therefore depends on one cell: the steps are matrix products over cells, with channels innermost, and any
+subset of pixels can be made by itself. One pixel per cell costs an eighth of a mask and is enough to see
+which masks are near-copies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class MaskPath:
+    """Makes masks of one image from image tokens (P, N, D) and mask tokens (P, 4, D), up to rounding."""
+
+    def __init__(self, decoder: Any, high_res: list[Tensor]) -> None:
+        """`high_res`: the image's (1, C2, h, w) and (1, C1, h / 2, w / 2) features, or [] for models without."""
+        self._decoder = decoder
+        self._first, self._norm, self._first_act, self._second, self._second_act = decoder.output_upscaling
+        fine, coarse = high_res if decoder.use_high_res_features else (None, None)
+        self._coarse = None if coarse is None else _by_cell(coarse, 2)
+        self._fine = None if fine is None else _by_cell(fine, 4).view(-1, 4, 4, fine.shape[1])
+
+    def whole(self, image_tokens: Tensor, mask_tokens: Tensor, outputs: tuple[int, ...]) -> Tensor:
+        """Logits (P, M, h, w) of the decoder's outputs `outputs`."""
+        prompts, cells, _ = image_tokens.shape
+        x = image_tokens @ _matrix(self._first, slice(None))
+        x = x.view(prompts, cells, 4, -1) + self._first.bias
+        x = x if self._coarse is None else x + self._coarse
+        x = self._first_act(self._normed(x))
+        x = x @ _matrix(self._second, slice(None))
+        x = x.view(prompts, cells, 4, 4, -1) + self._second.bias
+        x = x if self._fine is None else x + self._fine
+        x = self._second_act(x).flatten(1, 3)
+        logits = self._hyper(mask_tokens, outputs) @ x.transpose(1, 2)
+        side = int(cells**0.5)
+        blocks = logits.view(prompts, len(outputs), side, side, 2, 2, 2, 2)
+        pixels: Tensor = blocks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(prompts, len(outputs), side * 4, side * 4)
+        return pixels
+
+    def sampled(self, image_tokens: Tensor, mask_tokens: Tensor, outputs: tuple[int, ...]) -> Tensor:
+        """Logits (P, M, E, E): of each 4 x 4 pixels of `whole` the one in row and column 2."""
+        x = image_tokens @ _matrix(self._first, 3) + self._first.bias
+        x = x if self._coarse is None else x + self._coarse[:, 3]
+        x = self._first_act(self._normed(x))
+        x = x @ _matrix(self._second, 0) + self._second.bias
+        x = self._second_act(x if self._fine is None else x + self._fine[:, 3, 0])
+        side = int(image_tokens.shape[1] ** 0.5)
+        logits: Tensor = self._hyper(mask_tokens, outputs) @ x.transpose(1, 2)
+        return logits.view(len(image_tokens), len(outputs), side, side)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self._norm.weight, self._norm.bias, self._norm.eps)
+
+    def _hyper(self, mask_tokens: Tensor, outputs: tuple[int, ...]) -> Tensor:
+        networks = self._decoder.output_hypernetworks_mlps
+        return torch.stack([networks[output](mask_tokens[:, output]) for output in outputs], dim=1)
+
+
+def _matrix(convolution: Any, place: int | slice) -> Tensor:
+    """A transposed 2 x 2 convolution's weights at one of its four places (in, out), or at all (in, 4 * out)."""
+    weight: Tensor = convolution.weight.flatten(2).permute(0, 2, 1)
+    return weight[:, place].flatten(1)
+
+
+def _by_cell(features: Tensor, scale: int) -> Tensor:
+    """(1, C, scale * E, scale * E) to (N, scale * scale, C); pixels in the order in which the steps make them."""
+    _, channels, height, width = features.shape
+    rows, columns = height // scale, width // scale
+    if scale == 2:
+        blocks = features.view(channels, rows, 2, columns, 2).permute(1, 3, 2, 4, 0)
+    else:
+        blocks = features.view(channels, rows, 2, 2, columns, 2, 2).permute(1, 4, 2, 5, 3, 6, 0)
+    return blocks.reshape(rows * columns, scale * scale, channels)
