@@ -43,12 +43,9 @@ class Prompt:
     box: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        raw = np.asarray(self.points)
-        points, labels = _shaped_points(raw.reshape(0, 2) if raw.size == 0 else raw, self.labels)
+        points, labels = _shaped_points(self.points if len(self.points) else np.empty((0, 2)), self.labels)
         if points.ndim != 2:
-            raise PromptError(
-                "the points (K, 2) of one prompt", f"shape {points.shape}", "make one Prompt each"
-            )
+            raise PromptError("the points (K, 2) of one prompt", f"shape {points.shape}", "make one Prompt each")
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "labels", labels)
         if self.box is not None:
@@ -56,9 +53,7 @@ class Prompt:
             if self.box.shape != (4,):
                 raise PromptError("one box (4,)", f"shape {self.box.shape}", "make one Prompt each")
         elif len(points) == 0:
-            raise PromptError(
-                "at least one point or a box", "an empty prompt", "click the object or draw a box"
-            )
+            raise PromptError("at least one point or a box", "an empty prompt", "click the object or draw a box")
 
     def check(self, image_hw: tuple[int, int]) -> Prompt:
         """This prompt, once every point and the box are known to lie in the image; else `PromptError`."""
@@ -124,9 +119,7 @@ def grid_points(image_hw: tuple[int, int], per_side: int) -> FloatArray:
     """(per_side**2, 2) xy: the centres of per_side x per_side equal cells, row by row."""
     height, width = image_hw
     if per_side < 1 or height < 1 or width < 1:
-        raise PromptError(
-            "at least 1 point per side of an image of at least 1 x 1", f"{per_side}, {width} x {height}"
-        )
+        raise PromptError("at least 1 point per side of an image of at least 1 x 1", f"{per_side}, {width} x {height}")
     cells = (np.arange(per_side) + 0.5) / per_side
     xs, ys = np.meshgrid(cells * width, cells * height)
     return np.stack([xs.ravel(), ys.ravel()], axis=1).astype(np.float32)
@@ -217,12 +210,7 @@ def validate_mask_input(mask_input: npt.ArrayLike, low_res_hw: tuple[int, int] =
         raise PromptError("mask_input as an array of logits", str(cause)) from cause
     height, width = low_res_hw
     channels = logits.shape[-3] if logits.ndim > 2 else 1
-    if (
-        logits.ndim not in (2, 3, 4)
-        or logits.shape[-2:] != (height, width)
-        or channels != 1
-        or not logits.size
-    ):
+    if logits.ndim not in (2, 3, 4) or logits.shape[-2:] != (height, width) or channels != 1 or not logits.size:
         raise PromptError(
             f"mask_input of shape ({height}, {width}), (1, {height}, {width}) or (P, 1, {height}, {width})",
             f"{logits.shape}",
@@ -239,7 +227,7 @@ def _shaped_points(points: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[FloatA
     except (TypeError, ValueError) as cause:
         raise PromptError("points as numbers (K, 2) with labels (K,)", str(cause)) from cause
     if xy.ndim not in (2, 3) or xy.shape[-1] != 2:
-        raise PromptError("points of shape (K, 2) or (P, K, 2)", f"{xy.shape}", "give (x, y) for each point")
+        raise PromptError("points of shape (K, 2) or (P, K, 2)", f"shape {xy.shape}", "give (x, y) for each point")
     if marks.shape != xy.shape[:-1]:
         raise PromptError(
             f"a label for each point, shape {xy.shape[:-1]}", f"{marks.shape}", "1 is object, 0 is background"
@@ -258,7 +246,7 @@ def _shaped_box(box: npt.ArrayLike) -> FloatArray:
     except (TypeError, ValueError) as cause:
         raise PromptError("a box as numbers (4,)", str(cause)) from cause
     if xyxy.ndim not in (1, 2) or xyxy.shape[-1] != 4:
-        raise PromptError("a box of shape (4,) or (P, 4)", f"{xyxy.shape}", "give x0, y0, x1, y1")
+        raise PromptError("a box of shape (4,) or (P, 4)", f"shape {xyxy.shape}", "give x0, y0, x1, y1")
     if not np.isfinite(xyxy).all():
         raise PromptError("finite coordinates", "NaN or infinity")
     return xyxy

@@ -106,7 +106,7 @@ class _Packed:
     """N masks as rows of 64-bit words, with areas and boxes."""
 
     def __init__(self, stack: BoolMask) -> None:
-        flat = stack.reshape(len(stack), -1)
+        flat = stack.reshape(len(stack), stack.shape[1] * stack.shape[2])
         packed = np.packbits(flat, axis=1)
         padded = np.zeros((len(stack), -(-packed.shape[1] // 8) * 8), np.uint8)
         padded[:, : packed.shape[1]] = packed

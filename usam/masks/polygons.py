@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -69,17 +69,14 @@ def trace_regions(mask: npt.ArrayLike, tolerance: float = 1.0, min_area: float =
     lattice = _corner_lattice(checked[y0:y1, x0:x1])
     traced, tree = cv2.findContours(lattice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     parents = tree[0][:, 3].tolist()
-    areas = [cv2.contourArea(ring) / 4 for ring in traced]
-    kept = {
-        number: _simplified(ring[:, 0] / 2 + (x0, y0), tolerance)
-        for number, ring in enumerate(traced)
-        if areas[number] >= min_area
-    }
+    rings, areas = _along_pixel_edges(traced)
+    shift = np.array([x0, y0], np.float32)
+    kept = {int(n): _simplified(rings[n] + shift, tolerance) for n in np.flatnonzero(areas >= min_area)}
     holes: dict[int, list[FloatArray]] = {number: [] for number in kept}
     for number, parent in enumerate(parents):
         if number in kept and parent in kept:
             holes[parent].append(kept[number])
-    outer = sorted((number for number in kept if parents[number] < 0), key=lambda number: -areas[number])
+    outer = sorted((number for number in kept if parents[number] < 0), key=lambda number: -float(areas[number]))
     return [Region(kept[number], tuple(holes[number])) for number in outer]
 
 
@@ -128,8 +125,33 @@ def _corner_lattice(mask: BoolMask) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.dilate(lattice, np.ones((3, 3), np.uint8)), np.uint8)
 
 
-def _simplified(ring: npt.NDArray[np.float64], tolerance: float) -> FloatArray:
-    points: FloatArray = ring.astype(np.float32)
+def _along_pixel_edges(traced: Sequence[npt.NDArray[Any]]) -> tuple[list[FloatArray], npt.NDArray[np.float64]]:
+    """Rings traced on the lattice as rings of pixel corners (K, 2), in pixels, with their areas.
+
+    Border following cuts across inward corners, from the middle of one pixel edge to the middle of the next; the
+    corner between the two is put back.
+    """
+    points, sizes = np.concatenate(traced)[:, 0], np.array([len(ring) for ring in traced])
+    following = points[_successors(sizes)]
+    on_vertical_edge = points[:, :1] % 2 == 0
+    corners = np.where(on_vertical_edge ^ np.array([False, True]), points, following)
+    candidates = np.stack([points, corners], axis=1)
+    wanted = np.stack([(points % 2 == 0).all(1), (points != following).all(1)], axis=1)
+    vertices = candidates[wanted] / 2
+    counts = np.add.reduceat(wanted.sum(axis=1), np.cumsum(sizes) - sizes)
+    (x, y), (next_x, next_y) = vertices.T, vertices[_successors(counts)].T
+    areas = np.abs(np.add.reduceat(x * next_y - next_x * y, np.cumsum(counts) - counts)) / 2
+    return np.split(vertices.astype(np.float32), np.cumsum(counts)[:-1]), areas
+
+
+def _successors(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For rings of `sizes` vertices one after the other, the place of the vertex that follows each vertex."""
+    after, ends = np.arange(1, sizes.sum() + 1), np.cumsum(sizes)
+    after[ends - 1] = ends - sizes
+    return after
+
+
+def _simplified(points: FloatArray, tolerance: float) -> FloatArray:
     if tolerance == 0:
         return points
     shorter = np.asarray(cv2.approxPolyDP(points[:, None], tolerance, closed=True)[:, 0], np.float32)
