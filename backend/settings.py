@@ -45,8 +45,11 @@ class Settings(BaseSettings):
 
     # who may ask us, and where
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(9090, ge=0, le=65535)
+    """Port to listen on."""
     auth_user: str = ""
+    """User of HTTP Basic."""
     auth_password: SecretStr = SecretStr("")
     """HTTP Basic, together with the user."""
     auth_token: SecretStr = SecretStr("")
@@ -56,6 +59,7 @@ class Settings(BaseSettings):
 
     # Label Studio
     label_studio_url: str = Field("", validation_alias=AliasChoices("LABEL_STUDIO_URL", "label_studio_url"))
+    """Address of Label Studio, with its path prefix if it has one."""
     label_studio_api_key: SecretStr = Field(
         SecretStr(""), validation_alias=AliasChoices("LABEL_STUDIO_API_KEY", "label_studio_api_key")
     )
@@ -69,11 +73,15 @@ class Settings(BaseSettings):
     allowed_buckets: Names = ()
     """Buckets (`s3://name` or `gs://name`) that Label Studio may be asked to presign."""
     fetch_seconds: float = Field(20.0, gt=0, le=600)
+    """Longest time that fetching one image may take."""
     fetch_bytes: int = Field(64 * MIB, ge=1024)
+    """Largest image file taken."""
     image_pixels: int = Field(100_000_000, ge=1)
+    """Most pixels an image may have."""
 
     # models
     model: str = "nano-m"
+    """Checkpoint that answers; see `usam models`."""
     larger_model: str = ""
     """Checkpoint that decodes again where the model gap is high; empty: none."""
     model_gap_above: float = Field(0.1, ge=-0.5, le=0.5)
@@ -109,11 +117,13 @@ class Settings(BaseSettings):
     nms_iou: float = Field(0.7, gt=0, le=1)
     """IoU of two proposals above which the worse is dropped."""
     max_regions: int = Field(20, ge=1, le=1000)
+    """Most regions of one prediction."""
     polygon_tolerance: float = Field(1.5, ge=0)
     """Largest distance in pixels between a mask's outline and the polygon sent for it."""
 
     # queue and learning
     strategy: Strategy = "task+epistemic"
+    """What makes a task worth asking; see usam.acquisition."""
     image_rule: Literal["top-mean", "max", "mean", "sum"] = "top-mean"
     """How object scores become an image's score; see usam.acquisition."""
     audit_share: float = Field(0.1, ge=0, le=1)
@@ -123,6 +133,7 @@ class Settings(BaseSettings):
     sync_seconds: float = Field(60.0, gt=0)
     """How often the truth is fetched from Label Studio without being woken."""
     seed: int = 0
+    """Seed of everything that is drawn at random."""
 
     @classmethod
     def from_environment(cls, **overrides: Any) -> Settings:

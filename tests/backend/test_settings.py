@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.errors import SettingsError
+from backend.settings import Settings, is_loopback, without_password
+
+DOCS = Path(__file__).parents[2] / "docs" / "backend.md"
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("USAM_", "LABEL_STUDIO_", "REDIS_")):
+            monkeypatch.delenv(name)
+
+
+def test_environment_is_read_and_overrides_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USAM_PORT", "1234")
+    monkeypatch.setenv("USAM_MODEL", "nano-s")
+    monkeypatch.setenv("USAM_ALLOWED_HOSTS", "Images.example.org, 10.0.0.1:8000")
+    monkeypatch.setenv("USAM_ALLOWED_BUCKETS", "s3://pictures/,gs://more")
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://label.example.org:8080/ls/")
+    monkeypatch.setenv("REDIS_URL", "redis://:secret@redis:6379/0")
+    settings = Settings.from_environment(port=9, model=None)
+    assert (settings.port, settings.model) == (9, "nano-s")
+    assert settings.allowed_hosts == ("images.example.org", "10.0.0.1:8000")
+    assert settings.allowed_buckets == ("s3://pictures", "gs://more")
+    assert settings.label_studio_url == "http://label.example.org:8080/ls"
+    assert settings.redis_url.get_secret_value() == "redis://:secret@redis:6379/0"
+    assert settings.store_url == "sqlite:///var/usam.db"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("USAM_PORT", "many", "USAM_PORT"),
+        ("USAM_PORT", "70000", "USAM_PORT"),
+        ("USAM_STRATEGY", "guess", "USAM_STRATEGY"),
+        ("USAM_CACHE_BYTES", "-1", "USAM_CACHE_BYTES"),
+        ("USAM_AUDIT_SHARE", "1.5", "USAM_AUDIT_SHARE"),
+        ("USAM_ALLOWED_HOSTS", "http://example.org", "USAM_ALLOWED_HOSTS"),
+        ("USAM_ALLOWED_BUCKETS", "pictures", "USAM_ALLOWED_BUCKETS"),
+        ("LABEL_STUDIO_URL", "label.example.org", "LABEL_STUDIO_URL"),
+        ("LABEL_STUDIO_URL", "http://me:pw@label.example.org", "LABEL_STUDIO_URL"),
+        ("USAM_AUTH_USER", "me", "go together"),
+        ("USAM_HOST", "0.0.0.0", "loopback"),
+    ],
+)
+def test_bad_settings_are_named_without_their_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=said) as caught:
+        Settings.from_environment()
+    assert "pw@" not in str(caught.value)
+
+
+def test_open_bind_needs_credentials() -> None:
+    assert Settings.from_environment(host="0.0.0.0", auth_token="t").auth_on
+    assert Settings.from_environment(host="::1").auth_on is False
+    with pytest.raises(ValueError, match="USAM_AUTH_TOKEN"):
+        Settings.from_environment().check_bind("192.168.1.5")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("localhost", True), ("127.0.0.5", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("box", False)],
+)
+def test_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_summary_names_every_setting_and_no_secret() -> None:
+    settings = Settings.from_environment(
+        auth_user="me",
+        auth_password="hush-password",
+        auth_token="hush-token",
+        label_studio_api_key="hush-key",
+        redis_url="redis://:hush-redis@redis:6379/0",
+        database_url="postgresql://u:hush-db@pg/usam",
+    )
+    summary = settings.summary()
+    text = " ".join(summary.values())
+    assert "hush" not in text
+    assert "hush" not in repr(settings)
+    assert summary["REDIS_URL"] == "redis://***@redis:6379/0"
+    assert summary["USAM_AUTH_PASSWORD"] == "set"
+    assert len(summary) == len(Settings.model_fields)
+    assert without_password("redis://h/0") == "redis://h/0"
+
+
+def test_docs_table_has_every_setting_with_its_default() -> None:
+    text = DOCS.read_text()
+    for name, default in Settings.from_environment().summary().items():
+        row = next((line for line in text.splitlines() if line.startswith(f"| `{name}` ")), "")
+        shown = default if default not in ("", "not set") else "none"
+        assert f"| `{shown}` |" in row, f"{name} with default {shown} is missing in docs/backend.md"
