@@ -59,6 +59,14 @@ def test_a_simplified_disc_has_few_vertices_and_hardly_changes() -> None:
     assert len(exact) > 3 * len(ring)
 
 
+def test_a_slanted_edge_is_one_line() -> None:
+    y, x = np.mgrid[:300, :400] - np.array([150, 200])[:, None, None]
+    mask = (abs(0.8 * x + 0.6 * y) < 100) & (abs(0.8 * y - 0.6 * x) < 60)
+    (ring,) = mask_to_polygons(mask)
+    assert len(ring) == 4
+    assert iou(polygon_to_mask(ring, mask.shape), mask) > 0.98
+
+
 def test_a_hole_stays_open_through_simplification() -> None:
     mask = disc(50) & ~disc(20)
     (ring,) = mask_to_polygons(mask)

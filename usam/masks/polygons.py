@@ -24,6 +24,9 @@ from scipy.spatial import cKDTree
 from usam.errors import MaskError
 from usam.masks.overlap import BoolMask, FloatArray, as_mask, mask_box
 
+STAIRCASE = 1.25
+"""Pixels: just above the 1 by which pixel edges leave a slanted line, so that its stairs, and little else, vanish."""
+
 
 @dataclass(frozen=True, eq=False)
 class Region:
@@ -52,7 +55,7 @@ class Region:
         return np.concatenate([*parts, self.outer[done:]])
 
 
-def trace_regions(mask: npt.ArrayLike, tolerance: float = 1.0, min_area: float = 0.0) -> list[Region]:
+def trace_regions(mask: npt.ArrayLike, tolerance: float = STAIRCASE, min_area: float = 0.0) -> list[Region]:
     """The connected parts of `mask` (H, W), largest first, each with its holes.
 
     `tolerance` is how far in pixels a ring may leave the pixels' edges (Douglas-Peucker; 0 keeps every
@@ -82,7 +85,7 @@ def trace_regions(mask: npt.ArrayLike, tolerance: float = 1.0, min_area: float =
 
 def mask_to_polygons(
     mask: npt.ArrayLike,
-    tolerance: float = 1.0,
+    tolerance: float = STAIRCASE,
     min_area: float = 0.0,
     holes: Literal["bridge", "fill"] = "bridge",
 ) -> list[FloatArray]:
