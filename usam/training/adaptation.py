@@ -1,0 +1,254 @@
+"""A project's few labels on top of given heads, so that ten do no harm and fifty help.
+
+Legend: N rows (objects), n = 3 N inputs, F width of a head's last hidden layer, C columns of the design.
+
+Only a head's last layer moves. With z the head's logit and h its last hidden layer, the adapted logit is `z
++ b + s (z - mean z) + (h - mean h) V t`, V the leading principal directions of h on the project's rows:
+still a plain last layer, so the head set keeps its form. b, s and t minimise the logistic loss of the
+labels over its dispersion plus a Gaussian prior around zero, that is, around the given head. The candidates
+differ in what may move: nothing, b, b and s, or all three under priors of several widths. Cross-validation
+by group (image) chooses for each head, and a candidate other than 'none' needs a gain that is clear of its
+own standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import t as student
+
+from usam.errors import TrainingError
+from usam.evaluation.measures import calibration_error, pearson
+from usam.heads import HeadSet
+from usam.training.network import Layers, Rows
+from usam.training.split import group_folds
+
+Float64s = npt.NDArray[np.float64]
+
+FOLDS = 10
+DIRECTIONS = 32
+EVIDENCE = 0.9
+"""One-sided level at which a candidate's gain over 'none' must be clear of zero, by Student's t over
+groups.
+"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may move, as standard deviations of the prior, in logits; 0 = may not move."""
+
+    name: str
+    bias: float = 0.0
+    slope: float = 0.0
+    hidden: float = 0.0
+
+    def precision(self, directions: int) -> Float64s:
+        """Prior precision of each column, (2 + directions,); infinite for what may not move."""
+        deviations = np.array([self.bias, self.slope, *[self.hidden] * directions])
+        with np.errstate(divide="ignore"):
+            return np.asarray(deviations**-2.0)
+
+
+CANDIDATES = (
+    Candidate("none"),
+    Candidate("bias", bias=0.5),
+    Candidate("affine", bias=0.5, slope=0.25),
+    Candidate("last layer, tight", bias=1.0, slope=0.5, hidden=0.5),
+    Candidate("last layer", bias=1.0, slope=0.5, hidden=1.5),
+    Candidate("last layer, loose", bias=1.0, slope=0.5, hidden=5.0),
+)
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Adapted heads. `chosen`: {head: candidate}; `losses`: {head: {candidate: squared error}},
+    cross-validated.
+
+    `figures`: {head: {mse, mse_before, calibration_error, calibration_error_before, pearson,
+    pearson_before, rows}}, cross-validated too: each row's prediction comes from a fit that has not seen
+    its group.
+    """
+
+    layers: dict[str, Layers]
+    chosen: dict[str, str]
+    losses: dict[str, dict[str, float]]
+    figures: dict[str, dict[str, float]]
+
+    def summary(self) -> dict[str, Any]:
+        """What the head set's metadata says about it."""
+        return {"adaptation": self.chosen, "cross_validation": self.losses, "figures": self.figures}
+
+
+def adapt_heads(init: HeadSet, rows: Rows, groups: npt.NDArray[Any], *, seed: int = 0) -> Adaptation:
+    """Adapt each head that `rows` has targets of; rows in the alignment of `init`, groups (N,).
+
+    A head whose labels come from fewer than three groups stays as it is. Raises `TrainingError` where the
+    heads do not fit the tokens.
+    """
+    if init.width != rows.width:
+        raise TrainingError(f"tokens of width {init.width}", f"{rows.width}", "use heads of this checkpoint")
+    folds = group_folds(groups, FOLDS, seed)
+    group_of = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    layers: dict[str, Layers] = {}
+    chosen: dict[str, str] = {}
+    losses: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
+    known_layers = init.layers()
+    for index, name in enumerate(rows.names):
+        problem = _Problem.of(known_layers[name], rows, index, folds, group_of)
+        if problem is None:
+            layers[name], chosen[name] = known_layers[name], "none"
+            continue
+        held_out = {candidate.name: problem.cross_validate(candidate) for candidate in CANDIDATES}
+        pick = problem.choose(held_out)
+        layers[name], chosen[name] = problem.adapted(known_layers[name], pick), pick.name
+        losses[name] = {key: problem.loss(values) for key, values in held_out.items()}
+        figures[name] = problem.figures(held_out["none"], held_out[pick.name])
+    return Adaptation(layers, chosen, losses, figures)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One head's labels: design (n, C), logits and truth (n,), weight of each value, its fold and group."""
+
+    design: Float64s
+    logits: Float64s
+    truth: Float64s
+    weights: Float64s
+    folds: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    centre: Float64s
+    directions: Float64s
+    mean_logit: float
+
+    @classmethod
+    def of(
+        cls,
+        layers: Layers,
+        rows: Rows,
+        index: int,
+        folds: npt.NDArray[np.int64],
+        groups: npt.NDArray[np.int64],
+    ) -> _Problem | None:
+        """None where fewer than three groups have labels."""
+        truth = rows.targets[:, :, index].astype(np.float64)
+        known = ~np.isnan(truth) & (rows.weights[:, None] > 0)
+        labelled = known.any(axis=1)
+        if len(np.unique(groups[labelled])) < 3 or len(np.unique(folds[labelled])) < 2:
+            return None
+        hidden, logits = _last_hidden(layers, rows)
+        # an object is one observation: its masks share its weight
+        share = rows.weights / rows.weights[labelled].mean() / known.sum(axis=1).clip(min=1)
+        hidden, logits, flat = hidden[known], logits[known], truth[known]
+        weights = np.broadcast_to(share[:, None], known.shape)[known]
+        centre = np.average(hidden, axis=0, weights=weights)
+        mean_logit = float(np.average(logits, weights=weights))
+        directions = _directions(hidden - centre, weights, min(DIRECTIONS, max(1, int(labelled.sum()) // 3)))
+        design = np.column_stack([np.ones(len(flat)), logits - mean_logit, (hidden - centre) @ directions])
+        spread = [np.broadcast_to(values[:, None], known.shape)[known] for values in (folds, groups)]
+        return cls(design, logits, flat, weights, spread[0], spread[1], centre, directions, mean_logit)
+
+    def cross_validate(self, candidate: Candidate) -> Float64s:
+        """Predictions (n,), each from a fit without its fold."""
+        if candidate.name == "none":
+            return _sigmoid(self.logits)
+        values = np.empty(len(self.truth))
+        for fold in np.unique(self.folds):
+            out = self.folds == fold
+            values[out] = _sigmoid(self.logits[out] + self.design[out] @ self.fit(candidate, ~out))
+        return values
+
+    def fit(self, candidate: Candidate, rows: npt.NDArray[np.bool_]) -> Float64s:
+        """Penalised logistic regression by Newton's method; coefficients (C,), zero for what may not move."""
+        precision = candidate.precision(self.directions.shape[1])
+        moving = np.isfinite(precision)
+        design, logits, truth, weights = (part[rows] for part in (self.design, self.logits, self.truth, self.weights))
+        design, prior = design[:, moving], precision[moving]
+        start = _sigmoid(logits)
+        expected = (weights * start * (1 - start)).sum()
+        dispersion = float(np.clip((weights * (truth - start) ** 2).sum() / max(expected, 1e-12), 0.02, 1.0))
+        weights = weights / dispersion
+        moved = np.zeros(design.shape[1])
+        for _ in range(20):
+            values = _sigmoid(logits + design @ moved)
+            gradient = design.T @ (weights * (truth - values)) - prior * moved
+            curvature = np.maximum(weights * values * (1 - values), 1e-3 * weights)
+            step = np.linalg.solve((design.T * curvature) @ design + np.diag(prior), gradient)
+            moved += step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
+            if np.abs(step).max() < 1e-6:
+                break
+        coefficients = np.zeros(len(precision))
+        coefficients[moving] = moved
+        return coefficients
+
+    def choose(self, held_out: Mapping[str, Float64s]) -> Candidate:
+        """The candidate of lowest loss among those clearly better than 'none', else 'none'."""
+        before = self._errors_by_group(held_out["none"])
+        clear = student.ppf(EVIDENCE, len(before) - 1)
+        best, lowest = CANDIDATES[0], self.loss(held_out["none"])
+        for candidate in CANDIDATES[1:]:
+            gain = before - self._errors_by_group(held_out[candidate.name])
+            certain = gain.sum() > clear * np.sqrt(len(gain)) * gain.std(ddof=1)
+            if certain and (loss := self.loss(held_out[candidate.name])) < lowest:
+                best, lowest = candidate, loss
+        return best
+
+    def _errors_by_group(self, values: Float64s) -> Float64s:
+        sums = np.bincount(self.groups, weights=self.weights * (values - self.truth) ** 2)
+        return np.asarray(sums[np.unique(self.groups)], np.float64)
+
+    def loss(self, values: Float64s) -> float:
+        """Weighted squared error."""
+        return float(np.average((values - self.truth) ** 2, weights=self.weights))
+
+    def adapted(self, layers: Layers, candidate: Candidate) -> Layers:
+        """The head with its last layer moved as the candidate does on all labels."""
+        if candidate.name == "none":
+            return layers
+        bias, slope, *rest = self.fit(candidate, np.ones(len(self.truth), bool))
+        turn = self.directions @ np.array(rest)
+        weight, offset = layers[-1]
+        new_weight = weight[0].astype(np.float64) * (1 + slope) + turn
+        new_offset = float(offset[0]) * (1 + slope) + bias - slope * self.mean_logit - self.centre @ turn
+        last = (new_weight[None].astype(np.float32), np.array([new_offset], np.float32))
+        return [*layers[:-1], last]
+
+    def figures(self, before: Float64s, after: Float64s) -> dict[str, float]:
+        """Cross-validated figures without and with the chosen candidate."""
+        return {
+            "mse": self.loss(after),
+            "mse_before": self.loss(before),
+            "calibration_error": calibration_error(after, self.truth),
+            "calibration_error_before": calibration_error(before, self.truth),
+            "pearson": pearson(after, self.truth),
+            "pearson_before": pearson(before, self.truth),
+            "rows": float(len(self.truth)),
+        }
+
+
+def _last_hidden(layers: Layers, rows: Rows) -> tuple[Float64s, Float64s]:
+    """Last hidden layer (N, 3, F) and logit (N, 3) of one head."""
+    iou = np.repeat(rows.iou[:, None].astype(np.float32), 3, axis=1)
+    hidden = np.concatenate([iou, rows.masks.astype(np.float32)], axis=2)
+    for weight, bias in layers[:-1]:
+        hidden = np.maximum(hidden @ weight.T + bias, 0)
+    weight, bias = layers[-1]
+    return hidden.astype(np.float64), (hidden @ weight[0] + bias[0]).astype(np.float64)
+
+
+def _directions(centred: Float64s, weights: Float64s, count: int) -> Float64s:
+    """Leading principal directions (F, count), scaled so that all of the spread together has variance one."""
+    covariance = (centred.T * weights) @ centred / weights.sum()
+    total = float(np.trace(covariance))
+    if total <= 0:
+        return np.zeros((centred.shape[1], 1))
+    vectors = np.linalg.eigh(covariance)[1][:, ::-1][:, :count]
+    return np.asarray(vectors / np.sqrt(total))
+
+
+def _sigmoid(logits: Float64s) -> Float64s:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))))

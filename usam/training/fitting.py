@@ -1,0 +1,417 @@
+"""Heads from tokens and targets: split by image, all heads at once, each stopped at its own best epoch.
+
+Legend: N rows (objects), D token width, T heads. Targets are IoUs, and gaps as 0.5 + gap; losses are
+squared errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from usam.errors import TrainingError
+from usam.evaluation.measures import calibration_error, pearson
+from usam.heads import HeadSet
+from usam.training.adaptation import Adaptation, adapt_heads
+from usam.training.network import Alignment, Layers, Rows, Scale, StackedHeads
+from usam.training.settings import Preset, TrainSettings
+from usam.training.split import Split, split_groups
+
+Floats = npt.NDArray[np.floating[Any]]
+Progress = Callable[[int, dict[str, float]], None]
+"""Called after each epoch with its number and each head's validation loss; may raise to stop the run."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A head set and how it came about.
+
+    `history`: a dictionary an epoch, {head: validation loss}. `figures`: {head: {mse, mae, pearson,
+    calibration_error, variance, rows}} on the test images (validation images where no test share was set
+    aside), which no weight has seen. `alignment_losses`: mean validation loss over variance for each
+    alignment tried. `split`: row indices. `adaptation`: what was chosen for each head, where given heads
+    were adapted.
+    """
+
+    heads: HeadSet
+    history: list[dict[str, float]]
+    figures: dict[str, dict[str, float]]
+    alignment_losses: dict[str, float]
+    split: Split | None
+    adaptation: Adaptation | None = None
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """One network's outcome: layers for raw tokens and validation loss of each head's best epoch."""
+
+    layers: dict[str, Layers]
+    losses: dict[str, float]
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit_heads(
+    iou_token: Floats,
+    mask_tokens: Floats,
+    targets: Mapping[str, Floats],
+    groups: Sequence[object] | npt.NDArray[Any],
+    *,
+    settings: TrainSettings | Preset | None = None,
+    checkpoint: str = "",
+    quality: str | None = None,
+    init: HeadSet | None = None,
+    alignment: Literal["aligned", "shifted", "both"] = "aligned",
+    weights: Floats | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Train a head for each of `targets`, all at once.
+
+    iou_token (N, D) and mask_tokens (N, 4, D) for single-point prompts; targets {head: (N, 3)} in [0, 1]
+    for the three multimask outputs, NaN where unknown (such values weigh nothing); groups (N,) name what a
+    split keeps together; weights (N,) of rows. `both` tries both alignments and keeps the one with the
+    lower validation loss. `quality` names the head for the IoU of the checkpoint's own masks (default: that
+    of `init`, or the last `iou_` head of a model).
+
+    With `init`, training starts there and is pulled back to it, in its alignment; up to
+    `settings.adapt_up_to` rows its heads are adapted in closed form instead, and 'no change' is always one
+    of the candidates. Heads of `init` without targets are kept as they are.
+
+    Raises `TrainingError` on shapes, ranges or too few groups, and where `init` fits neither tokens nor
+    heads.
+    """
+    preset = settings if isinstance(settings, Preset) else Preset(settings or TrainSettings())
+    main = preset.default
+    names = np.asarray(groups)
+    if names.shape != (len(iou_token),):
+        raise TrainingError(f"({len(iou_token)},) groups", str(names.shape), "name the image of each row")
+    if init is not None:
+        _check_init(init, iou_token, targets, checkpoint)
+        alignment = init.alignment
+    tried: tuple[Alignment, ...] = ("aligned", "shifted") if alignment == "both" else (alignment,)
+    if init is not None and len(iou_token) <= main.adapt_up_to:
+        rows = Rows.of(iou_token, mask_tokens, targets, init.alignment, weights)
+        adaptation = adapt_heads(init, rows, names, seed=main.seed)
+        heads = _head_set(adaptation.layers, init.alignment, checkpoint, quality, init, metadata, adaptation.summary())
+        return FitResult(heads, [], adaptation.figures, {}, None, adaptation)
+
+    split = split_groups(names, main.validation, main.test, main.seed)
+    outcomes: dict[str, _Trained] = {}
+    for way in tried:
+        rows = Rows.of(iou_token, mask_tokens, targets, way, weights)
+        outcomes[way] = _train(rows, split, preset, init, progress)
+    rows = Rows.of(iou_token, mask_tokens, targets, tried[0], weights)
+    variance = _variances(rows, split.validation)
+    scaled = {
+        way: float(np.mean([trained.losses[name] / max(variance[name], 1e-12) for name in rows.names]))
+        for way, trained in outcomes.items()
+    }
+    best = min(tried, key=scaled.__getitem__)
+    layers = outcomes[best].layers
+    rows = Rows.of(iou_token, mask_tokens, targets, best, weights)
+    figures = _figures(layers, rows, split.test if len(split.test) else split.validation)
+    facts = {
+        "figures": figures,
+        "alignment_losses": scaled,
+        "rows": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "groups": len(np.unique(names)),
+        "settings": {"default": asdict(main), **{head: asdict(each) for head, each in preset.heads.items()}},
+        "epochs": len(outcomes[best].history),
+    }
+    heads = _head_set(layers, best, checkpoint, quality, init, metadata, facts)
+    return FitResult(heads, outcomes[best].history, figures, scaled, split)
+
+
+def _check_init(init: HeadSet, iou_token: Floats, targets: Mapping[str, Floats], checkpoint: str) -> None:
+    if iou_token.ndim != 2 or init.width != iou_token.shape[1]:
+        raise TrainingError(f"tokens of width {init.width}", str(iou_token.shape), "use heads of this checkpoint")
+    if not init.fits(checkpoint):
+        raise TrainingError(f"heads of {checkpoint}", f"heads of {init.checkpoint}", "start from heads of its own")
+    if unknown := set(targets) - set(init.names):
+        raise TrainingError(f"targets of {', '.join(init.names)}", ", ".join(sorted(unknown)), "leave these out")
+
+
+def _head_set(
+    layers: Mapping[str, Layers],
+    alignment: Alignment,
+    checkpoint: str,
+    quality: str | None,
+    init: HeadSet | None,
+    metadata: Mapping[str, Any] | None,
+    facts: Mapping[str, Any],
+) -> HeadSet:
+    known = {**init.layers(), **layers} if init is not None else dict(layers)
+    if quality is None:
+        own = [
+            name for name in known if name.startswith("iou_") and name not in ("iou_dense_prompt", "iou_unsupervised")
+        ]
+        quality = init.quality if init is not None else (own[-1] if own else None)
+    described = {**(metadata or {}), "training": dict(facts)}
+    if init is not None:
+        described["parent"] = init.version
+    return HeadSet.from_layers(
+        known,
+        alignment="shifted" if alignment == "shifted" else "aligned",
+        checkpoint=checkpoint or (init.checkpoint if init is not None else ""),
+        quality=quality,
+        metadata=described,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Half-width products where the device has them in hardware; weights and sums stay float32."""
+    if name == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
+        name = "bfloat16" if fast else "float32"
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _train(rows: Rows, split: Split, preset: Preset, init: HeadSet | None, progress: Progress | None) -> _Trained:
+    """Train the heads of equal settings together, and put the sets together in the rows' order."""
+    by_settings: dict[TrainSettings, list[str]] = {}
+    for name in rows.names:
+        by_settings.setdefault(preset.of(name), []).append(name)
+    layers: dict[str, Layers] = {}
+    losses: dict[str, float] = {}
+    history: list[dict[str, float]] = []
+    for settings, members in by_settings.items():
+        columns = [rows.names.index(name) for name in members]
+        part = Rows(tuple(members), rows.iou, rows.masks, rows.targets[..., columns], rows.weights)
+        trained = train_together(part, split, settings, init, progress)
+        layers |= trained.layers
+        losses |= trained.losses
+        for epoch, values in enumerate(trained.history):
+            if epoch == len(history):
+                history.append({})
+            history[epoch] |= values
+    return _Trained({name: layers[name] for name in rows.names}, losses, history)
+
+
+def train_together(
+    rows: Rows,
+    split: Split,
+    settings: TrainSettings,
+    init: HeadSet | None = None,
+    progress: Progress | None = None,
+) -> _Trained:
+    """Train the rows' heads in one network; each head's layers are those of its best epoch on the
+    validation rows.
+
+    Reproducible by `settings.seed` on one device. Leaves the global random state as it was.
+    """
+    device = choose_device(settings.device)
+    dtype = choose_precision(settings.precision, device)
+    scale = Scale.of(rows, split.train)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(settings.seed)
+        network = _network(rows, settings, init, scale).to(device)
+        data = _Data.of(rows, scale, device, dtype)
+        train = torch.from_numpy(split.train).to(device)
+        validation = torch.from_numpy(split.validation).to(device)
+        optimiser, schedule = _optimiser(network, settings, len(train))
+        anchors = [parameter.detach().clone() for parameter in network.parameters()] if init else []
+        spread = data.variance(train) if settings.optimiser == "adamw" else torch.ones(len(rows.names), device=device)
+        kept = _Kept(rows.names)
+        if init is not None:
+            kept.offer(network, data.losses(network, validation))
+        history: list[dict[str, float]] = []
+        for epoch in range(settings.epochs):
+            network.train()
+            shuffled = train[torch.randperm(len(train), device=device)]
+            for batch in torch.split(shuffled, settings.batch):
+                loss = data.objective(network, batch, settings.loss, spread)
+                if anchors:
+                    moved = zip(network.parameters(), anchors, strict=True)
+                    loss = loss + settings.pull * sum(((p - anchor) ** 2).sum() for p, anchor in moved) / len(train)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                if schedule is not None:
+                    schedule.step()
+            losses = data.losses(network, validation)
+            kept.offer(network, losses)
+            history.append(dict(zip(rows.names, losses.tolist(), strict=True)))
+            if progress is not None:
+                progress(epoch, history[-1])
+            if kept.epochs_without_gain >= settings.patience:
+                break
+    if kept.missing:
+        raise TrainingError(
+            f"a finite validation loss of {', '.join(kept.missing)}",
+            "none in any epoch",
+            "lower the learning rate, and check that validation images have targets of these heads",
+        )
+    return _Trained({name: scale.fold(layers) for name, layers in kept.layers.items()}, kept.losses, history)
+
+
+def _network(rows: Rows, settings: TrainSettings, init: HeadSet | None, scale: Scale) -> StackedHeads:
+    if init is None:
+        network = StackedHeads(rows.width, len(rows.names), settings.hidden, settings.shared_layers)
+        start = np.nanmean(np.where(rows.weights[:, None, None] > 0, rows.targets, np.nan), axis=(0, 1)).clip(
+            0.01, 0.99
+        )
+        with torch.no_grad():
+            network.last_bias.copy_(torch.from_numpy(np.log(start / (1 - start))))
+        return network
+    known = init.layers()
+    if any(len(known[name]) != 3 for name in rows.names):
+        raise TrainingError("heads of three layers to start from", "another depth", "train without init")
+    return StackedHeads.from_layers([scale.unfold(known[name]) for name in rows.names])
+
+
+def _optimiser(
+    network: StackedHeads, settings: TrainSettings, rows: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+    rate, decay = settings.learning_rate, settings.weight_decay
+    optimiser: torch.optim.Optimizer
+    if settings.optimiser == "sgd":
+        optimiser = torch.optim.SGD(network.parameters(), rate, momentum=settings.momentum, weight_decay=decay)
+    else:
+        matrices = [parameter for parameter in network.parameters() if parameter.ndim == 3]
+        others = [parameter for parameter in network.parameters() if parameter.ndim < 3]
+        groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW(groups, rate, betas=(0.9, 0.98), fused=True)
+    if settings.schedule == "constant":
+        return optimiser, None
+    steps = settings.epochs * -(-rows // settings.batch)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, rate, total_steps=max(steps, 2), pct_start=0.15, cycle_momentum=False
+    )
+    return optimiser, cycle
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Rows on the device: standardised iou (N, D), masks (N, 3, D); targets (N, 3, T), and weights of them."""
+
+    iou: Tensor
+    masks: Tensor
+    targets: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, rows: Rows, scale: Scale, device: torch.device, dtype: torch.dtype) -> _Data:
+        iou, masks = scale.apply(rows, device, dtype)
+        known = ~np.isnan(rows.targets)
+        weights = torch.from_numpy(known * rows.weights[:, None, None]).to(device)
+        return cls(iou, masks, torch.from_numpy(np.nan_to_num(rows.targets)).to(device), weights)
+
+    def variance(self, indices: Tensor) -> Tensor:
+        """Weighted variance of each head's targets, (T,)."""
+        targets, weights = self.targets[indices], self.weights[indices]
+        total = weights.sum(dim=(0, 1)).clamp(min=1e-12)
+        mean = (weights * targets).sum(dim=(0, 1)) / total
+        return ((weights * (targets - mean) ** 2).sum(dim=(0, 1)) / total).clamp(min=1e-6)
+
+    def objective(self, network: StackedHeads, batch: Tensor, loss: str, spread: Tensor) -> Tensor:
+        """Sum over heads of the batch's mean loss over `spread` (T,), so that a head of small spread counts
+        too.
+        """
+        logits = network(self.iou[batch], self.masks[batch])
+        targets, weights = self.targets[batch], self.weights[batch]
+        if loss == "bce":
+            error = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        else:
+            error = (logits.sigmoid() - targets) ** 2
+        means = (weights * error).sum(dim=(0, 1)) / weights.sum(dim=(0, 1)).clamp(min=1e-12)
+        return (means / spread).sum()
+
+    @torch.no_grad()
+    def losses(self, network: StackedHeads, indices: Tensor) -> Tensor:
+        """Weighted squared error of each head on some rows, (T,); NaN for a head without known targets
+        there.
+        """
+        network.eval()
+        error = torch.zeros(self.targets.shape[2], dtype=torch.float64, device=self.targets.device)
+        total = torch.zeros_like(error)
+        for batch in torch.split(indices, 4096):
+            values = network(self.iou[batch], self.masks[batch]).sigmoid()
+            weights = self.weights[batch]
+            error += (weights * (values - self.targets[batch]) ** 2).sum(dim=(0, 1)).double()
+            total += weights.sum(dim=(0, 1)).double()
+        return (error / total).cpu()
+
+
+class _Kept:
+    """Each head's layers at its lowest validation loss so far."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.layers: dict[str, Layers] = {}
+        self.losses: dict[str, float] = dict.fromkeys(names, float("inf"))
+        self.epochs_without_gain = 0
+
+    def offer(self, network: StackedHeads, losses: Tensor) -> None:
+        """Keep the heads that have improved."""
+        gained = False
+        for index, (name, loss) in enumerate(zip(self.names, losses.tolist(), strict=True)):
+            if loss < self.losses[name]:
+                gained = True
+                self.losses[name] = loss
+                self.layers[name] = network.layers(index)
+        self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
+
+    @property
+    def missing(self) -> list[str]:
+        """Heads that never had a finite loss."""
+        return [name for name in self.names if name not in self.layers]
+
+
+def predict(layers: Layers, rows: Rows, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Output of one head on some rows, (n, 3), in [0, 1], in float32 as it will be served (gaps as 0.5 +
+    gap).
+    """
+    (first, bias), *rest = layers
+    width = rows.width
+    hidden = rows.masks[indices].astype(np.float32) @ first[:, width:].T
+    hidden += (rows.iou[indices].astype(np.float32) @ first[:, :width].T + bias)[:, None]
+    for weight, offset in rest:
+        hidden = np.maximum(hidden, 0) @ weight.T + offset
+    values: npt.NDArray[np.float32] = 1 / (1 + np.exp(-hidden[..., 0]))
+    return values
+
+
+def _variances(rows: Rows, indices: npt.NDArray[np.int64]) -> dict[str, float]:
+    return {name: float(np.nanvar(rows.targets[indices, :, index])) for index, name in enumerate(rows.names)}
+
+
+def _figures(layers: Mapping[str, Layers], rows: Rows, indices: npt.NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    figures = {}
+    for index, name in enumerate(rows.names):
+        true = rows.targets[indices, :, index].ravel()
+        known = ~np.isnan(true)
+        if known.any():
+            figures[name] = figures_of(predict(layers[name], rows, indices).ravel()[known], true[known])
+    return figures
+
+
+def figures_of(predicted: Floats, true: Floats) -> dict[str, float]:
+    """Squared and absolute error, correlation, calibration error; variance of the truth and number of
+    values.
+    """
+    error = np.asarray(predicted, np.float64) - true
+    return {
+        "mse": float((error**2).mean()),
+        "mae": float(np.abs(error).mean()),
+        "pearson": pearson(predicted, true),
+        "calibration_error": calibration_error(predicted, true),
+        "variance": float(np.var(true)),
+        "rows": float(len(true)),
+    }
