@@ -40,7 +40,9 @@ def test_task_tolerates_missing_and_null() -> None:
 
 
 def test_setup_keeps_no_secret() -> None:
-    message = SetupRequest.model_validate({"project": "2.1", "schema": "<View/>", "access_token": "hush", "extra_params": {}})
+    message = SetupRequest.model_validate(
+        {"project": "2.1", "schema": "<View/>", "access_token": "hush", "extra_params": {}}
+    )
     assert message.label_config == "<View/>"
     assert "hush" not in repr(message)
 
