@@ -129,10 +129,15 @@ class JobQueue:
         """The Redis connection, made on first use. Raises `QueueError` on a malformed address."""
         if self._redis is None:
             from redis import Redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
 
             connect, timeout = self._timeouts
+            once_more = Retry(NoBackoff(), 1)  # the default waits for seconds, in which a webhook would wait too
             try:
-                self._redis = Redis.from_url(self._url, socket_connect_timeout=connect, socket_timeout=timeout)
+                self._redis = Redis.from_url(
+                    self._url, socket_connect_timeout=connect, socket_timeout=timeout, retry=once_more
+                )
             except (ValueError, TypeError) as error:
                 raise QueueError(
                     "REDIS_URL such as redis://host:6379/0", "one that does not parse", "correct it"

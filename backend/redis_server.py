@@ -13,9 +13,13 @@ import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from backend.errors import ServerError
 from backend.processes import ServerProcess
+
+if TYPE_CHECKING:
+    import redis
 
 LONGEST_SOCKET_PATH = 100
 """Bytes; the system's limit on the path of a socket file is 107."""
@@ -86,11 +90,18 @@ class RedisServer:
 
         if not self.socket.exists():
             return False
-        with redis.Redis(unix_socket_path=str(self.socket), socket_timeout=2) as client:
+        with self._client() as client:
             try:
                 return bool(client.ping())
             except redis.RedisError:
                 return False
+
+    def _client(self) -> redis.Redis:
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=10, retry=Retry(NoBackoff(), 0))
 
     def stop(self) -> None:
         """End it cleanly; its data stays in the folder."""
@@ -98,10 +109,8 @@ class RedisServer:
             self._process.stop()
 
     def _end_orphan(self) -> None:
-        import redis
-
         if self.answers():
-            with redis.Redis(unix_socket_path=str(self.socket), socket_timeout=10) as client:
+            with self._client() as client:
                 client.shutdown(nosave=True)  # the append-only file already holds everything
 
     def __enter__(self) -> RedisServer:
