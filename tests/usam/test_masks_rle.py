@@ -146,6 +146,7 @@ GOOD = encode_rle(np.random.default_rng(0).random((12, 10)) < 0.5)
         ({"rle": GOOD}, (12, 10), "integers 0..255, got dict"),
         (write_code(16, [(1, 16, [3])], word=9), (2, 2), "8-bit values, got 9-bit"),
         (write_code(16, [(1, 15, [3]), (0, 2, [4])]), (2, 2), "runs of 16 bytes, got 17"),
+        (write_code(16, [(1, 15, [3]), (0, 2, [4, 5])]), (2, 2), "runs of 16 bytes, got 17"),
     ],
 )
 def test_hostile_codes_are_refused(code, image_hw: tuple[int, int], said: str) -> None:

@@ -109,16 +109,9 @@ def decode_rle(rle: RunLengths, image_hw: tuple[int, int], max_pixels: int = MAX
     if (head >> 16) & 31 != _VALUE_BITS - 1:
         raise MaskError("a run-length code of 8-bit values", f"{((head >> 16) & 31) + 1}-bit values")
     widths = tuple(((head >> shift) & 15) + 1 for shift in (12, 8, 4, 0))
-    values, lengths = _read_runs(data, widths)
-    ends = np.cumsum(lengths)
-    final = int(np.searchsorted(ends, total))
-    if final == len(ends):
-        reached = int(ends[-1]) if len(ends) else 0
-        raise MaskError(f"runs of {total:,} bytes", f"{reached:,}", "the code was cut short; fetch it again")
-    if ends[final] != total:
-        raise MaskError(f"runs of {total:,} bytes", f"{int(ends[final]):,}", "the code is damaged")
-    pixels = np.diff(ends[: final + 1] // CHANNELS, prepend=0)
-    return np.repeat(values[: final + 1], pixels).reshape(height, width)
+    values, lengths = _read_runs(data, widths, total)
+    pixels = np.diff(np.cumsum(lengths) // CHANNELS, prepend=0)
+    return np.repeat(values, pixels).reshape(height, width)
 
 
 def decode_mask(
@@ -202,17 +195,24 @@ def _code_bytes(rle: RunLengths, limit: int) -> bytes:
         raise MaskError("a run-length code of integers 0..255", str(cause)) from cause
 
 
-def _read_runs(data: bytes, widths: tuple[int, ...]) -> tuple[UInt8Array, IntArray]:
-    """Values and lengths of all complete runs after the header; each value of a literal block is a run of
-    one."""
+def _read_runs(data: bytes, widths: tuple[int, ...], total: int) -> tuple[UInt8Array, IntArray]:
+    """Values and lengths of the runs that make up `total` bytes; each value of a literal block is a run of one."""
     padded = np.frombuffer(data + bytes(8), np.uint8)
     windows: npt.NDArray[np.uint64] = np.ndarray(len(data), ">u8", padded.data, strides=(1,))
     starts = _code_positions(data, padded, widths)
     field = windows[starts >> 3].astype(np.uint64) << (starts & 7).astype(np.uint64)
-    is_run = (field >> np.uint64(63)).astype(bool)
     width = np.array(widths, np.uint64)[(field >> np.uint64(61)) & np.uint64(3)]
     lengths = ((field << np.uint64(3)) >> (np.uint64(64) - width)).astype(np.int64) + 1
+    ends = np.cumsum(lengths)
+    count = int(np.searchsorted(ends, total)) + 1
+    if count > len(ends):
+        reached = int(ends[-1]) if len(ends) else 0
+        raise MaskError(f"runs of {total:,} bytes", f"{reached:,}", "the code was cut short; fetch it again")
+    if ends[count - 1] != total:
+        raise MaskError(f"runs of {total:,} bytes", f"{int(ends[count - 1]):,}", "the code is damaged")
+    starts, field, width, lengths = starts[:count], field[:count], width[:count], lengths[:count]
     values = ((field << (width + np.uint64(3))) >> np.uint64(64 - _VALUE_BITS)).astype(np.uint8)
+    is_run = (field >> np.uint64(63)).astype(bool)
     if is_run.all():
         return values, lengths
     items = np.where(is_run, 1, lengths)
