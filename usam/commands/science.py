@@ -49,7 +49,7 @@ def tokens(
     fractions: Annotated[str, typer.Option("--fractions", help="The shares of train, val and test.")] = "0.8,0.1,0.1",
     split_seed: Annotated[int, typer.Option("--split-seed", help="Another seed, other parts.")] = 0,
     entropies: Annotated[
-        bool, typer.Option("--entropies", help="The six entropy baselines too, at about eight times the time.")
+        bool, typer.Option("--entropies", help="The six entropy baselines too, at about five times the time.")
     ] = False,
     limit: Annotated[
         int, typer.Option("--limit", min=0, help="At most so many records, spread over the set; 0: all.")

@@ -73,13 +73,18 @@ class Ade20k(Reader[_Scene]):
         return None
 
     def _instance(self, image: Path, listed: dict[str, Any], size: tuple[int, int]) -> Instance | None:
-        parent = listed.get("parts", {}).get("ispartof", [])
+        try:
+            number, file, parts = listed["id"], listed["instance_mask"], listed["parts"]
+            parent = parts["ispartof"] if isinstance(parts, dict) else None
+        except (KeyError, TypeError):
+            self.problems.add("object without id, parts or instance_mask", f"{image.stem}: {listed!r:.80}")
+            return None
         if isinstance(parent, list):
             parent = parent[0] if parent else None
         if parent is not None and not self._parts:
             return None
-        object_id = f"ade20k/{image.stem}/{listed['id']}"
-        labels = self._label_map(image.parent / listed["instance_mask"], size)
+        object_id = f"ade20k/{image.stem}/{number}"
+        labels = self._label_map(image.parent / file, size)
         if labels is None:
             return None
         mask = labels > 0 if self._amodal else labels == SEEN

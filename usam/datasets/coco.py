@@ -42,6 +42,7 @@ class CocoInstances(Reader[_Entry]):
         self._categories: dict[int, str] = {}
         entries: list[_Entry] = []
         for each, document in _documents(self, root, "instances", INSTANCES_LAYOUT, split):
+            _require(self.name, document["annotations"], ("id", "image_id"))
             by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
             for annotation in document["annotations"]:
                 by_image[annotation["image_id"]].append(annotation)
@@ -84,6 +85,7 @@ class CocoPanoptic(Reader[_Entry]):
         entries: list[_Entry] = []
         for each, document in _documents(self, root, "panoptic", PANOPTIC_LAYOUT, split):
             folder(root / "annotations", f"panoptic_{each}", name=self.name, layout=PANOPTIC_LAYOUT)
+            _require(self.name, document["annotations"], ("image_id", "file_name", "segments_info"))
             images = {image["id"]: image for image in document["images"]}
             for annotation in document["annotations"]:
                 if annotation["image_id"] in images:
@@ -108,11 +110,14 @@ class CocoPanoptic(Reader[_Entry]):
         ids = colours.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         instances: list[Instance] = []
         for segment in annotation["segments_info"]:
+            if not isinstance(segment, dict) or "id" not in segment:
+                self.problems.add("segment without an id", str(png))
+                continue
             object_id = f"coco-panoptic/{entry.image['id']}/{segment['id']}"
             if segment.get("iscrowd"):
                 self.problems.add("crowd", object_id)
             elif found := self._packed(
-                object_id, ids == segment["id"], self._categories.get(segment["category_id"], "")
+                object_id, ids == segment["id"], self._categories.get(segment.get("category_id", -1), "")
             ):
                 instances.append(found)
         return _as_record(self.name, path, entry, instances, self._licences)
@@ -132,6 +137,7 @@ def _documents(
         path = annotations / f"{kind}_{each}.json"
         try:
             document = json.loads(path.read_bytes())
+            _require(reader.name, document["images"], ("id", "file_name", "height", "width"))
             reader._categories |= {one["id"]: one["name"] for one in document.get("categories", [])}
             reader._licences |= {one["id"]: one["name"] for one in document.get("licenses", [])}
             _ = document["images"], document["annotations"]
@@ -141,6 +147,12 @@ def _documents(
             ) from error
         found.append((each, document))
     return found
+
+
+def _require(name: str, items: Any, keys: tuple[str, ...]) -> None:
+    for item in items if isinstance(items, list) else [items]:
+        if not isinstance(item, dict) or any(key not in item for key in keys):
+            raise DatasetError(f"{name}: entries with {', '.join(keys)}", f"{item!r:.120}", "fetch the file again")
 
 
 def _checked_size(reader: Reader[_Entry], path: Path, image: dict[str, Any]) -> tuple[int, int] | None:

@@ -1,10 +1,11 @@
 """A folder of images beside a folder of masks of the same names: ECSSD, Oxford-IIIT Pet and sets like them.
 
     images/<name>.jpg
-    one of ground_truth_mask/ masks/ mask/ trimaps_binary/ gt/ annotations/, with <name>.png
+    one of ground_truth_mask/ masks/ mask/ trimaps_binary/ annotations/trimaps/ gt/ annotations/, with <name>.png
 
 One object an image: every pixel that is not 0. In a trimap (255 beside 1 or 2, as in `trimaps_binary`) 255 is
-a band drawn over the outline with a broad brush: by default each of its pixels goes to the nearer side.
+a band drawn over the outline with a broad brush: by default each of its pixels goes to the nearer side. Labels
+1, 2 and 3 without 0 are those of Oxford-IIIT Pet: object, background, band.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from usam.datasets.reader import Reader, folder, images_in, names_in
 from usam.datasets.record import BoolMask, Record
 from usam.errors import DatasetError
 
-MASK_FOLDERS = ("ground_truth_mask", "masks", "mask", "trimaps_binary", "gt", "annotations")
+MASK_FOLDERS = ("ground_truth_mask", "masks", "mask", "trimaps_binary", "annotations/trimaps", "gt", "annotations")
 LAYOUT = f"images/<name>.jpg beside one of {', '.join(MASK_FOLDERS)} with <name>.png"
 BAND = 255
 
@@ -106,6 +107,9 @@ def foreground(labels: npt.NDArray[np.uint8], band: Band = "nearest") -> BoolMas
     Gray edges between 0 and 255 of a two-valued mask count as object from 128 on.
     """
     values = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+    if values[0] == 1 and values[-1] <= 3:
+        labels = np.array([0, 1, 0, BAND], np.uint8)[labels]
+        values = np.unique(labels)
     small = values[(values > 0) & (values < BAND)]
     if small.size == 0 or (small.max() > 2 and values.max() < BAND):
         return np.asarray(labels > 0)

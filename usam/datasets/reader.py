@@ -125,7 +125,7 @@ def folder(root: Path, *candidates: str, name: str, layout: str) -> Path:
 
 def images_in(path: Path) -> list[Path]:
     """The image files right inside a folder, by name."""
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != ".")
 
 
 def names_in(path: Path) -> list[str]:

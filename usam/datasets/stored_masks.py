@@ -88,12 +88,18 @@ def from_run_lengths(rle: Any, height: int, width: int) -> RunLengthMask:
     """
     if not isinstance(rle, dict) or "counts" not in rle or "size" not in rle:
         raise MalformedMask("bad run lengths", "run lengths with 'size' and 'counts'", type(rle).__name__)
-    if (size := [int(side) for side in rle["size"]]) != [height, width]:
-        raise MalformedMask("mask of another size", f"a mask of {height} x {width}", f"{size[0]} x {size[1]}")
-    counts = rle["counts"]
-    if not isinstance(counts, list):
-        counts = _uncompressed(counts.encode("latin-1") if isinstance(counts, str) else bytes(counts))
-    return RunLengthMask.of([int(run) for run in counts], height, width)
+    try:
+        size = [int(side) for side in rle["size"]]
+        counts = rle["counts"]
+        if not isinstance(counts, list):
+            counts = _uncompressed(counts.encode() if isinstance(counts, str) else bytes(counts))
+        runs = [int(run) for run in counts]
+    except (TypeError, ValueError) as error:
+        raise MalformedMask("bad run lengths", "run lengths of whole numbers", str(error)) from error
+    if size != [height, width]:
+        got = " x ".join(map(str, size))
+        raise MalformedMask("mask of another size", f"a mask of {height} x {width}", got)
+    return RunLengthMask.of(runs, height, width)
 
 
 def from_polygons(polygons: Any, height: int, width: int) -> RunLengthMask:

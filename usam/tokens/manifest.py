@@ -30,7 +30,7 @@ class TokenSettings:
     max_objects  at most so many objects of an image (0: all)
     min_pixels   leave out objects with fewer pixels
     limit        at most so many records, spread evenly over the data set (0: all)
-    entropies    the six entropy baselines too (15 to 20 times the forward passes)
+    entropies    the six entropy baselines too (about five times the forward passes)
     shard_size   records in one shard file, which is what a kill can cost
     part         keep one part of a split by group ('' keeps all), with its `fractions` and `split_seed`
     """

@@ -205,6 +205,16 @@ def _work(job: _Job) -> _Done:
     return _make(job, _runners, _tick)
 
 
+def _process_context() -> Any:
+    """New processes without the parent's threads and device: forked from a server that has imported torch once,
+    or, where there is no such thing, started afresh."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["usam.tokens.extraction", "usam.checkpoints", "usam.patch_sam2", "usam.nano"])
+    return context
+
+
 def _together(
     jobs: Iterator[_Job],
     models: tuple[str, ...],
@@ -213,7 +223,7 @@ def _together(
     load_model: LoadModel,
     advance: Callable[[int], None],
 ) -> Iterator[_Done]:
-    context = multiprocessing.get_context("spawn")
+    context = _process_context()
     started, ticks = context.Value("i", 0), context.Value("q", 0)
     pool = ProcessPoolExecutor(
         workers, context, initializer=_start_worker, initargs=(models, devices, load_model, started, ticks)

@@ -67,6 +67,8 @@ def test_parts_of_one_object_are_joined(tmp_path: Path) -> None:
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "o" * 40}}, "bad run lengths"),
         ({"segmentation": {"counts": [2400]}}, "bad run lengths"),
         ({"segmentation": None}, "bad run lengths"),
+        ({"segmentation": {"size": None, "counts": [2400]}}, "bad run lengths"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [None]}}, "bad run lengths"),
         ({"segmentation": []}, "bad polygon"),
         ({"segmentation": [[1, 2, 3, 4]]}, "bad polygon"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "bad polygon"),
@@ -121,6 +123,19 @@ def test_a_wrong_folder_says_what_was_expected_and_what_came(tmp_path: Path) -> 
     (tmp_path / "val2017").mkdir()
     with pytest.raises(DatasetError, match=r"with 'images' and 'annotations', got KeyError"):
         open_dataset("coco", tmp_path)
+
+
+def test_entries_without_what_they_need(tmp_path: Path) -> None:
+    coco(tmp_path, [{"segmentation": [SQUARE]}])
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    whole = json.loads(path.read_text())
+    for place, key in (("annotations", "image_id"), ("images", "height")):
+        torn = json.loads(path.read_text())
+        del torn[place][0][key]
+        path.write_text(json.dumps(torn))
+        with pytest.raises(DatasetError, match=rf"coco: entries with .*{key}"):
+            open_dataset("coco", tmp_path)
+        path.write_text(json.dumps(whole))
 
 
 def test_a_split_is_found_by_its_beginning(tmp_path: Path) -> None:

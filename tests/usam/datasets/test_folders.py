@@ -77,6 +77,12 @@ def test_the_band_of_a_trimap_goes_where_it_is_told(band: Any, radius: int) -> N
     assert wrong.sum() <= (0 if band != "nearest" else 20)
 
 
+def test_labels_of_oxford_pets() -> None:
+    labels = np.array([0, 1, 2, 3], np.uint8)[(trimap() == 0) * 2 + (trimap() == 255) * 3 + (trimap() == 1) * 1]
+    assert np.array_equal(foreground(labels, "nearest"), foreground(trimap(), "nearest"))
+    assert np.array_equal(foreground(labels, "background"), disc(30, 20, 9))
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

@@ -34,7 +34,9 @@ def listed(number: int, parent: Any = (), name: str = "house") -> dict[str, Any]
 
 
 def test_objects_parts_and_what_is_hidden(tmp_path: Path) -> None:
-    place = ade(tmp_path, [listed(0), listed(1, 0, "door"), listed(2, (1,), "knob"), listed(3), listed(4), listed(5)])
+    place = ade(
+        tmp_path, [listed(0), listed(1, 0, "door"), listed(2, (1,), "knob"), listed(3), listed(4), listed(5), {"id": 6}]
+    )
     seen, hidden = disc(30, 20, 12), disc(30, 20, 6)
     amodal = seen * 255
     amodal[hidden] = 128
@@ -49,7 +51,12 @@ def test_objects_parts_and_what_is_hidden(tmp_path: Path) -> None:
     assert np.array_equal(house.read_mask(), seen & ~hidden)
     assert (house.parent_id, door.parent_id, knob.parent_id) == ("", house.object_id, door.object_id)
     assert (record.split, record.group, door.category) == ("training", f"ade20k/{SCENE}", "door")
-    assert dataset.problems.counts == {"empty mask": 1, "mask of another size": 1, "missing mask": 1}
+    assert dataset.problems.counts == {
+        "empty mask": 1,
+        "mask of another size": 1,
+        "missing mask": 1,
+        "object without id, parts or instance_mask": 1,
+    }
     (whole,) = open_dataset("ade20k", tmp_path, amodal=True, parts=False)
     assert np.array_equal(whole.instances[0].read_mask(), seen)
     assert [instance.object_id[-1] for instance in whole.instances] == ["0", "3"]
