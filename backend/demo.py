@@ -15,17 +15,17 @@ from backend.label_studio_records import UNCERTAINTY_SAMPLING, Project
 TITLE = "usam demo"
 LABEL_CONFIG = """<View>
   <Image name="image" value="$image" zoom="true" zoomControl="true"/>
-  <BrushLabels name="mask" toName="image">
+  <BrushLabels name="mask" toName="image" smart="false">
     <Label value="Object" background="#1f77b4"/>
     <Label value="Part" background="#ff7f0e"/>
   </BrushLabels>
-  <KeyPointLabels name="click" toName="image" smart="true">
-    <Label value="Object" background="#1f77b4" smart="true" showInline="true"/>
-    <Label value="Part" background="#ff7f0e" smart="true" showInline="true"/>
+  <KeyPointLabels name="click" toName="image" smart="true" smartOnly="true">
+    <Label value="Object" background="#1f77b4" showInline="true"/>
+    <Label value="Part" background="#ff7f0e" showInline="true"/>
   </KeyPointLabels>
-  <RectangleLabels name="box" toName="image" smart="true">
-    <Label value="Object" background="#1f77b4" smart="true"/>
-    <Label value="Part" background="#ff7f0e" smart="true"/>
+  <RectangleLabels name="box" toName="image" smart="true" smartOnly="true">
+    <Label value="Object" background="#1f77b4"/>
+    <Label value="Part" background="#ff7f0e"/>
   </RectangleLabels>
 </View>
 """
@@ -48,7 +48,8 @@ PICTURES = (
     "retina.jpg",
     "rocket.jpg",
 )
-"""Those inside scikit-image that are pictures of something. Two are a stereo pair: near-duplicates on purpose."""
+"""Those inside scikit-image that are pictures of something. Two are a stereo pair: near-duplicates on
+purpose."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
@@ -67,7 +68,8 @@ def demo_pictures(folder: Path) -> Path:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The image files of `folder` and its sub-folders, sorted. Raises `SettingsError` where there are none."""
+    """The image files of `folder` and its sub-folders, sorted. Raises `SettingsError` where there are
+    none."""
     if not folder.is_dir():
         raise SettingsError("a folder of images", f"{folder}, which is none", "check the path")
     found = sorted(
@@ -82,7 +84,8 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def document_root(folder: Path) -> Path:
-    """The folder Label Studio has to serve so that `folder` can be a storage in it, which may not be the same."""
+    """The folder Label Studio has to serve so that `folder` can be a storage in it, which may not be the
+    same."""
     return folder.resolve().parent
 
 
@@ -92,7 +95,8 @@ def local_address(picture: Path, root: Path) -> str:
 
 
 def demo_project(client: LabelStudio, folder: Path, title: str = TITLE) -> tuple[Project, int]:
-    """The project called `title`, made where it is missing, with a task for each picture; and how many are new.
+    """The project called `title`, made where it is missing, with a task for each picture; and how many are
+    new.
 
     Running it again adds only pictures that have no task yet: nothing that was labelled is touched.
     """
