@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,9 @@ class Outcomes:
             {kind: values[keep] for kind, values in self.iou.items()},
             {kind: values[keep] for kind, values in self.predicted.items()},
         )
+
+
+Measure = Callable[[Outcomes], float]
 
 
 @dataclass(frozen=True)
@@ -130,28 +134,23 @@ def _iou(logits: torch.Tensor, mask: npt.NDArray[np.bool_]) -> FloatArray:
 
 def best_of_three(ious: FloatArray) -> FloatArray:
     """(N, 4) -> (N,) IoU of the best of the three multimask outputs."""
-    return ious[:, 1:].max(1)
+    return np.asarray(ious[:, 1:].max(1), np.float32)
 
 
 def picked(ious: FloatArray, predicted: FloatArray) -> FloatArray:
     """(N, 4) each -> (N,) IoU of the multimask output that the model itself rates highest."""
-    return ious[np.arange(len(ious)), 1 + predicted[:, 1:].argmax(1)]
+    return np.asarray(ious[np.arange(len(ious)), 1 + predicted[:, 1:].argmax(1)], np.float32)
 
 
 def figures(outcomes: Outcomes, rounds: int = 1000, seed: int = 0) -> list[Figure]:
     """All figures of one set of outcomes; see `Figure`. Correlations are over the three multimask outputs."""
 
-    def mean(of: Callable[[Outcomes], FloatArray]) -> Callable[[Outcomes], float]:
-        return lambda o: float(of(o).mean())
-
-    measures: dict[str, Callable[[Outcomes], float]] = {}
+    measures: dict[str, Measure] = {}
     for kind in KINDS:
-        measures[f"{kind}, best of three"] = mean(lambda o, k=kind: best_of_three(o.iou[k]))
-        measures[f"{kind}, own pick"] = mean(lambda o, k=kind: picked(o.iou[k], o.predicted[k]))
-        measures[f"{kind}, single mask"] = mean(lambda o, k=kind: o.iou[k][:, 0])
-        measures[f"{kind}, Pearson of own estimate"] = lambda o, k=kind: _pearson(
-            o.predicted[k][:, 1:], o.iou[k][:, 1:]
-        )
+        measures[f"{kind}, best of three"] = partial(_mean_best, kind)
+        measures[f"{kind}, own pick"] = partial(_mean_picked, kind)
+        measures[f"{kind}, single mask"] = partial(_mean_single, kind)
+        measures[f"{kind}, Pearson of own estimate"] = partial(_correlation, kind)
     names, owner = np.unique(outcomes.groups, return_inverse=True)
     members = [np.flatnonzero(owner == index) for index in range(len(names))]
     rng = np.random.default_rng(seed)
@@ -172,6 +171,22 @@ def figures(outcomes: Outcomes, rounds: int = 1000, seed: int = 0) -> list[Figur
         )
         for name, measured in measures.items()
     ]
+
+
+def _mean_best(kind: str, outcomes: Outcomes) -> float:
+    return float(best_of_three(outcomes.iou[kind]).mean())
+
+
+def _mean_picked(kind: str, outcomes: Outcomes) -> float:
+    return float(picked(outcomes.iou[kind], outcomes.predicted[kind]).mean())
+
+
+def _mean_single(kind: str, outcomes: Outcomes) -> float:
+    return float(outcomes.iou[kind][:, 0].mean())
+
+
+def _correlation(kind: str, outcomes: Outcomes) -> float:
+    return _pearson(outcomes.predicted[kind][:, 1:], outcomes.iou[kind][:, 1:])
 
 
 def _pearson(estimate: FloatArray, truth: FloatArray) -> float:

@@ -71,7 +71,8 @@ class LiteTrunk(nn.Module):
             _load_in_order(features, state)
         fold_batch_norms(features.eval())
         self.features = features
-        self.channel_list = list(features.feature_info.channels())[::-1]
+        info: Any = features.feature_info
+        self.channel_list: list[int] = list(info.channels())[::-1]
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.register_buffer("scale", (std / LITE_STD).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", ((mean - LITE_MEAN) / LITE_STD).view(1, 3, 1, 1), persistent=False)
@@ -302,7 +303,8 @@ def build_size(size: NanoSize, pretrained_trunk: bool = False) -> NanoSAM:
     )
     model = NanoSAM(size, ImageEncoder(trunk, neck, scalp=1))
     align_attention(model)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def align_attention(model: NanoSAM) -> None:

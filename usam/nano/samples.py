@@ -363,13 +363,13 @@ def draw_batch(
     scenes: list[Scene] = []
     while len(scenes) < size:
         if rng.random() < synthetic:
-            backdrop = store[rng.integers(len(store))].image if rng.random() < 0.5 else None
+            backdrop = store[int(rng.integers(len(store)))].image if rng.random() < 0.5 else None
             scene = synthesise_scene(side, rng, backdrop)
         else:
-            scene = crop_scene(store[rng.integers(len(store))], side, rng)
+            scene = crop_scene(store[int(rng.integers(len(store)))], side, rng)
             if rng.random() < pasted:
                 for _ in range(int(rng.integers(1, 4))):
-                    scene = paste_object(scene, store[rng.integers(len(store))], rng)
+                    scene = paste_object(scene, store[int(rng.integers(len(store)))], rng)
         if len(scene.masks):
             scenes.append(scene)
     groups = prompt_groups(scenes, counts, rng)

@@ -62,13 +62,13 @@ def texture(side: int, rng: np.random.Generator, backdrop: ByteArray | None = No
     surface = base[None, None] + pattern[..., None] * tint
     noise = rng.normal(0, rng.uniform(1, 10), (side // 2, side // 2, 1)).astype(np.float32)
     surface += cv2.resize(noise, (side, side))[..., None]
-    return np.clip(surface, 0, 255).astype(np.float32)
+    return np.asarray(np.clip(surface, 0, 255), np.float32)
 
 
 def _fill(outline: Outline, side: int) -> FloatArray:
     canvas = np.zeros((side, side), np.uint8)
     cv2.fillPoly(canvas, [np.round(outline * 8).astype(np.int32)], 255, lineType=cv2.LINE_AA, shift=3)
-    return canvas.astype(np.float32) / 255.0
+    return np.asarray(canvas / 255.0, np.float32)
 
 
 def _outline(centre: tuple[float, float], radius: float, rng: np.random.Generator) -> Outline:
@@ -108,7 +108,7 @@ def synthesise_scene(side: int, rng: np.random.Generator, backdrop: ByteArray | 
                 image = _paint(image, detail, texture(side, rng, backdrop), rng)
                 nested.append(detail)
     if rng.random() < 0.5:
-        image = cv2.GaussianBlur(image, (3, 3), 0)
+        image = np.asarray(cv2.GaussianBlur(image, (3, 3), 0), np.float32)
     m = side // 4
     small = [cv2.resize(mask, (m, m), interpolation=cv2.INTER_AREA) for mask in nested]
     kept = [mask for mask in small if mask.mean() >= SMALLEST_AREA and mask.max() > 0.5]

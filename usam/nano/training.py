@@ -21,21 +21,21 @@ from typing import Any
 import numpy as np
 import torch
 from sam2.modeling.sam.transformer import Attention
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from usam.errors import TrainingError
+from usam.errors import CheckpointError, TrainingError
 from usam.nano.losses import LossWeights, prompt_loss
 from usam.nano.model import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    SIZES,
     Embedding,
     NanoSAM,
-    build_nano,
     build_size,
     decode,
     encode_images,
@@ -56,6 +56,8 @@ class NanoSettings:
     """Everything that shapes a run. Rates are for AdamW; shares are of the budget."""
 
     minutes: float = 60.0
+    side: int | None = None
+    """Pixels of the training pictures, where not the model's own size; the weights fit any multiple of 32."""
     batch: int = 8
     prompts: PromptCounts = field(default_factory=PromptCounts)
     rate: float = 6e-4
@@ -78,6 +80,8 @@ class NanoSettings:
     workers: int = 2
     """Processes that share every step, each with a batch of its own; on a busy CPU better than threads."""
     seed: int = 0
+    count_pauses: bool = False
+    """Whether time in which the process was stopped uses up the budget, to end at a set hour."""
     save_every: float = 120.0
     """Seconds between checkpoints."""
 
@@ -130,11 +134,11 @@ def use_plain_attention(model: NanoSAM) -> None:
             module.__class__ = PlainAttention
 
 
-class DenseStride(Conv2dSame):  # type: ignore[misc]
+class DenseStride(Conv2dSame):
     """A strided depthwise convolution taken densely and thinned out: its gradient is twenty times faster."""
 
     def forward(self, features: Tensor) -> Tensor:
-        padded = pad_same(features, self.weight.shape[-2:], self.stride, self.dilation)
+        padded = pad_same(features, list(self.weight.shape[-2:]), list(self.stride), list(self.dilation))
         dense = F.conv2d(padded, self.weight, self.bias, 1, 0, self.dilation, self.groups)
         return dense[..., :: self.stride[0], :: self.stride[1]]
 
@@ -204,8 +208,8 @@ class Trainer:
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """One update; gives the loss and the mean best IoU of each kind of prompt."""
         rate = learning_rate(self.settings, self.steps, progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+        for rated in self.optimizer.param_groups:
+            rated["lr"] = rate * rated["share"]
         report: dict[str, float] = {}
         with torch.autocast("cpu", torch.bfloat16):
             whole = encode_images(self.model, normalise(batch.images))
@@ -243,7 +247,7 @@ class Trainer:
         logits, ious = decode(self.model, seen, owner, points, labels, mask_input)
         with torch.autocast("cpu", enabled=False):
             loss = prompt_loss(logits, ious, target, self.settings.loss, one_click=group.kind == "click")
-        (loss.total * share).backward()
+        torch.autograd.backward(loss.total * share)
         report["loss"] = report.get("loss", 0.0) + float(loss.total.detach()) * share
         report[name or group.kind] = float(loss.best_iou.mean())
         return logits.detach().float()
@@ -270,14 +274,14 @@ class Trainer:
 
     def averaged(self) -> NanoSAM:
         """A copy of the model with the averaged weights, in eval mode."""
-        copy = build_size(self.model.nano_size)
+        copy: NanoSAM = build_size(self.model.nano_size)
         copy.load_state_dict(self.model.state_dict())
         names = [n for n, p in self.model.named_parameters() if p.requires_grad and p.numel()]
         ours = dict(copy.named_parameters())
         with torch.no_grad():
             for name, value in zip(names, self.average, strict=True):
                 ours[name].copy_(value)
-        return copy.eval()
+        return copy
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on, for `torch.save`."""
@@ -298,17 +302,22 @@ class Trainer:
 
 
 class Clock:
-    """Seconds of work, without the time in which the process was stopped."""
+    """Seconds of work, without the time in which the process was stopped unless `count_pauses`."""
 
-    def __init__(self, before: float = 0.0, now: Callable[[], float] = time.monotonic) -> None:
-        self._now, self._last, self.seconds = now, now(), before
+    def __init__(
+        self,
+        before: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
+        count_pauses: bool = False,
+    ) -> None:
+        self._now, self._last, self.seconds, self._count_pauses = now, now(), before, count_pauses
         self._typical = 0.0
 
     def tick(self) -> float:
         """Count the step that just ended; a step ten times as long as usual (and over 10 s) counts as usual."""
         now = self._now()
         took, self._last = now - self._last, now
-        if self._typical and took > max(10.0, 10 * self._typical):
+        if not self._count_pauses and self._typical and took > max(10.0, 10 * self._typical):
             took = self._typical
         else:
             self._typical = took if not self._typical else 0.9 * self._typical + 0.1 * took
@@ -411,7 +420,10 @@ def _train(
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     rank = dist.get_rank() if dist.is_initialized() else 0
-    model = build_nano(name, pretrained_trunk=start is None)
+    if name not in SIZES:
+        raise CheckpointError(f"one of {', '.join(SIZES)}", repr(name), "pick a nano model")
+    size = replace(SIZES[name], image_size=settings.side or SIZES[name].image_size)
+    model = build_size(size, pretrained_trunk=start is None)
     if start is not None:
         ours = model.state_dict()
         model.load_state_dict({**ours, **{k: v for k, v in start.items() if ours[k].shape == v.shape}})
@@ -427,7 +439,7 @@ def _train(
     if rank == 0:
         replace_text(out / "settings.json", json.dumps({"model": name, **asdict(settings)}, indent=1))
     keeper = Keeper(out, name, trainer, settings, before, log)
-    clock, budget = Clock(before), settings.minutes * 60.0
+    clock, budget = Clock(before, count_pauses=settings.count_pauses), settings.minutes * 60.0
     while (progress := share_progress(clock.seconds) / budget) < 1.0:
         figures = trainer.step(next(loader), progress)
         if not math.isfinite(figures["loss"]):
