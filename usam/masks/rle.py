@@ -137,8 +137,8 @@ def rle_pixels(rle: RunLengths) -> int:
 
 
 def _longest_code(total: int) -> int:
-    """Integers in the longest code that encoders write for `total` bytes: a run of one for each of them."""
-    return (_HEADER_BITS + total * (3 + _WIDTHS[0] + _VALUE_BITS)) // 8 + 8
+    """Integers in the longest code that encoders write for `total` bytes, a run of one for each, and some slack."""
+    return (_HEADER_BITS + total * (3 + _WIDTHS[0] + _VALUE_BITS)) // 8 + 64
 
 
 def _alpha(mask: npt.ArrayLike) -> npt.NDArray[np.bool_] | UInt8Array:
