@@ -15,6 +15,7 @@
          |- StoreError               the store on disk cannot be opened or is of another make
          |- RegistryError            a head-set version is missing, half-written or altered
          |- QueueError               Redis or RQ is not usable
+         |- PluginUnavailable        the label-studio-ml package is not installed (also an ImportError)
          |- ServerError              a server that we start (Redis, Label Studio) did not come up
          `- JobError                 a background job cannot finish; its reason is kept in the store
              `- JobBusy              another worker is at the same job; it is tried again
@@ -89,6 +90,10 @@ class RegistryError(BackendError):
 
 class QueueError(BackendError):
     """Redis or RQ is not usable."""
+
+
+class PluginUnavailable(BackendError, ImportError):
+    """The model class for label-studio-ml was asked for where that package is not installed."""
 
 
 class ServerError(BackendError):
