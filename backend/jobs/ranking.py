@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from backend.label_studio_records import Project
     from usam.heads import HeadSet
 
-OWN_VERSION = re.compile(r"usam-(?P<heads>.+)\.(?P<run>\d+)(-\d+)?")
-"""Prediction versions that we write: checkpoint and heads, then the run that wrote them."""
+OWN_VERSION = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)\.\d+(-\d+)?")
+"""Versions of rankings that we write: checkpoint and heads, then the run that wrote them."""
+OWN_MODEL = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)(\..*)?")
+"""Versions of anything that we write, answers to Label Studio's own questions included."""
 _GAP_STRATEGIES: Mapping[str, tuple[str, ...]] = {
     "task": ("task_gap",),
     "epistemic": ("model_gap",),

@@ -18,7 +18,7 @@ from backend.jobs.context import Context, RunProgress
 from backend.jobs.proposals import ObjectScores, pack, proposal_key, propose, rescored, score_many, unpack
 from backend.jobs.publication import delete_others, verify, write
 from backend.jobs.ranking import (
-    OWN_VERSION,
+    OWN_MODEL,
     Subject,
     heads_in_use,
     rank,
@@ -72,7 +72,7 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
     heads, passed_over = heads_in_use(context, project)
     strategy, fallback = strategy_for(context.settings, heads)
     made = _propose_missing(context, known, pool, heads, controls, progress)
-    version = f"usam-{context.settings.model}+{heads.version if heads else 'no-heads'}.{progress.id}"
+    version = f"{context.settings.model}+{heads.version if heads else 'no-heads'}.{progress.id}"
     scored = time.perf_counter()
     subjects = list(_subjects(context, pool, known, heads))
     rows = rank(subjects, heads, context.settings, project, version)
@@ -138,7 +138,7 @@ def _propose_missing(
         others = []
         if task.predictions > (task.id in served):
             stored = context.label_studio.predictions(project, [task.id])
-            others = [one for one in stored if not OWN_VERSION.fullmatch(one.model_version)]
+            others = [one for one in stored if not OWN_MODEL.fullmatch(one.model_version)]
         try:
             image = context.images.fetch(controls.image_value(task.data), task.id)
             arrays, regions = propose(context.model, heads, image, controls, context.settings, others)

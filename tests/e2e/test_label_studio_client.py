@@ -10,9 +10,8 @@ from backend.label_studio_records import UNCERTAINTY_SAMPLING, Project, Task
 from backend.label_studio_server import LabelStudioServer
 
 pytestmark = pytest.mark.e2e
-CONFIG = (
-    '<View><Image name="img" value="$image"/><BrushLabels name="brush" toName="img"><Label value="A"/></BrushLabels></View>'
-)
+CONFIG = """<View><Image name="img" value="$image"/>
+<BrushLabels name="brush" toName="img"><Label value="A"/></BrushLabels></View>"""
 
 
 @pytest.fixture
@@ -42,9 +41,7 @@ def test_a_change_of_annotations_touches_the_task_and_a_prediction_does_not(
     assert list(label_studio.tasks(project.id, since=cut)) == []
 
     annotation = label_studio.annotate(second.id, [{"id": "r"}])
-    label_studio.import_predictions(
-        project.id, [{"task": third.id, "result": [], "score": 0.5, "model_version": "v"}]
-    )
+    label_studio.import_predictions(project.id, [{"task": third.id, "result": [], "score": 0.5, "model_version": "v"}])
     changed = list(label_studio.tasks(project.id, since=cut))
     assert [(task.id, task.annotations) for task in changed] == [(second.id, 1)]
 

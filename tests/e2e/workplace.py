@@ -1,0 +1,179 @@
+"""The service as processes of its own, beside a real Label Studio and Redis, as `usam-backend up` starts them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import numpy as np
+
+from backend.connection import connect
+from backend.jobs.context import Context
+from backend.label_studio import LabelStudio
+from backend.label_studio_records import UNCERTAINTY_SAMPLING
+from backend.label_studio_server import LabelStudioServer
+from backend.processes import ServerProcess, free_port
+from backend.queue import JobQueue
+from backend.redis_server import RedisServer
+from backend.registry import Registry
+from backend.settings import Settings
+from backend.store import Store
+from backend.store_records import Run
+from usam.heads import HeadSet
+
+CONFIG = """<View>
+  <Image name="img" value="$image" zoom="true"/>
+  <BrushLabels name="brush" toName="img"><Label value="thing"/></BrushLabels>
+  <KeyPointLabels name="point" toName="img" smart="true"><Label value="thing" smart="true"/></KeyPointLabels>
+</View>"""
+HEADS = ("iou_nano_s", "iou_dense_prompt", "iou_unsupervised", "model_gap", "prompt_gap", "task_gap")
+Found = TypeVar("Found")
+
+
+def untrained_heads(path: Path, width: int) -> HeadSet:
+    """Heads that know nothing yet, so that any label teaches them something."""
+    rng = np.random.default_rng(0)
+
+    def head() -> list[tuple[np.ndarray, np.ndarray]]:
+        return [
+            (rng.normal(0, 0.05, (32, 2 * width)).astype(np.float32), np.zeros(32, np.float32)),
+            (rng.normal(0, 0.3, (16, 32)).astype(np.float32), np.zeros(16, np.float32)),
+            (rng.normal(0, 0.3, (1, 16)).astype(np.float32), np.ones(1, np.float32)),
+        ]
+
+    heads = HeadSet.from_layers(
+        {name: head() for name in HEADS}, alignment="aligned", checkpoint="nano-s", quality="iou_nano_s"
+    )
+    heads.save(path)
+    return heads
+
+
+@dataclass
+class Workplace:
+    """Everything of one test: the clients of Label Studio, Redis and the store, and the processes started."""
+
+    label_studio: LabelStudio
+    settings: Settings
+    store: Store
+    registry: Registry
+    queue: JobQueue
+    environment: dict[str, str]
+    folder: Path
+    cleanup: ExitStack
+    project: int = 0
+    processes: dict[str, ServerProcess] = field(default_factory=dict)
+
+    def start(self, name: str, *arguments: str, ready: Callable[[], bool] = lambda: True) -> ServerProcess:
+        """Start `usam-backend ARGUMENTS`."""
+        process = ServerProcess(
+            name,
+            [sys.executable, "-m", "backend.cli", *arguments],
+            log=self.folder / f"{name}.log",
+            environment=self.environment,
+        )
+        process.start(ready, 120)
+        self.processes[name] = process
+        self.cleanup.callback(process.stop)
+        return process
+
+    def start_backend(self) -> str:
+        """Start the HTTP service; returns its address once it is healthy."""
+        url = f"http://127.0.0.1:{self.settings.port}"
+
+        def healthy() -> bool:
+            try:
+                return httpx.get(f"{url}/health", timeout=2).status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        self.start("backend", "serve", ready=healthy)
+        return url
+
+    def new_project(self, pictures: list[Path]) -> int:
+        """A project with these pictures, looked after."""
+        made = self.label_studio.create_project("end to end", CONFIG, sampling=UNCERTAINTY_SAMPLING)
+        self.label_studio.upload(made.id, pictures)
+        self.store.join(made.id, made.stamp)
+        self.project = made.id
+        return made.id
+
+    def connect(self, url: str) -> None:
+        """Connect the project to the backend, as `usam-backend connect` does."""
+        failed = [step for step in connect(self.label_studio, self.settings, self.project, url) if step.failed]
+        assert failed == []
+
+    def wait(self, what: str, look: Callable[[], Found | None], seconds: float = 120) -> Found:
+        """Wait until `look()` finds something; the logs' ends are in the failure."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = look()
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"[{name}] {one.log_tail(1500)}" for name, one in self.processes.items())
+                raise AssertionError(f"no {what} in {seconds} s\n{self.store.runs(self.project)}\n{logs}")
+            time.sleep(0.1)
+
+    def run_after(self, job: str, after: int, seconds: float = 120) -> Run:
+        """The first run of a job numbered above `after` that has ended in `done` or `rejected`."""
+
+        def look() -> Run | None:
+            runs = [run for run in self.store.runs(self.project, job) if run.id > after]
+            return next((run for run in reversed(runs) if run.state in ("done", "rejected")), None)
+
+        return self.wait(f"finished {job}", look, seconds)
+
+    def last(self) -> int:
+        """Number of the newest run."""
+        return max((run.id for run in self.store.runs(self.project, limit=1)), default=0)
+
+
+@contextmanager
+def workplace(folder: Path, server: LabelStudioServer, redis: RedisServer, **settings: str) -> Iterator[Workplace]:
+    """A workplace in `folder`; `settings` are variables of the environment, in small letters without prefix."""
+    heads = folder / "heads.safetensors"
+    untrained_heads(heads, 128)
+    environment = {
+        "LABEL_STUDIO_URL": server.url,
+        "LABEL_STUDIO_API_KEY": server.account.token,
+        "REDIS_URL": redis.url,
+        "USAM_DATA_DIR": str(folder / "data"),
+        "USAM_PORT": str(free_port()),
+        "USAM_MODEL": "nano-s",
+        "USAM_HEADS": str(heads),
+        "USAM_THREADS": "1",
+        "USAM_GRID_SIDE": "4",
+        "USAM_KEEP_IOU": "0",
+        "USAM_MAX_REGIONS": "5",
+        "USAM_SYNC_SECONDS": "600",
+        "OMP_NUM_THREADS": "1",
+        **{f"USAM_{name.upper()}": value for name, value in settings.items()},
+    }
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        with ExitStack() as cleanup:
+            context = cleanup.enter_context(Context.open(Settings.from_environment()))
+            yield Workplace(
+                context.label_studio,
+                context.settings,
+                context.store,
+                context.registry,
+                context.queue,
+                {**os.environ, **environment},
+                folder,
+                cleanup,
+            )
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
