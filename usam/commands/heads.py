@@ -1,0 +1,239 @@
+"""`usam train | evaluate`: heads from tokens, and what they are worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from usam.errors import TrainingError
+
+if TYPE_CHECKING:
+    from usam.evaluation.tables import Evaluation, Runtime
+    from usam.heads import HeadSet
+    from usam.tokens import TokenTable
+    from usam.training import FitResult, Preset
+    from usam.training.examples import Examples
+
+Tables = Annotated[list[Path], typer.Argument(metavar="TOKENS...", help="Folders that `usam tokens` wrote.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this topic."""
+    app.command("train")(train)
+    app.command("evaluate")(evaluate)
+
+
+def train(
+    tokens: Tables,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the head set, its split and its figures.")],
+    model: Annotated[
+        str, typer.Option("--model", help="Whose tokens; without it every model of the tables, a folder each.")
+    ] = "",
+    preset: Annotated[
+        str, typer.Option("--preset", help="default, or the paper's: coco, sav, ade20k, davis.")
+    ] = "default",
+    search: Annotated[
+        int, typer.Option("--search", min=0, help="Try so many settings first; the same command goes on.")
+    ] = 0,
+    alignment: Annotated[
+        str, typer.Option("--alignment", help="aligned, shifted, or both: the better one is kept.")
+    ] = "both",
+    small: Annotated[str, typer.Option("--small", help="Small model of the model gap (default: the first).")] = "",
+    large: Annotated[str, typer.Option("--large", help="Large model of the model gap (default: the last).")] = "",
+    seed: Annotated[int, typer.Option("--seed", help="Of the split, the start and the order.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", min=0, help="Another number of epochs than the preset's.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
+) -> None:
+    """Train all heads at once on token tables, split by image; write the head set with its figures.
+
+    Writes heads.safetensors, split.json (which images it has seen), training.csv and reliability.png.
+    """
+    from usam.tokens import TokenTable
+    from usam.training.examples import common_models, read_examples
+    from usam.training.settings import PRESETS
+
+    if preset not in PRESETS:
+        raise TrainingError(f"a preset out of {', '.join(PRESETS)}", repr(preset), "choose one of these")
+    if alignment not in ("aligned", "shifted", "both"):
+        raise TrainingError("alignment aligned, shifted or both", repr(alignment), "choose one of these")
+    settings = PRESETS[preset].replace(seed=seed, device=device)
+    if epochs:
+        settings = settings.replace(epochs=epochs)
+    tables = [TokenTable.open(folder) for folder in tokens]
+    names = common_models(tables)
+    wanted = [model] if model else list(names)
+    for name in wanted:
+        examples = read_examples(tables, name, small=small or None, large=large or None)
+        folder = out if len(wanted) == 1 else out / name
+        typer.echo(f"{name}: {len(examples)} objects, heads {', '.join(examples.targets)}")
+        chosen = _searched(examples, settings, search, folder) if search else settings
+        result = _fit(examples, chosen, alignment)
+        _write_heads(result, examples, folder)
+        _print_figures(result, folder)
+
+
+def _searched(examples: Examples, settings: Preset, trials: int, folder: Path) -> Preset:
+    """The preset with the settings that a search found best."""
+    from usam.training import Preset, search_settings
+    from usam.training.network import Rows
+
+    def show(number: int, loss: float | None) -> None:
+        typer.echo(f"trial {number}: " + ("dropped early" if loss is None else f"loss over variance {loss:.4f}"))
+
+    rows = Rows.of(examples.iou_token, examples.mask_tokens, examples.targets, "aligned")
+    found = search_settings(
+        rows, examples.groups, trials, base=settings.default, storage=folder / "search.journal", progress=show
+    )
+    typer.echo(f"best of {found.finished} finished and {found.pruned} dropped trials: {found.loss:.4f}")
+    return Preset(found.settings)
+
+
+def _fit(examples: Examples, settings: Preset, alignment: str) -> FitResult:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from usam.training import fit_heads
+
+    columns = (TextColumn("epochs, at most"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("", total=settings.default.epochs * (2 if alignment == "both" else 1))
+
+        def advance(epoch: int, losses: dict[str, float]) -> None:
+            bar.advance(task)
+
+        return fit_heads(
+            examples.iou_token,
+            examples.mask_tokens,
+            examples.targets,
+            examples.groups,
+            settings=settings,
+            checkpoint=examples.model,
+            quality=_quality(examples),
+            alignment=alignment,  # type: ignore[arg-type]
+            metadata={"training_data": examples.source},
+            progress=advance,
+        )
+
+
+def _quality(examples: Examples) -> str:
+    from usam.tokens import head_name
+
+    return head_name(examples.model)
+
+
+def _write_heads(result: FitResult, examples: Examples, folder: Path) -> None:
+    """The head set, what it has seen, its history and its reliability plot."""
+    import numpy as np
+
+    from usam.evaluation.objects import scores_of
+    from usam.evaluation.plots import write_reliability
+    from usam.evaluation.tables import write_text
+    from usam.training.examples import write_split
+
+    if result.split is None:
+        raise TrainingError("a split by image", "none", "train without initial heads")
+    result.heads.save(folder)
+    write_split(folder, result.split, examples.groups)
+    lines = ["epoch," + ",".join(result.heads.names)]
+    for number, losses in enumerate(result.history):
+        lines.append(",".join([str(number), *(f"{losses.get(name, np.nan):.6g}" for name in result.heads.names)]))
+    write_text(folder / "training.csv", "\n".join(lines) + "\n")
+    test, quality = result.split.test, _quality(examples)
+    scores = scores_of(result.heads, examples.iou_token[test], examples.mask_tokens[test])
+    write_reliability(
+        {"predicted IoU": scores[quality].ravel()}, examples.targets[quality][test].ravel(), folder / "reliability.png"
+    )
+
+
+def _print_figures(result: FitResult, folder: Path) -> None:
+    losses = ", ".join(f"{way} {loss:.4f}" for way, loss in result.alignment_losses.items())
+    typer.echo(f"mask tokens {result.heads.alignment} (validation loss over variance: {losses})")
+    typer.echo(f"{'on unseen test images':24}{'Pearson':>9}{'abs error':>11}{'calibration':>13}")
+    for name, row in result.figures.items():
+        typer.echo(f"{name:24}{row['pearson']:9.3f}{row['mae']:11.3f}{row['calibration_error']:13.3f}")
+    typer.echo(f"head set {result.heads.version} in {folder}")
+
+
+def evaluate(
+    tokens: Tables,
+    heads: Annotated[Path, typer.Option("--heads", help="Head set: a folder of `usam train`, or published heads.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for report.md, figures.csv and the plots.")],
+    model: Annotated[str, typer.Option("--model", help="Whose tokens (default: the heads' own checkpoint).")] = "",
+    small: Annotated[str, typer.Option("--small", help="Small model of the model gap (default: the first).")] = "",
+    large: Annotated[str, typer.Option("--large", help="Large model of the model gap (default: the last).")] = "",
+    seen: Annotated[
+        bool, typer.Option("--seen", help="Judge on images that trained the heads too; figures are optimistic.")
+    ] = False,
+    ablation: Annotated[
+        list[Path], typer.Option("--ablation", help="Token tables to train the token ablation on; repeatable.")
+    ] = [],  # noqa: B006
+    runtime: Annotated[bool, typer.Option("--runtime", help="Also time SAM with and without heads.")] = False,
+    replicates: Annotated[int, typer.Option("--replicates", min=10, help="Of the bootstrap over images.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap and the ablation.")] = 0,
+) -> None:
+    """Make the paper's tables and figures for heads on token tables.
+
+    Images that trained the heads (their split.json says which) are left out.
+    """
+    from usam.evaluation.tables import evaluate as judge
+    from usam.heads import HeadSet
+    from usam.tokens import TokenTable
+    from usam.training.examples import seen_groups
+
+    tables = [TokenTable.open(folder) for folder in tokens]
+    head_set = HeadSet.load(heads)
+    known = frozenset() if seen else seen_groups(heads if heads.is_dir() else heads.parent)
+    options: dict[str, Any] = {
+        "model": model or None,
+        "small": small or None,
+        "large": large or None,
+        "unseen_by": known,
+        "replicates": replicates,
+        "seed": seed,
+    }
+    if ablation:
+        trained_on = [TokenTable.open(folder) for folder in ablation]
+        options["extra"] = _ablation(tables, trained_on, head_set, options)
+    if runtime:
+        options["runtimes"] = _runtimes(tables, head_set)
+    result = judge(tables, head_set, out, **options)
+    _print_evaluation(result, out)
+
+
+def _ablation(tables: list[TokenTable], train_on: list[TokenTable], heads: HeadSet, options: dict[str, Any]) -> Any:
+    import numpy as np
+
+    from usam.evaluation.ablation import token_ablation
+    from usam.evaluation.objects import read_objects
+    from usam.training.examples import read_examples
+    from usam.training.settings import PRESETS
+
+    choice = {key: options[key] for key in ("model", "small", "large")}
+    objects, _ = read_objects(tables, heads, **choice, unseen_by=options["unseen_by"])
+    sizes = {key: choice[key] for key in ("small", "large")}
+    test = read_examples(tables, objects.model, **sizes)
+    test = test.take(~np.isin(test.groups, sorted(options["unseen_by"])))
+    return token_ablation(
+        read_examples(train_on, objects.model, **sizes),
+        test,
+        objects,
+        settings=PRESETS["default"].replace(seed=options["seed"]),
+        replicates=options["replicates"],
+        seed=options["seed"],
+    )
+
+
+def _runtimes(tables: list[TokenTable], heads: HeadSet) -> list[Runtime]:
+    from usam.evaluation.runtime import measure_runtime
+
+    return [measure_runtime(name, heads) for name in tables[0].model_names]
+
+
+def _print_evaluation(result: Evaluation, out: Path) -> None:
+    for figure in result.figures:
+        if figure.quantity in ("relative AUC", "share to oracle", "Pearson, all three masks", "calibration error"):
+            typer.echo(f"{figure.table:26}{figure.subject:12}{figure.quantity:26}{figure.text()}")
+    if result.left_out:
+        typer.echo(f"{result.left_out} objects left out: their images trained the heads")
+    typer.echo(f"{len(result.objects)} objects; report in {out / 'report.md'}")
