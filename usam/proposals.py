@@ -151,7 +151,7 @@ class _Table:
         quality = heads.quality_for(checkpoint) if heads else None
         rank = scores[quality] if quality else ious
         prompt, column = np.divmod(np.arange(prompts * columns), columns)
-        table = np.array(list(scores.values()), np.float32).reshape(len(scores), -1)
+        table = np.array(list(scores.values()), np.float32).reshape(len(scores), rank.size)
         return cls(prompt, column, ious.ravel(), rank.ravel(), table)
 
     @classmethod
