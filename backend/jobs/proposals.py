@@ -12,7 +12,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,12 +26,13 @@ from backend.label_studio_records import Json, Prediction
 from backend.regions import ScoredMask, describe, masks_to_regions, validated
 from backend.settings import Settings
 from backend.store_records import ProposalRow
-from usam.prompts import Prompt, grid_points
+from usam.prompts import grid_points
 
 if TYPE_CHECKING:
     from usam.heads import HeadSet
+    from usam.tokens.forward import Encoded
 
-PROPOSALS_VERSION = 1
+PROPOSALS_VERSION = 2
 """Raised when the same image gives other proposals."""
 Arrays = Mapping[str, npt.NDArray[Any]]
 UInt8Image = npt.NDArray[np.uint8]
@@ -67,6 +68,20 @@ def proposal_key(settings: Settings, label_config: str, data_key: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """K objects of one image, best first: masks (K, H, W), logits (K, h, w), SamScores (K,), tokens, the decoder's
+    output (K,) 1..3 that each mask is, and labels from the prompts, None where they say none."""
+
+    masks: npt.NDArray[np.bool_]
+    logits: npt.NDArray[np.float32]
+    samscore: npt.NDArray[np.float32]
+    iou_token: npt.NDArray[np.float32]
+    mask_tokens: npt.NDArray[np.float32]
+    output: npt.NDArray[np.int64]
+    labels: list[str | None]
+
+
 def propose(
     model: JobModel,
     heads: HeadSet | None,
@@ -82,40 +97,87 @@ def propose(
     not fit the labelling configuration.
     """
     from usam.entropy import h_std
-    from usam.masks import nms, resize_logits
 
     hw = (int(image.shape[0]), int(image.shape[1]))
     encoded = model.encode(image)
-    asked = _prompts(others, hw) or _grid(hw, settings.grid_side)
-    decoded = model.decode(encoded, [one.prompt for one in asked])
+    given = _prompts(others, hw)
+    if any(one.prompt.box is not None or len(one.prompt.points) != 1 for one in given):
+        found = _decode_prompts(model, heads, encoded, given, settings, hw)
+    else:
+        found = _decode_points(model, heads, given, settings, hw)
+    arrays: Arrays = {
+        "iou_token": found.iou_token.astype(np.float16),
+        "mask_tokens": found.mask_tokens.astype(np.float16),
+        "output": found.output,
+        "samscore": found.samscore,
+        "entropy": np.asarray(h_std(found.logits), np.float32).reshape(len(found.output)),
+        "features": image_features(encoded),
+    }
+    per_region = replace(controls, gauges=tuple(gauge for gauge in controls.gauges if gauge.per_region))
+    regions: list[Json] = []
+    for k, scores in enumerate(score_objects(heads, model.checkpoint, arrays)):
+        scored = ScoredMask(found.masks[k], scores.iou, scores.gaps, found.labels[k])
+        made = masks_to_regions([scored], per_region, tolerance=settings.polygon_tolerance)
+        regions += [{"object": k, "region": region} for region in made]
+    validated([one["region"] for one in regions], 0.5, controls)
+    return arrays, regions
+
+
+def _decode_points(
+    model: JobModel, heads: HeadSet | None, given: Sequence[LabelledPrompt], settings: Settings, hw: tuple[int, int]
+) -> Found:
+    """From single points, of which a grid has many: only the masks that stay are ever made."""
+    from usam.proposals import propose_masks
+
+    points = np.stack([one.prompt.points[0] for one in given]) if given else grid_points(hw, settings.grid_side)
+    predictor = model.runner.predictor
+    predictor.set_heads(heads)
+    kept = propose_masks(
+        predictor, points, keep_iou=settings.keep_iou, nms_iou=settings.nms_iou, max_masks=settings.max_regions
+    )
+    return Found(
+        masks=kept.masks,
+        logits=kept.low_res,
+        samscore=kept.ious.astype(np.float32),
+        iou_token=kept.iou_token,
+        mask_tokens=kept.mask_tokens,
+        output=(kept.column + 1).astype(np.int64),
+        labels=[given[prompt].label if given else None for prompt in kept.prompt],
+    )
+
+
+def _decode_prompts(
+    model: JobModel,
+    heads: HeadSet | None,
+    encoded: Encoded,
+    given: Sequence[LabelledPrompt],
+    settings: Settings,
+    hw: tuple[int, int],
+) -> Found:
+    """From boxes and prompts of several points: the best mask of each."""
+    from usam.masks import nms, resize_logits
+
+    decoded = model.decode(encoded, [one.prompt for one in given])
     predicted = _quality(heads, model.checkpoint, decoded.iou_token, decoded.mask_tokens)
     if predicted is None:
         predicted = decoded.samscore[:, 1:]
     best = predicted.argmax(axis=1)
-    rows = np.arange(len(asked))
-    iou = predicted[rows, best].clip(0, 1)
-    logits = decoded.logits[rows, best + 1]
+    rows = np.arange(len(given))
+    iou, logits = predicted[rows, best], decoded.logits[rows, best + 1]
     good = np.flatnonzero((iou >= settings.keep_iou) & (logits > 0).any(axis=(1, 2)))
     kept = good[:0]
     if len(good):
         kept = good[nms(logits[good] > 0, iou[good], settings.nms_iou)[: settings.max_regions]]
-    arrays = {
-        "iou_token": decoded.iou_token[kept].astype(np.float16),
-        "mask_tokens": decoded.mask_tokens[kept].astype(np.float16),
-        "output": (best[kept] + 1).astype(np.int64),
-        "samscore": decoded.samscore[kept, best[kept] + 1].astype(np.float32),
-        "entropy": np.asarray(h_std(logits[kept]), np.float32).reshape(len(kept)),
-        "features": image_features(encoded),
-    }
-    regions: list[Json] = []
-    for k, scores in enumerate(score_objects(heads, model.checkpoint, arrays)):
-        mask = resize_logits(logits[kept[k]], hw) > 0
-        scored = ScoredMask(mask, scores.iou, scores.gaps, asked[kept[k]].label)
-        own = [gauge for gauge in controls.gauges if gauge.per_region]
-        made = masks_to_regions([scored], _with_gauges(controls, own), tolerance=settings.polygon_tolerance)
-        regions += [{"object": k, "region": region} for region in made]
-    validated([one["region"] for one in regions], 0.5, controls)
-    return arrays, regions
+    masks = [resize_logits(logits[place], hw) > 0 for place in kept]
+    return Found(
+        masks=np.stack(masks) if masks else np.zeros((0, *hw), np.bool_),
+        logits=logits[kept],
+        samscore=decoded.samscore[kept, best[kept] + 1],
+        iou_token=decoded.iou_token[kept],
+        mask_tokens=decoded.mask_tokens[kept],
+        output=(best[kept] + 1).astype(np.int64),
+        labels=[given[place].label for place in kept],
+    )
 
 
 def score_objects(heads: HeadSet | None, checkpoint: str, arrays: Arrays) -> list[ObjectScores]:
@@ -175,11 +237,6 @@ def _prompts(others: Sequence[Prediction], hw: tuple[int, int]) -> list[Labelled
     return prompts_from_task(found, hw)
 
 
-def _grid(hw: tuple[int, int], side: int) -> list[LabelledPrompt]:
-    label = np.ones(1, np.int32)
-    return [LabelledPrompt(Prompt(point[None], label), None) for point in grid_points(hw, side)]
-
-
 # numbers in regions that are kept
 
 
@@ -201,7 +258,7 @@ def rescored(regions: Sequence[Json], scores: Sequence[ObjectScores], controls: 
     whole = [gauge for gauge in controls.gauges if not gauge.per_region]
     if whole and scores:
         shown = [ScoredMask(_ONE_PIXEL, told.iou, told.gaps) for told in scores]
-        made = masks_to_regions(shown, _with_gauges(controls, whole))
+        made = masks_to_regions(shown, replace(controls, gauges=tuple(whole)))
         result += [region for region in made if region["from_name"] in {gauge.name for gauge in whole}]
     return result
 
@@ -213,12 +270,6 @@ def _gauge_value(gauge: Gauge, told: ObjectScores) -> Json:
     number = told.iou if gauge.quantity == "predicted_iou" else told.gaps.get(gauge.quantity, 0.0)
     rounded = round(float(number), 4)
     return {"number": rounded} if gauge.kind == "number" else {"text": [f"{rounded:.4f}"]}
-
-
-def _with_gauges(controls: Controls, gauges: Sequence[Gauge]) -> Controls:
-    from dataclasses import replace
-
-    return replace(controls, gauges=tuple(gauges))
 
 
 # on disk

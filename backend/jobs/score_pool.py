@@ -7,13 +7,16 @@ run after a retraining only scores tokens again.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from backend.controls import Controls, parse_config
-from backend.errors import JobError, LabelConfigError
+from backend.errors import JobError
 from backend.jobs.context import Context, RunProgress
 from backend.jobs.proposals import ObjectScores, pack, proposal_key, propose, rescored, score_many, unpack
 from backend.jobs.publication import delete_others, verify, write
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from usam.heads import HeadSet
 
 _SCORED_AT_ONCE = 256
+UInt8Image = npt.NDArray[np.uint8]
 
 
 def run(context: Context, project: int) -> None:
@@ -82,7 +86,7 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
     objects = {subject.task: subject.objects for subject in subjects}
     keys = {task.id: proposal_key(context.settings, known.label_config, task.data_key) for task in pool}
 
-    def prediction_of(row: ScoreRow) -> Mapping[str, Any]:
+    def prediction_of(row: ScoreRow) -> Json:
         regions = _kept_regions(context, project, row.task, keys[row.task])
         return {
             "task": row.task,
@@ -92,7 +96,7 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
 
     ranked = time.perf_counter()
     published = write(client, project, rows, prediction_of, version)
-    store.put_scores(project, [row for row in rows])
+    store.put_scores(project, rows)
     store.set_served(project, published.version)
     switched = time.perf_counter()
     trouble = verify(client, project, published.version, rows[0].task)
@@ -133,23 +137,37 @@ def _propose_missing(
     missing = [task for task in pool if cached.get(task.id) != keys[task.id]]
     done = len(pool) - len(missing)
     served = {row.task for row in store.ranking(project)}
-    for task in missing:
-        progress.step(done, len(pool), "images")
-        others = []
-        if task.predictions > (task.id in served):
-            stored = context.label_studio.predictions(project, [task.id])
-            others = [one for one in stored if not OWN_MODEL.fullmatch(one.model_version)]
-        try:
-            image = context.images.fetch(controls.image_value(task.data), task.id)
-            arrays, regions = propose(context.model, heads, image, controls, context.settings, others)
-            row = pack(task.id, keys[task.id], arrays, regions)
-        except LabelConfigError as error:
-            row = ProposalRow(task.id, "", b"", [], str(error))
-        except UsamError as error:
-            row = ProposalRow(task.id, "", b"", [], str(error))  # no key: asked again the next time
-        store.put_proposal(project, row)
-        done += 1
+    with ThreadPoolExecutor(1, thread_name_prefix="fetch") as ahead:
+        for task, fetched in _fetch_ahead(ahead, context, controls, missing):
+            progress.step(done, len(pool), "images")
+            others = []
+            if task.predictions > (task.id in served):
+                stored = context.label_studio.predictions(project, [task.id])
+                others = [one for one in stored if not OWN_MODEL.fullmatch(one.model_version)]
+            try:
+                arrays, regions = propose(context.model, heads, fetched.result(), controls, context.settings, others)
+                row = pack(task.id, keys[task.id], arrays, regions)
+            except UsamError as error:
+                row = ProposalRow(task.id, "", b"", [], str(error))  # no key: asked again the next time
+            store.put_proposal(project, row)
+            done += 1
     return len(missing)
+
+
+def _fetch_ahead(
+    pool: ThreadPoolExecutor, context: Context, controls: Controls, tasks: Sequence[KnownTask]
+) -> Iterator[tuple[KnownTask, Future[UInt8Image]]]:
+    """Each task with its image, the next one being fetched while the model works on this one."""
+
+    def fetch(task: KnownTask) -> UInt8Image:
+        return context.images.fetch(controls.image_value(task.data), task.id)
+
+    waiting: deque[tuple[KnownTask, Future[UInt8Image]]] = deque()
+    for task in tasks:
+        waiting.append((task, pool.submit(fetch, task)))
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _subjects(context: Context, pool: Sequence[KnownTask], known: Project, heads: HeadSet | None) -> Iterator[Subject]:
