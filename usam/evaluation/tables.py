@@ -51,7 +51,7 @@ class Figure:
         """Value and interval to four digits."""
         if np.isnan(self.low):
             return f"{self.value:.4f}"
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        return f"{self.value + 0.0:.4f} [{self.low + 0.0:.4f}, {self.high + 0.0:.4f}]"
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def report_text(result: Evaluation, heads: HeadSet) -> str:
     for figure in result.figures:
         tables.setdefault(figure.table, []).append(figure)
     for table, figures in tables.items():
-        lines += [f"## {_TITLES.get(table, table.capitalize())}", ""]
+        lines += [f"## {_TITLES.get(table, table[0].upper() + table[1:])}", ""]
         quantities = list(dict.fromkeys(figure.quantity for figure in figures))
         rows: dict[str, dict[str, str]] = {}
         for figure in figures:
