@@ -41,6 +41,11 @@ class StandIn:
         return type(self.__dict__["_target"]).forward(self, *args, **kwargs)
 
 
+def mark(tensor: Tensor) -> tuple[Any, ...]:
+    """Changes when a tensor is replaced, moved, cast or written to."""
+    return tensor.data_ptr(), tensor.dtype, 0 if tensor.is_inference() else tensor._version
+
+
 @dataclass(frozen=True)
 class Decoded:
     """What the mask decoder gives for P prompts, and the tokens it made it from.

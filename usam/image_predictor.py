@@ -6,17 +6,20 @@ h, w low-resolution masks (a quarter of the model's input side: 256 at 1024 px).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
+from PIL.Image import Image
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torch import Tensor
 
-from usam.decoder import Decoded, ImageShare, StandIn, decode, split_tokens
+from usam.decoder import Decoded, ImageShare, StandIn, decode, mark, split_tokens
 from usam.embedding import ImageEmbedding
+from usam.encoder import LeanEncoder, encoding
 from usam.errors import ImageError
 from usam.heads import FloatArray, HeadSet
 from usam.patched import Patched
@@ -54,8 +57,27 @@ class TokenOutput:
 class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
     """A `SAM2ImagePredictor` with scores. Made by `patch_sam2`; not to be constructed."""
 
+    encoder_dtype: torch.dtype | None = None
+    """The type that images are encoded in, such as `usam.encoder.fastest_dtype(device)`; None is the model's
+    own, and bit for bit what the unpatched predictor does. Embeddings are float32 either way."""
+
     chunk: int | None = None
     """Prompts decoded at a time where only tokens are wanted; None leaves it to `usam.token_path.chunk_size`."""
+
+    @torch.no_grad()
+    def set_image(self, image: Any) -> None:
+        """Encode an image: (H, W, 3) uint8 RGB or a PIL image in mode RGB. Raises ImageError for others."""
+        _check_rgb(image)
+        self._encode(SAM2ImagePredictor.set_image, image)
+
+    @torch.no_grad()
+    def set_image_batch(self, image_list: list[Any]) -> None:
+        """Encode several (H, W, 3) images, for `predict_batch`. Raises ImageError for others, or none."""
+        for image in image_list:
+            _check_rgb(image)
+        if not image_list:
+            raise ImageError("at least one image", "none")
+        self._encode(SAM2ImagePredictor.set_image_batch, image_list)
 
     def predict(
         self,
@@ -191,6 +213,28 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         self._orig_hw = [embedding.image_hw]
         self._is_image_set = True
 
+    def _encode(self, encode: Callable[..., None], images: Any) -> None:
+        """Run the base class's `encode` in `encoder_dtype`."""
+        dtype, model = self.encoder_dtype, self.model
+        if dtype is None:
+            encode(self, images)
+            return
+        encoder = model.image_encoder
+        if LeanEncoder.suits(encoder):
+            lean = self._usam.lean_encoder
+            if lean is None or lean.encoder is not encoder:
+                self._usam.lean_encoder = lean = LeanEncoder(encoder)
+            encoder = lean
+        stand_in = StandIn(self, model=StandIn(model, image_encoder=encoder))
+        with encoding(self.device, dtype):
+            encode(stand_in, images)
+        features = stand_in._features
+        self._features = {
+            "image_embed": features["image_embed"].float(),
+            "high_res_feats": [part.float() for part in features["high_res_feats"]],
+        }
+        self._orig_hw, self._is_batch, self._is_image_set = stand_in._orig_hw, stand_in._is_batch, True
+
     def _sam_model(self) -> Any:
         return self.model
 
@@ -276,7 +320,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         )
         kind = embed.device.type
         precision = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-        key = (image, precision, *map(_mark, (embed, *weights)))
+        key = (image, precision, *map(mark, (embed, *weights)))
         known: KnownImage | None = self._usam.known_image
         if known is None or known.embed is not embed or known.key != key:
             known = KnownImage(embed, key, ImageShare(model.sam_prompt_encoder.get_dense_pe()))
@@ -297,13 +341,21 @@ class _PromptEncoder:
         return self._dense_pe
 
 
+def _check_rgb(image: Any) -> None:
+    """Raises ImageError unless the base class can encode it: it takes any other array for a picture of noise."""
+    if isinstance(image, Image):
+        good, got = image.mode == "RGB" and min(image.size) > 0, f"a PIL image {image.size} in mode {image.mode}"
+    else:
+        shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
+        good = isinstance(image, np.ndarray) and dtype == np.uint8 and image.ndim == 3
+        good = good and image.shape[2] == 3 and image.size > 0
+        got = f"{dtype} of shape {shape}"
+    if not good:
+        raise ImageError("an RGB image (H, W, 3) uint8", got, "read it with usam.images.read_image")
+
+
 def _entry(batch: list[npt.ArrayLike] | None, index: int) -> npt.ArrayLike | None:
     return None if batch is None else batch[index]
-
-
-def _mark(tensor: Tensor) -> tuple[Any, ...]:
-    """Changes when a tensor is replaced, moved, cast or written to."""
-    return tensor.data_ptr(), tensor.dtype, 0 if tensor.is_inference() else tensor._version
 
 
 def _is_no_mask(dense: Tensor, encoder: Any) -> bool:

@@ -21,6 +21,7 @@ class PatchState:
     restore: dict[str, Any] = field(default_factory=dict)
     added: list[str] = field(default_factory=list)
     known_image: Any = None
+    lean_encoder: Any = None
 
 
 class Patched:
