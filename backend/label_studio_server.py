@@ -130,6 +130,7 @@ class LabelStudioServer:
 
     def start(self, timeout: float = 240.0) -> LabelStudioServer:
         """Start and wait for /health: 30-40 s on new data, 5 s later. Raises `ServerError`."""
+        self.stop()
         account = self.account
         self.files.mkdir(parents=True, exist_ok=True)
         (self.folder / "data").mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,7 @@ class RedisServer:
         """Start and wait until it answers. A server that a killed run left on this folder is ended first."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.stop()
         self._end_orphan()
         options = {
             "port": "0",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from backend.label_studio_server import LabelStudioServer
 from backend.redis_server import RedisServer
-from tests.e2e.workplace import Workplace, workplace
+from tests.e2e.workplace import Workplace, small_region, workplace
 
 pytestmark = pytest.mark.e2e
 LABELS = 4
@@ -20,18 +19,6 @@ LABELS = 4
 def place(tmp_path: Path, label_studio_server: LabelStudioServer, redis_server: RedisServer) -> Iterator[Workplace]:
     with workplace(tmp_path, label_studio_server, redis_server, retrain_after=str(LABELS), audit_share="0") as place:
         yield place
-
-
-def small_region(task: int) -> dict[str, Any]:
-    """A small polygon that a mask of the model hardly ever matches: what the heads have to learn here."""
-    x, y = 10 + 7 * (task % 9), 15 + 5 * (task % 13)
-    return {
-        "id": f"drawn{task}",
-        "from_name": "brush",
-        "to_name": "img",
-        "type": "polygonlabels",
-        "value": {"points": [[x, y], [x + 6, y], [x + 6, y + 6], [x, y + 6]], "polygonlabels": ["thing"]},
-    }
 
 
 def test_import_score_click_annotate_retrain_and_roll_back(place: Workplace, pictures: list[Path]) -> None:

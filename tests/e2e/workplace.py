@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -53,6 +53,18 @@ def untrained_heads(path: Path, width: int) -> HeadSet:
     )
     heads.save(path)
     return heads
+
+
+def small_region(task: int) -> dict[str, Any]:
+    """A small polygon that a mask of the model hardly ever matches: what the heads have to learn here."""
+    x, y = 10 + 7 * (task % 9), 15 + 5 * (task % 13)
+    return {
+        "id": f"drawn{task}",
+        "from_name": "brush",
+        "to_name": "img",
+        "type": "polygonlabels",
+        "value": {"points": [[x, y], [x + 6, y], [x + 6, y + 6], [x, y + 6]], "polygonlabels": ["thing"]},
+    }
 
 
 @dataclass
@@ -129,6 +141,23 @@ class Workplace:
             return next((run for run in reversed(runs) if run.state in ("done", "rejected")), None)
 
         return self.wait(f"finished {job}", look, seconds)
+
+    def children(self, process: ServerProcess) -> list[int]:
+        """Process ids of all descendants, those that left the group included."""
+        parents: dict[int, int] = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+        found: list[int] = []
+        todo = [process.pid]
+        while todo:
+            parent = todo.pop()
+            below = [child for child, its in parents.items() if its == parent]
+            found += below
+            todo += below
+        return found
 
     def last(self) -> int:
         """Number of the newest run."""
