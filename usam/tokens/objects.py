@@ -43,54 +43,50 @@ def _hash(object_id: str, seed: int) -> int:
     return int.from_bytes(digest, "big")
 
 
-def choose(instances: Sequence[Instance], most: int, seed: int) -> list[Instance]:
-    """At most `most` (0: all) of an image's objects, a random choice that depends on names and seed alone."""
-    if not most or len(instances) <= most:
-        return list(instances)
-    kept = sorted(instances, key=lambda instance: _hash(instance.object_id, seed))[:most]
-    names = {instance.object_id for instance in kept}
-    return [instance for instance in instances if instance.object_id in names]
+def shuffled(instances: Sequence[Instance], seed: int) -> list[int]:
+    """The places of an image's objects in a random order that depends on their names and the seed alone."""
+    return sorted(range(len(instances)), key=lambda place: _hash(instances[place].object_id, seed))
 
 
 def prepare(record: Record, *, most: int = 0, min_pixels: int = 1, seed: int = 0) -> PreparedImage:
     """Read an image, its masks and the prompts for them; what cannot be used is counted in `problems`.
 
-    An object under `min_pixels` pixels is left out; of the others `most` are kept (0: all). An image that
-    cannot be read gives no objects.
+    An object under `min_pixels` pixels is left out; of the others a random `most` are kept (0: all), in their
+    order. An image that cannot be read gives no objects.
     """
     problems: Counter[str] = Counter()
-    large: list[Instance] = []
-    masks: dict[str, npt.NDArray[np.bool_]] = {}
     try:
         image = record.read_image()
     except UsamError:
         problems["unreadable image"] += 1
         return PreparedImage(record, np.zeros((0, 0, 3), np.uint8), (), (), *_no_prompts(), problems)
-    for instance in record.instances:
-        mask = instance.read_mask()
-        if mask.shape != image.shape[:2]:
+    truths: dict[int, Truth] = {}
+    for place in shuffled(record.instances, seed) if most else range(len(record.instances)):
+        if most and len(truths) == most:
+            problems["object beyond the most of an image"] += 1
+            continue
+        truth = Truth(record.instances[place].read_mask())
+        if truth.mask.shape != image.shape[:2]:
             problems["mask of another size"] += 1
-        elif np.count_nonzero(mask) < min_pixels:
+        elif truth.pixels < min_pixels:
             problems["object under the least size"] += 1
         else:
-            large.append(instance)
-            masks[instance.object_id] = mask
-    kept = choose(large, most, seed)
-    if len(kept) < len(large):
-        problems["object beyond the most of an image"] += len(large) - len(kept)
-    if not kept:
+            truths[place] = truth
+    if not truths:
         return PreparedImage(record, image, (), (), *_no_prompts(), problems)
-    chosen = [masks[instance.object_id] for instance in kept]
+    kept = [record.instances[place] for place in sorted(truths)]
+    chosen = [truths[place] for place in sorted(truths)]
     dense = [
-        dense_points(mask, random_of(instance.object_id, seed)) for instance, mask in zip(kept, chosen, strict=True)
+        dense_points(truth.mask, random_of(instance.object_id, seed))
+        for instance, truth in zip(kept, chosen, strict=True)
     ]
     return PreparedImage(
         record,
         image,
         tuple(kept),
-        tuple(Truth(mask) for mask in chosen),
+        tuple(chosen),
         np.stack(dense).astype(np.float32),
-        np.stack([box_of(mask) for mask in chosen]).astype(np.float32),
+        np.stack([box_of(truth.mask) for truth in chosen]).astype(np.float32),
         problems,
     )
 

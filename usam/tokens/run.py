@@ -9,9 +9,9 @@ from __future__ import annotations
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -34,8 +34,8 @@ POLL_SECONDS = 0.5
 class RunReport:
     """What one run did.
 
-    `seconds` (reading, decoding, comparing, writing; not loading the models) and `forward_seconds` are summed
-    over workers; `share_outside` is the share of their time that was not in forward passes, 0..1.
+    `seconds` are those that went by once the models were loaded, summed over workers together with the time it
+    took to read their masks; `share_outside` is the share of them that was not in forward passes, 0..1.
     """
 
     shards: int = 0
@@ -151,10 +151,9 @@ def _make(job: _Job, runners: list[Runner], tick: Callable[[int], None]) -> _Don
 
     shard = extract(job.records, runners, job.settings, lambda objects: tick(1))
     shard.problems.update(job.problems)
-    shard.seconds += job.reading_seconds
     start = perf_counter()
     write_shard(job.path, shard, job.fingerprint)
-    seconds = shard.seconds + perf_counter() - start
+    seconds = shard.seconds + perf_counter() - start + job.reading_seconds
     return _Done(len(shard), shard.forward_seconds, seconds, shard.problems)
 
 
@@ -174,8 +173,20 @@ def _alone(
         records += more
         advance(records)
 
-    for job in jobs:
-        yield _make(job, runners, tick)
+    start = perf_counter()
+    for job in _read_ahead(jobs):
+        done = _make(job, runners, tick)
+        yield replace(done, seconds=perf_counter() - start)
+        start = perf_counter()
+
+
+def _read_ahead(jobs: Iterator[_Job]) -> Iterator[_Job]:
+    """The jobs, each read while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as reading:
+        coming = reading.submit(next, jobs, None)
+        while (job := coming.result()) is not None:
+            coming = reading.submit(next, jobs, None)
+            yield job
 
 
 _runners: list[Runner] = []

@@ -87,7 +87,8 @@ class TokenTable:
 
     @property
     def share_outside(self) -> float:
-        """Share of the time spent making the tokens that was not in forward passes, 0..1."""
+        """Share of the time from masks to columns that was not in forward passes, 0..1; `RunReport` has that of a
+        whole run, reading and writing included."""
         whole = sum(header.seconds for header in self._shards())
         forward = sum(header.forward_seconds for header in self._shards())
         return 1 - forward / whole if whole else 0.0

@@ -14,7 +14,7 @@ from usam.prompts import box_of, dense_points
 from usam.tokens import TokenTable
 from usam.tokens.ensembles import altered_images
 from usam.tokens.forward import Runner, untrained_predictor
-from usam.tokens.objects import choose, random_of
+from usam.tokens.objects import random_of, shuffled
 
 MODELS = ("nano-s", "nano-m")
 
@@ -126,10 +126,10 @@ def _enlarged(logits: torch.Tensor, side: int) -> torch.Tensor:
     return F.interpolate(logits[None], (side, side), mode="bilinear", align_corners=False)[0]
 
 
-def test_a_choice_of_objects_depends_on_names_alone(labelled: Path) -> None:
+def test_the_order_in_which_objects_are_chosen_depends_on_names_alone(labelled: Path) -> None:
     instances = [instance for record in open_dataset("coco", labelled) for instance in record.instances]
-    few = choose(instances, 5, seed=1)
-    assert len(few) == 5
-    assert {i.object_id for i in few} == {i.object_id for i in choose(instances[::-1], 5, seed=1)}
-    assert [i.object_id for i in few] != [i.object_id for i in choose(instances, 5, seed=2)]
-    assert choose(instances, 0, seed=1) == instances
+    order = [instances[place].object_id for place in shuffled(instances, seed=1)]
+    turned = instances[::-1]
+    assert sorted(order) == sorted(instance.object_id for instance in instances)
+    assert [turned[place].object_id for place in shuffled(turned, seed=1)] == order
+    assert [instances[place].object_id for place in shuffled(instances, seed=2)] != order
