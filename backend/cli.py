@@ -161,8 +161,8 @@ def versions(project: ProjectId) -> None:
     typer.echo(f"{' ' if champion else '*'} {BASE_HEADS}")
     for version in registry.versions(project):
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.made_at))
-        mark = "*" if version.name == champion else " "
-        typer.echo(f"{mark} {version.name}  made {made} from {version.samples} objects; {_figures(version.gate)}")
+        mark = "*" if version.version == champion else " "
+        typer.echo(f"{mark} {version.version}  made {made} from {version.samples} objects; {_figures(version.figures)}")
 
 
 @app.command()
@@ -174,9 +174,9 @@ def rollback(
     from backend.registry import Registry
 
     settings = Settings.from_environment()
-    now = Registry(settings.registry_dir).rollback(project, to, "asked for on the command line")
+    now = Registry(settings.registry_dir).rollback(project, to or None, "asked for on the command line")
     _wake(settings, project, "score_pool")
-    _say(f"project {project}: now {now or BASE_HEADS}; the pool is being ranked with it")
+    _say(f"project {project}: now {now.version if now else BASE_HEADS}; the pool is being ranked with it")
 
 
 def _prepare_project(stack: Stack, settings: Settings, pictures: Path, title: str) -> int:

@@ -1,8 +1,8 @@
 """What makes an existing Label Studio project work with this backend, done in one go and checked.
 
 A person who connects a backend by hand gets predictions, but often no events (the webhook carries no
-authentication, or was silently not made) and a random queue (the project's version is the backend's title, which
-no prediction has). Each step here says what it did, found done, or could not do and why.
+authentication, or was silently not made) and a random queue (the project's version is the backend's title,
+which no prediction has). Each step here says what it did, found done, or could not do and why.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def authorization(settings: Settings) -> dict[str, str]:
 
 
 def connect(client: LabelStudio, settings: Settings, project_id: int, backend_url: str) -> Iterator[Step]:
-    """Connect project `project_id` to the backend at `backend_url` (as Label Studio reaches it), step by step.
+    """Connect project `project_id` to the backend at `backend_url` (as Label Studio reaches it), step by
+    step.
 
     Safe to run again. Raises `LabelStudioError` only where the project itself cannot be read.
     """

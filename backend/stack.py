@@ -5,8 +5,9 @@
     backend       `usam-backend serve`
     worker        `usam-backend worker`
 
-Ports that are taken are replaced by free ones. All data stays in one folder, so that a second start goes on where
-the first stopped. A process that dies is started again; a run that was killed leaves nothing that a new one trips over.
+Ports that are taken are replaced by free ones. All data stays in one folder, so that a second start goes on
+where the first stopped. A process that dies is started again; a run that was killed leaves nothing that a
+new one trips over.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ RESTART_AFTER_S = 2.0
 class Stack:
     """The four parts on the data in `settings.data_dir`. A context manager: leaving it stops what it started.
 
-    `files` is the folder Label Studio may serve pictures from; `root` where its environment lives; `say` is told
-    each step.
+    `files` is the folder Label Studio may serve pictures from; `root` where its environment lives; `say` is
+    told each step.
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class Stack:
         self.stop()
 
     def start(self) -> None:
-        """Start the parts in order. Raises `ServerError` with the end of the log of the one that does not come up."""
+        """Start the parts in order. Raises `ServerError` with the end of the log of the one that does not
+        come up."""
         self._lock()
         self._end_leftovers()
         self._start_redis()

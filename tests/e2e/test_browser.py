@@ -1,0 +1,268 @@
+"""The main job as a person meets it: `usam-backend up`, then Label Studio in a real Chromium.
+
+A screenshot of each step is kept in the folder that USAM_SCREENSHOTS names, else in pytest's temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.label_studio import LabelStudio
+from backend.label_studio_server import Account
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1500,1000",
+]
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
+]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started stack."""
+
+    url: str
+    project: int
+    account: Account
+    data: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def client(self) -> LabelStudio:
+        return LabelStudio(self.url, self.account.token)
+
+
+def start(data: Path, images: Path, program: Path) -> Running:
+    """`usam-backend up` on `data`, waited for until it invites to open the project."""
+    log = data.with_suffix(f".{time.monotonic_ns()}.log")
+    environment = {**os.environ, "USAM_DATA_DIR": str(data), "USAM_LABEL_STUDIO": str(program), "USAM_PORT": "0"}
+    for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "REDIS_URL"):
+        environment.pop(name, None)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "backend.cli", "up", "--images", str(images)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+    try:
+        wait_for(lambda: "Open the project" in log.read_text() or process.poll() is not None, 400, "the stack")
+        said = log.read_text()
+        assert process.poll() is None, said
+        found = re.search(r"(http://\S+)/projects/(\d+)/data", said)
+        assert found, said
+        account = Account.of_folder(data / "label-studio")
+        return Running(found[1], int(found[2]), account, data, log, process)
+    except BaseException:
+        stop(process)
+        raise
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The first true value of `condition`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.3)
+    raise AssertionError(f"{what}: nothing after {seconds:.0f} s")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> Path:
+    folder = tmp_path_factory.mktemp("campaign") / "images"
+    folder.mkdir()
+    for picture in pictures[:5]:
+        shutil.copy(picture, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("up") / "var"
+
+
+@pytest.fixture(scope="module")
+def running(data: Path, images: Path, label_studio_program: Path) -> Iterator[Running]:
+    stack = start(data, images, label_studio_program)
+    yield stack
+    if stack.process.poll() is None:
+        stop(stack.process)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    driver.implicitly_wait(0)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def screenshots(tmp_path: Path) -> Path:
+    folder = Path(os.environ.get("USAM_SCREENSHOTS") or tmp_path / "screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class Editor:
+    """Label Studio's editor as a person uses it."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def all(self, css: str) -> list[Any]:
+        return list(self.driver.find_elements("css selector", css))
+
+    def log_in(self, url: str, account: Account) -> None:
+        self.driver.get(f"{url}/user/login/")
+        wait_for(lambda: self.all("input[name=email]"), 30, "the login page")
+        self.all("input[name=email]")[0].send_keys(account.username)
+        self.all("input[name=password]")[0].send_keys(account.password)
+        self.all("input[name=password]")[0].submit()
+        wait_for(lambda: "login" not in self.driver.current_url, 30, "logging in")
+
+    def texts(self, css: str) -> list[str]:
+        """Visible text of all that matches, read at once: the page may redraw between two questions."""
+        script = "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)"
+        return [" ".join(text.split()) for text in self.driver.execute_script(script, css)]
+
+    def task(self) -> int:
+        """Number of the task shown, 0 while none is."""
+        found = re.search(r"\d+", " ".join(self.texts(".lsf-current-task__task-id")))
+        return int(found[0]) if found else 0
+
+    def regions(self) -> list[str]:
+        """Regions as listed, with their scores."""
+        return self.texts(".lsf-outliner-item")
+
+    def switch(self, words: str) -> None:
+        found = f"//*[normalize-space(text())='{words}']"
+        wait_for(lambda: self.driver.find_elements("xpath", found), 20, words)[0].click()
+
+    def click_picture(self, x: float, y: float) -> None:
+        """Click at a share of the picture's width and height, after choosing the smart point tool and its label."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        wait_for(lambda: self.all(".lsf-tool_smart"), 20, "the Auto-Detect tool")[0].click()
+        self.all(".lsf-label_clickable")[2].click()  # the first label of the second control, the smart points
+        canvas = self.all(".konvajs-content canvas")[0]
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", canvas)
+        width, height = canvas.size["width"], canvas.size["height"]
+        side = self.driver.execute_script(
+            "const i = document.querySelector('.lsf-main-content img, img[class*=image]');"
+            "return i ? [i.clientWidth, i.clientHeight] : null"
+        ) or [width, height]
+        chain = ActionChains(self.driver)
+        chain.move_to_element_with_offset(canvas, int(x * side[0] - width / 2), int(y * side[1] - height / 2))
+        chain.click().perform()
+
+    def submit(self) -> None:
+        for button in self.driver.find_elements("css selector", "button"):
+            if button.text.strip() == "Submit":
+                button.click()
+                return
+        raise AssertionError("no Submit button")
+
+
+def test_a_person_gets_the_ranked_task_clicks_submits_and_gets_the_next(
+    running: Running, browser: Any, screenshots: Path
+) -> None:
+    with running.client() as client:
+        order = [task for task, _ in client.first_by_score(running.project, 3)]
+        editor = Editor(browser)
+        editor.log_in(running.url, running.account)
+        browser.get(f"{running.url}/projects/{running.project}/data?labeling=1")
+        wait_for(editor.regions, 60, "predicted masks in the list of regions")
+        assert editor.task() == order[0], "the task shown is the one ranked first"
+        predicted = editor.regions()
+        assert all(re.search(r"\b[01]\.\d\d$", region) for region in predicted), "each mask carries its predicted IoU"
+        browser.save_screenshot(str(screenshots / "1-predicted-masks.png"))
+
+        editor.switch("Auto-Annotation")
+        editor.switch("Auto-Accept Suggestions")
+        clicked = 0
+        for place in ((0.97, 0.03), (0.03, 0.97), (0.97, 0.97), (0.03, 0.03), (0.5, 0.5)):
+            # a click on a mask selects it; one of these places is bare
+            editor.click_picture(*place)
+            try:
+                wait_for(lambda: len(editor.regions()) > len(predicted), 10, "a mask for the click")
+                clicked = len(editor.regions())
+                break
+            except AssertionError:
+                continue
+        assert clicked > len(predicted), "the smart tool answered a click with a mask"
+        browser.save_screenshot(str(screenshots / "2-smart-click.png"))
+
+        editor.submit()
+        wait_for(lambda: editor.task() not in (0, order[0]), 60, "the next task")
+        assert editor.task() == order[1], "the next task is the one ranked second"
+        wait_for(editor.regions, 60, "its predicted masks")
+        browser.save_screenshot(str(screenshots / "3-next-task.png"))
+
+        (annotation,) = client.annotations(running.project, [order[0]])
+        brushed = [region for region in annotation.result if region["type"] == "brushlabels"]
+        assert len(brushed) > len(predicted), "the predicted masks and the clicked one were saved"
+
+
+def test_a_stop_ends_everything_and_a_second_start_goes_on(
+    running: Running, images: Path, label_studio_program: Path
+) -> None:
+    with running.client() as client:
+        before = client.task_count(running.project)
+        labelled = sum(task.annotations for task in client.tasks(running.project))
+    stop(running.process)
+    assert running.process.returncode == 0, running.log.read_text()
+    left = subprocess.run(["ps", "-eo", "command"], capture_output=True, text=True, check=True).stdout
+    assert str(running.data) not in left, "no process of the run is left"
+
+    again = start(running.data, images, label_studio_program)
+    try:
+        with again.client() as client:
+            assert again.project == running.project
+            assert client.task_count(again.project) == before
+            assert sum(task.annotations for task in client.tasks(again.project)) == labelled
+    finally:
+        stop(again.process)
