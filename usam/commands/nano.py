@@ -34,6 +34,9 @@ def train(
     start: Annotated[
         Path | None, typer.Option("--start", help="Weights (.safetensors) or a run's stable.pt to begin from.")
     ] = None,
+    side: Annotated[
+        int | None, typer.Option("--side", help="Pixels of the training pictures (default: the model's input).")
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures a worker takes each step.")] = 4,
     decay: Annotated[
         float, typer.Option("--decay", min=0.01, max=1, help="Last share of the budget, in which the rate falls.")
@@ -47,6 +50,7 @@ def train(
 
     settings = NanoSettings(
         minutes=minutes,
+        side=side,
         batch=batch,
         decay_share=decay,
         workers=workers,
