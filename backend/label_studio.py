@@ -199,8 +199,9 @@ class LabelStudio:
     ) -> int:
         """Store predictions in bulk: `{"task", "result", "score", "model_version"}` each; returns how many.
 
-        Label Studio checks nothing but the task id, and one unknown id loses its whole chunk: check first.
-        Scores must be finite numbers, because text and nothing at all are stored too and break the queue.
+        Label Studio stores wrong names, labels and geometry as they come, drops without a word what has a score
+        outside 0..1, and refuses a whole chunk for one unknown task id. Here a score must be a finite number, and
+        fewer stored than sent is an error.
         """
         sent = 0
         for part in _chunks(predictions, chunk):

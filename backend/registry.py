@@ -18,7 +18,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,13 +39,15 @@ _KEEP_HISTORY = 200
 
 @dataclass(frozen=True)
 class Version:
-    """One stored head set. `made_at` in seconds since 1970; `figures` as the gate reported them."""
+    """One stored head set. `made_at` in seconds since 1970; `labels` names what it was trained on, `figures` are the
+    gate's."""
 
     version: str
     parent: str
     made_at: float
     checkpoint: str
     samples: int
+    labels: tuple[str, ...] = field(repr=False)
     figures: dict[str, Any] = field(repr=False)
     sha256: str = field(repr=False)
 
@@ -75,6 +77,7 @@ class Registry:
         *,
         parent: str = "",
         samples: int = 0,
+        labels: Sequence[str] = (),
         figures: Mapping[str, Any] | None = None,
     ) -> Version:
         """Store a head set under its own version name; storing the same one again changes nothing.
@@ -84,7 +87,8 @@ class Registry:
         target = self._versions(project) / heads.version
         if not (target / ABOUT_FILE).exists():
             try:
-                self._write(target, heads, parent=parent, samples=samples, figures=dict(figures or {}))
+                known = {"parent": parent, "samples": samples, "labels": list(labels), "figures": dict(figures or {})}
+                self._write(target, heads, known)
             except OSError as error:
                 raise RegistryError(
                     f"room and rights to write {target}", str(error), "free space or correct the rights"
@@ -109,6 +113,7 @@ class Registry:
                 made_at=float(known["made_at"]),
                 checkpoint=str(known["checkpoint"]),
                 samples=int(known["samples"]),
+                labels=tuple(known["labels"]),
                 figures=dict(known["figures"]),
                 sha256=str(known["sha256"]),
             )
@@ -190,7 +195,7 @@ class Registry:
             content = json.dumps({"version": version, "history": history}, indent=1).encode()
             _replace(self._project(project) / POINTER_FILE, content)
 
-    def _write(self, target: Path, heads: HeadSet, *, parent: str, samples: int, figures: dict[str, Any]) -> None:
+    def _write(self, target: Path, heads: HeadSet, facts: dict[str, Any]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         self._sweep(target.parent)
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=target.parent))
@@ -198,11 +203,9 @@ class Registry:
             file = heads.save(partial / HEADS_FILE)
             known = {
                 "version": heads.version,
-                "parent": parent,
+                **facts,
                 "made_at": time.time(),
                 "checkpoint": heads.checkpoint,
-                "samples": samples,
-                "figures": figures,
                 "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             }
             _replace(partial / ABOUT_FILE, json.dumps(known, indent=1).encode())

@@ -4,9 +4,10 @@ Legend: N objects, T heads, M = 3 outputs. The error of an object is the mean ov
 difference between score and target (IoUs, and gaps as 0.5 + gap): lower = better.
 
 Audit tasks are drawn at random, whatever the ranking, and never trained on, so errors on their objects are unbiased.
-Where they are too few, the candidate's recipe is judged by cross-validation over tasks on the training samples: a
-task's objects are always together, in or out. Either way the two sets are compared object by object, and the
-candidate must be better in the mean and in `MIN_SHARE` of bootstrap draws over tasks. Ties go to the champion.
+Where they are too few, the candidate's recipe is judged by cross-validation over the tasks that the champion was
+not trained on: a task's objects are always together, in or out, and neither side has seen the objects it is judged
+on. Either way the two sets are compared object by object, and the candidate must be better in the mean and in
+`MIN_SHARE` of bootstrap draws over tasks. Ties go to the champion.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Verdict:
     @property
     def reason(self) -> str:
         """One line for people."""
+        if not self.objects:
+            return self.method
         words = "better" if self.promote else "not surely better"
         return (
             f"{words} by {self.method}: error {self.candidate_error:.4f} against {self.champion_error:.4f} "
@@ -53,8 +56,8 @@ class Verdict:
         )
 
     def figures(self) -> dict[str, Any]:
-        """For the registry and the run record."""
-        return asdict(self)
+        """For the registry and the run record; what is not known is left out."""
+        return {name: value for name, value in asdict(self).items() if value == value}
 
 
 def judge(
@@ -63,9 +66,12 @@ def judge(
     train: Batch,
     audit: Batch | None,
     refit: Callable[[Batch], HeadSet],
+    unseen: npt.NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> Verdict:
     """Compare two head sets on audit objects, else the recipe `refit` with the champion on held-out folds.
+
+    `unseen` (N,) flags the training objects that the champion was not trained on; all of them where it is None.
 
     Without a champion, the candidate has to beat each head's mean target.
     """
@@ -73,13 +79,18 @@ def judge(
         before = object_errors(champion, audit, train)
         return _verdict("audit", before, object_errors(candidate, audit, train), audit["groups"], seed)
     groups = np.asarray(train["groups"])
+    judged = np.ones(len(groups), np.bool_) if unseen is None else unseen
+    if len(np.unique(groups[judged])) < 2:
+        nan = float("nan")
+        return Verdict(False, "nothing new to judge by", 0, 0, nan, nan, 0.0)
     before = np.full(len(groups), np.nan)
     after = before.copy()
-    for fold in _folds(groups, seed):
-        inside, outside = take(train, ~fold), take(train, fold)
-        before[fold] = object_errors(champion, outside, inside)
-        after[fold] = object_errors(refit(inside), outside, inside)
-    return _verdict("cross-validation", before, after, groups, seed)
+    for tasks in _folds(groups[judged], seed):
+        fold = np.isin(groups, tasks)
+        inside, outside = take(train, ~fold), take(train, fold & judged)
+        before[fold & judged] = object_errors(champion, outside, inside)
+        after[fold & judged] = object_errors(refit(inside), outside, inside)
+    return _verdict("cross-validation", before[judged], after[judged], groups[judged], seed)
 
 
 def object_errors(heads: HeadSet | None, batch: Batch, train: Batch) -> Float64s:
@@ -115,10 +126,10 @@ def _verdict(method: str, before: Float64s, after: Float64s, groups: npt.NDArray
     return Verdict(better, method, len(gain), len(names), float(before.mean()), float(after.mean()), share)
 
 
-def _folds(groups: npt.NDArray[Any], seed: int) -> list[npt.NDArray[np.bool_]]:
-    """(N,) flags of each fold's objects; whole tasks, every object in one fold."""
+def _folds(groups: npt.NDArray[Any], seed: int) -> list[npt.NDArray[Any]]:
+    """The tasks of each fold."""
     names = np.random.default_rng(seed).permutation(np.unique(groups))
-    return [np.isin(groups, part) for part in np.array_split(names, min(FOLDS, len(names))) if len(part)]
+    return [part for part in np.array_split(names, min(FOLDS, len(names))) if len(part)]
 
 
 def _tasks(batch: Batch) -> int:

@@ -20,10 +20,11 @@ from backend.store_records import ScoreRow
 
 @dataclass(frozen=True)
 class Publication:
-    """What was written, and how long it took, in seconds. `version` is the one that is now the project's."""
+    """What was written, and how long it took, in seconds. `version` is the one that is now the project's; `rows`
+    are those written, which lack the tasks that were deleted meanwhile."""
 
     version: str
-    written: int
+    rows: list[ScoreRow]
     write_s: float
     switch_s: float
 
@@ -59,7 +60,7 @@ def write(
             raise JobError("tasks to rank", "none left", "import some")
         imported = time.perf_counter()
         client.set_model_version(project, name)
-        return Publication(name, written, imported - started, time.perf_counter() - imported)
+        return Publication(name, todo, imported - started, time.perf_counter() - imported)
     raise AssertionError("unreachable")
 
 

@@ -1,18 +1,23 @@
-"""The job `retrain`: heads that start from the champion's, learn this project's labels, and pass the gate or not."""
+"""The job `retrain`: heads that start from the checkpoint's, learn all of a project's labels, and pass the gate or not.
+
+They start from the checkpoint's heads and not from the champion's, so that the outcome depends on the labels alone and
+not on how often somebody trained, and ten labels cannot move them far.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from backend.errors import JobError
+import numpy as np
+
 from backend.jobs.context import Context, RunProgress
 from backend.jobs.gate import Batch, Verdict, judge
 from backend.jobs.ranking import audit_tasks, heads_in_use, project_seed
-from backend.jobs.samples import stacked
+from backend.jobs.samples import stacked, usable
 from backend.store_records import SampleRow
 
 if TYPE_CHECKING:
@@ -30,8 +35,7 @@ def run(context: Context, project: int) -> str:
     store = context.store
     rows = store.samples(project, context.settings.model)
     audits = audit_tasks(context.settings, project, sorted({row.task for row in rows}))
-    champion = context.registry.champion(project)
-    key = fingerprint(rows, champion, sorted(audits))
+    key = fingerprint(rows, sorted(audits))
     last = store.last_run(project, "retrain", ("done", "rejected"))
     with context.run(project, "retrain", fingerprint=key) as progress:
         train = [row for row in rows if row.task not in audits]
@@ -49,10 +53,15 @@ def run(context: Context, project: int) -> str:
     return progress.state
 
 
-def fingerprint(rows: Sequence[SampleRow], champion: str, audits: Sequence[int]) -> str:
+def fingerprint(rows: Sequence[SampleRow], audits: Sequence[int]) -> str:
     """Digest of what a retraining depends on."""
-    parts = [[row.annotation, row.updated_at, row.region, row.checkpoint] for row in rows]
-    return hashlib.sha256(json.dumps([champion, list(audits), parts]).encode()).hexdigest()
+    parts = [[*label_names([row]), row.region, row.checkpoint] for row in rows]
+    return hashlib.sha256(json.dumps([list(audits), parts]).encode()).hexdigest()
+
+
+def label_names(rows: Iterable[SampleRow]) -> list[str]:
+    """Names of the annotations, each as it was: another `updated_at` is another label."""
+    return list(dict.fromkeys(f"{row.annotation}@{row.updated_at}" for row in rows))
 
 
 def _train_and_judge(
@@ -60,19 +69,24 @@ def _train_and_judge(
 ) -> None:
     started = time.perf_counter()
     champion, _ = heads_in_use(context, project)
-    batch = _known(stacked(train), champion)
-    audit = _known(stacked(held), champion) if held else None
+    base = context.model.heads
+    current = context.registry.current(project)
+    trained_on = set(current.labels) if current is not None and champion is not base else set()
+    train = usable(train)
+    batch = _known(stacked(train), base)
+    audit = _known(stacked(held), base) if held else None
     seed = project_seed(context.settings, project)
     progress.step(0, 2, "training")
-    candidate = fit(batch, champion, context.settings.model, seed)
+    candidate = fit(batch, base, context.settings.model, seed)
     fitted = time.perf_counter()
     progress.step(1, 2, "gate")
+    verdict: Verdict | None = None
     if champion is not None and candidate.version == champion.version:
-        verdict = None
         progress.state, progress.reason = "rejected", "no change was the best that these labels support"
     else:
+        unseen = np.array([not trained_on.issuperset(label_names([row])) for row in train])
         verdict = judge(
-            champion, candidate, batch, audit, lambda part: fit(part, champion, context.settings.model, seed), seed
+            champion, candidate, batch, audit, lambda part: fit(part, base, context.settings.model, seed), unseen, seed
         )
         progress.state, progress.reason = "done" if verdict.promote else "rejected", verdict.reason
     progress.details = {
@@ -82,12 +96,21 @@ def _train_and_judge(
         "seconds": {"fit": round(fitted - started, 3), "gate": round(time.perf_counter() - fitted, 3)},
     }
     if verdict is not None and verdict.promote:
-        progress.details["version"] = _promote(context, project, candidate, champion, verdict, len(batch["groups"]))
+        version = context.registry.publish(
+            project,
+            candidate,
+            parent=champion.version if champion is not None else "",
+            samples=len(train),
+            labels=label_names(train),
+            figures=verdict.figures(),
+        )
+        context.registry.promote(project, version.version, verdict.reason)
+        progress.details["version"] = version.version
     progress.step(2, 2)
 
 
-def fit(batch: Batch, champion: HeadSet | None, checkpoint: str, seed: int) -> HeadSet:
-    """A head set trained on a batch, starting from the champion where there is one."""
+def fit(batch: Batch, base: HeadSet | None, checkpoint: str, seed: int) -> HeadSet:
+    """A head set trained on a batch, starting from the checkpoint's heads where there are some."""
     from usam.training import TrainSettings, fit_heads
 
     found = fit_heads(
@@ -97,24 +120,12 @@ def fit(batch: Batch, champion: HeadSet | None, checkpoint: str, seed: int) -> H
         batch["groups"],
         settings=TrainSettings(seed=seed % 2**31, device="cpu"),
         checkpoint=checkpoint,
-        init=champion,
+        init=base,
     )
     return found.heads
 
 
-def _known(batch: dict[str, object], champion: HeadSet | None) -> Batch:
-    """The batch with those targets only that the champion has heads for."""
+def _known(batch: Batch, base: HeadSet | None) -> Batch:
+    """The batch with those targets only that the checkpoint has heads for."""
     targets = batch["targets"]
-    if not isinstance(targets, dict):
-        raise JobError("targets by head", type(targets).__name__)
-    kept = {name: values for name, values in targets.items() if champion is None or name in champion.names}
-    return {**batch, "targets": kept}
-
-
-def _promote(
-    context: Context, project: int, candidate: HeadSet, champion: HeadSet | None, verdict: Verdict, samples: int
-) -> str:
-    parent = champion.version if champion is not None else ""
-    version = context.registry.publish(project, candidate, parent=parent, samples=samples, figures=verdict.figures())
-    context.registry.promote(project, version.version, verdict.reason)
-    return version.version
+    return {**batch, "targets": {name: targets[name] for name in targets if base is None or name in base.names}}

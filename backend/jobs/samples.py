@@ -137,6 +137,11 @@ def _three(value: float) -> list[float]:
     return [min(max(value, 0.0), 1.0)] * 3
 
 
+def usable(rows: list[SampleRow]) -> list[SampleRow]:
+    """Where any sample has pixels, those; else the boxes."""
+    return [row for row in rows if not row.box_only] or rows
+
+
 def stacked(rows: list[SampleRow]) -> dict[str, Any]:
     """Samples as `usam.training` takes them: iou_token (N, D), mask_tokens (N, 4, D), targets {head: (N, M)},
     groups (N,), which are the tasks.
@@ -144,8 +149,7 @@ def stacked(rows: list[SampleRow]) -> dict[str, Any]:
     What some samples do not tell of a head is NaN there. Where any sample has pixels, those that are boxes only are
     left out.
     """
-    if any(not row.box_only for row in rows):
-        rows = [row for row in rows if not row.box_only]
+    rows = usable(rows)
     names = dict.fromkeys(head for row in rows for head in row.targets)
     unknown = [float("nan")] * 3
     return {

@@ -96,6 +96,7 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
 
     ranked = time.perf_counter()
     published = write(client, project, rows, prediction_of, version)
+    rows = published.rows
     store.put_scores(project, rows)
     store.set_served(project, published.version)
     switched = time.perf_counter()

@@ -16,6 +16,7 @@ import numpy as np
 
 from backend.connection import connect
 from backend.jobs.context import Context
+from backend.jobs.entry import run_job
 from backend.label_studio import LabelStudio
 from backend.label_studio_records import UNCERTAINTY_SAMPLING
 from backend.label_studio_server import LabelStudioServer
@@ -71,6 +72,7 @@ def small_region(task: int) -> dict[str, Any]:
 class Workplace:
     """Everything of one test: the clients of Label Studio, Redis and the store, and the processes started."""
 
+    context: Context
     label_studio: LabelStudio
     settings: Settings
     store: Store
@@ -159,6 +161,11 @@ class Workplace:
             todo += below
         return found
 
+    def do(self, job: str) -> Run:
+        """Run a job in this process; returns its record."""
+        run_job(self.context, job, self.project)
+        return self.store.runs(self.project, job, limit=1)[0]
+
     def last(self) -> int:
         """Number of the newest run."""
         return max((run.id for run in self.store.runs(self.project, limit=1)), default=0)
@@ -191,6 +198,7 @@ def workplace(folder: Path, server: LabelStudioServer, redis: RedisServer, **set
         with ExitStack() as cleanup:
             context = cleanup.enter_context(Context.open(Settings.from_environment()))
             yield Workplace(
+                context,
                 context.label_studio,
                 context.settings,
                 context.store,

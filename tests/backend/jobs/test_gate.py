@@ -78,6 +78,24 @@ def test_with_too_few_audits_the_recipe_is_cross_validated_by_task(audit: dict[s
     assert sorted(task for fold in seen for task in set(range(10)) - fold) == list(range(10))
 
 
+def test_objects_that_the_champion_was_trained_on_judge_nothing() -> None:
+    train = batch(30, 0.4)
+    unseen = train["groups"] >= 6
+    folds: list[int] = []
+
+    def refit(part: Any) -> HeadSet:
+        folds.append(len(part["groups"]))
+        return constant(0.4)
+
+    verdict = judge(constant(0.9), constant(0.4), train, None, refit, unseen)
+    assert (verdict.objects, verdict.tasks) == (12, 4)
+    assert folds == [27] * 4
+    nothing = judge(constant(0.9), constant(0.4), train, None, refuse, np.zeros(30, bool))
+    assert (nothing.promote, nothing.reason) == (False, "nothing new to judge by")
+    assert "share" in nothing.figures()
+    assert "candidate_error" not in nothing.figures()
+
+
 def test_gaps_are_compared_as_they_were_trained() -> None:
     rows = batch(6, 0.4, noise=0.0)
     rows["targets"]["task_gap"][:] = 0.7
