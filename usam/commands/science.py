@@ -44,7 +44,12 @@ def tokens(
         typer.Option("--option", help="An option of the reader, such as every=10 for videos; repeatable."),
     ] = [],  # noqa: B006
     part: Annotated[
-        str, typer.Option("--part", help="Only this part of a split by image or video: train, val or test.")
+        str,
+        typer.Option(
+            "--part",
+            help="Only this part of a split by image or video: train, val or test; or nano-train, nano-heads or "
+            "nano-test, what the nano family was trained on, keeps for its heads, and has never seen.",
+        ),
     ] = "",
     fractions: Annotated[str, typer.Option("--fractions", help="The shares of train, val and test.")] = "0.8,0.1,0.1",
     split_seed: Annotated[int, typer.Option("--split-seed", help="Another seed, other parts.")] = 0,

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from usam.datasets import splits
 from usam.errors import TokensError
 
 FILE_NAME = "manifest.json"
 FORMAT = "usam-tokens-1"
+NANO_PARTS = ("nano-train", "nano-heads", "nano-test")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class TokenSettings:
     limit        at most so many records, spread evenly over the data set (0: all)
     entropies    the six entropy baselines too (about five times the forward passes)
     shard_size   records in one shard file, which is what a kill can cost
-    part         keep one part of a split by group ('' keeps all), with its `fractions` and `split_seed`
+    part         keep one part of a split by group ('' keeps all), with its `fractions` and `split_seed`; or
+                 `nano-train`, `nano-heads` or `nano-test`, the split the nano family was trained by
     """
 
     seed: int = 0
@@ -48,8 +51,17 @@ class TokenSettings:
     def __post_init__(self) -> None:
         if min(self.max_objects, self.limit) < 0 or self.shard_size < 1 or self.min_pixels < 1:
             raise TokensError("max_objects and limit of 0 or more, min_pixels and shard_size of 1 or more", str(self))
-        if self.part and self.part not in self.fractions:
-            raise TokensError(f"one of the parts {', '.join(self.fractions)}", f"'{self.part}'")
+        if self.part and self.part not in (*self.fractions, *NANO_PARTS):
+            parts = ", ".join((*self.fractions, *NANO_PARTS))
+            raise TokensError(f"one of the parts {parts}", f"'{self.part}'")
+
+    def part_of(self, group: str) -> str:
+        """The part of the split in question that `group` belongs to."""
+        if self.part in NANO_PARTS:
+            from usam.nano.samples import nano_split
+
+            return f"nano-{nano_split(group)}"
+        return splits.part_of(group, self.fractions, self.split_seed)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from typing import Any
 
 from usam.datasets.reader import Reader
 from usam.datasets.record import Record
-from usam.datasets.splits import part_of
 from usam.errors import TokensError
 from usam.tokens.forward import LoadModel, Runner, checksum_of, load_predictor, make_runners
 from usam.tokens.manifest import Manifest, TokenSettings
@@ -137,11 +136,7 @@ def _jobs(dataset: Reader[Any], out: Path, todo: list[tuple[int, list[int]]], ma
         start = perf_counter()
         records = list(dataset.records(places))
         if settings.part:
-            records = [
-                record
-                for record in records
-                if part_of(record.group, settings.fractions, settings.split_seed) == settings.part
-            ]
+            records = [record for record in records if settings.part_of(record.group) == settings.part]
         found = dataset.problems.counts - at_opening
         yield _Job(shard_path(out, number), records, found, settings, manifest.fingerprint, perf_counter() - start)
 
