@@ -25,7 +25,7 @@ from backend.jobs.model import JobModel, image_features
 from backend.label_studio_records import Json, Prediction
 from backend.regions import ScoredMask, describe, masks_to_regions, validated
 from backend.settings import Settings
-from backend.store_records import ProposalRow
+from backend.store.records import ProposalRow
 from usam.prompts import grid_points
 
 if TYPE_CHECKING:

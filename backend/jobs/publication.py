@@ -15,7 +15,7 @@ from backend.errors import JobError, LabelStudioError
 from backend.jobs.ranking import OWN_VERSION
 from backend.label_studio import LabelStudio
 from backend.label_studio_records import UNCERTAINTY_SAMPLING
-from backend.store_records import ScoreRow
+from backend.store.records import ScoreRow
 
 
 @dataclass(frozen=True)

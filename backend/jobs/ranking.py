@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from backend.jobs.proposals import ObjectScores
 from backend.settings import Settings
-from backend.store_records import ScoreRow
+from backend.store.records import ScoreRow
 
 if TYPE_CHECKING:
     from backend.jobs.context import Context

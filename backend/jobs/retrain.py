@@ -18,7 +18,7 @@ from backend.jobs.context import Context, RunProgress
 from backend.jobs.gate import Batch, Verdict, judge
 from backend.jobs.ranking import audit_tasks, heads_in_use, project_seed
 from backend.jobs.samples import stacked, usable
-from backend.store_records import SampleRow
+from backend.store.records import SampleRow
 
 if TYPE_CHECKING:
     from usam.heads import HeadSet

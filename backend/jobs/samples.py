@@ -20,7 +20,7 @@ from backend.errors import RegionError
 from backend.geometry import MASK_TYPES, region_to_mask
 from backend.jobs.model import JobModel
 from backend.label_studio_records import Annotation, Json
-from backend.store_records import SampleRow
+from backend.store.records import SampleRow
 from usam.errors import UsamError
 from usam.prompts import Prompt, centre_point, dense_points
 

@@ -31,7 +31,7 @@ from backend.jobs.ranking import (
 )
 from backend.jobs.sync import refresh_tasks
 from backend.label_studio_records import Json, Project
-from backend.store_records import KnownTask, ProposalRow, ScoreRow
+from backend.store.records import KnownTask, ProposalRow, ScoreRow
 from usam.errors import UsamError
 
 if TYPE_CHECKING:

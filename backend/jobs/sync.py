@@ -18,7 +18,7 @@ from backend.jobs.context import Context, RunProgress
 from backend.jobs.ranking import ranking_is_stale
 from backend.jobs.samples import AnnotatedImage, sampling_key
 from backend.label_studio_records import Annotation, Project, Task
-from backend.store_records import KnownTask
+from backend.store.records import KnownTask
 from usam.errors import UsamError
 
 FULL_EVERY_S = 900.0

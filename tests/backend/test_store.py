@@ -17,7 +17,7 @@ import pytest
 from backend.errors import StoreError
 from backend.label_studio_records import Annotation, Task
 from backend.store import Store
-from backend.store_records import ProposalRow, SampleRow, ScoreRow
+from backend.store.records import ProposalRow, SampleRow, ScoreRow
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from backend.redis_server import RedisServer
 from backend.registry import Registry
 from backend.settings import Settings
 from backend.store import Store
-from backend.store_records import Run
+from backend.store.records import Run
 from usam.heads import HeadSet
 
 CONFIG = """<View>

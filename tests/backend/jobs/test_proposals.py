@@ -14,7 +14,7 @@ from backend.jobs.proposals import pack, proposal_key, propose, rescored, score_
 from backend.label_studio_records import Prediction
 from backend.regions import validated
 from backend.settings import Settings
-from backend.store_records import ProposalRow
+from backend.store.records import ProposalRow
 from usam.heads import HeadSet
 
 CONFIG = """<View><Image name="img" value="$image"/>

@@ -1,0 +1,115 @@
+"""One database as the store uses it: opened, its tables made, read from and written to in transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.engine import Connection, Engine
+
+from backend.errors import StoreError
+from backend.label_studio_records import Json
+from backend.store.schema import SCHEMA_VERSION, about, metadata
+
+BUSY_MS = 30_000
+_BATCH = 500
+
+
+class Database:
+    """The database at `url` (SQLAlchemy), made on first use. Safe to share between threads and processes.
+
+    Raises `StoreError` where it cannot be opened or was made by a newer release.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _open(url)
+        self._sqlite = self._engine.dialect.name == "sqlite"
+        try:
+            metadata.create_all(self._engine)
+            with self._write() as connection:
+                self._upsert(connection, about, [{"name": "schema", "value": str(SCHEMA_VERSION)}], keep_existing=True)
+                made_by = connection.scalar(sql.select(about.c.value).where(about.c.name == "schema"))
+        except sql.exc.SQLAlchemyError as error:
+            raise StoreError(
+                "a store that opens", type(error).__name__, "check USAM_DATABASE_URL and the folder's rights"
+            ) from error
+        if made_by != str(SCHEMA_VERSION):
+            raise StoreError(
+                f"a store of schema {SCHEMA_VERSION}", str(made_by), "use the release that made it, or a new folder"
+            )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        """One transaction. SQLite's is immediate: it waits for its turn instead of failing half-way."""
+        with self._engine.connect() as connection:
+            if self._sqlite:
+                connection = connection.execution_options(usam_immediate=True)
+            with connection.begin():
+                yield connection
+
+    def _upsert(
+        self,
+        connection: Connection,
+        table: sql.Table,
+        rows: Sequence[Json],
+        *,
+        keep_existing: bool = False,
+        keep: Sequence[str] = (),
+    ) -> None:
+        if self._sqlite:
+            from sqlalchemy.dialects.sqlite import insert
+        else:
+            from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
+        keys = [column.name for column in table.primary_key]
+        for part in parts(rows):
+            statement = insert(table)
+            if keep_existing:
+                connection.execute(statement.on_conflict_do_nothing(index_elements=keys), part)
+                continue
+            rest = {name: statement.excluded[name] for name in part[0] if name not in (*keys, *keep)}
+            connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=rest), part)
+
+
+def _open(url: str) -> Engine:
+    try:
+        parsed = sql.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+        engine = sql.create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+    except (sql.exc.ArgumentError, sql.exc.NoSuchModuleError, ImportError, OSError) as error:
+        raise StoreError(
+            "a store address that SQLAlchemy can open", type(error).__name__, "correct USAM_DATABASE_URL"
+        ) from error
+    if engine.dialect.name == "sqlite":
+        sql.event.listen(engine, "connect", _prepare_sqlite)
+        sql.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by _begin_sqlite, not by the driver
+    for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    immediate = connection.get_execution_options().get("usam_immediate", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """The rows in portions that one statement can carry."""
+    for start in range(0, len(rows), _BATCH):
+        yield rows[start : start + _BATCH]
