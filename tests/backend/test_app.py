@@ -435,7 +435,7 @@ def test_metrics_and_openapi(client: httpx.Client) -> None:
 
 def test_next_tasks_are_computed_ahead(client: httpx.Client, store: Store, engine: Engine) -> None:
     from backend.label_studio_records import Task
-    from backend.store_records import ScoreRow
+    from backend.store.records import ScoreRow
 
     images = {number: picture(60 + number) for number in range(1, 5)}
     store.join(3)
