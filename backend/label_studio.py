@@ -1,26 +1,19 @@
 """The client of Label Studio's REST API: tasks, annotations, predictions, versions, views, webhooks,
 backends.
 
-Reads are tried again when Label Studio does not answer; writes are sent once, because Label Studio stores
-what arrives twice twice. Nothing here takes a task's lock except `next_task`, which says so.
-
-    LabelStudioError              refused, or an answer of another shape than expected (`.status`)
-     |- LabelStudioUnreachable    no answer at all
-     `- TokenError                401 or 403
+Nothing here takes a task's lock except `next_task`, which says so. What can go wrong is in
+`label_studio_connection`.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import httpx
-
-from backend.errors import LabelStudioError, LabelStudioUnreachable, TokenError
+from backend.errors import LabelStudioError
+from backend.label_studio_connection import Connection, items
 from backend.label_studio_records import (
     Annotation,
     Json,
@@ -32,9 +25,7 @@ from backend.label_studio_records import (
     View,
     Webhook,
 )
-from backend.tokens import TokenSource
 
-READ_TRIES = 3
 PAGE = 500
 _FILES_AT_ONCE = 50
 CHUNK_ITEMS = 20_000
@@ -49,43 +40,8 @@ UNLABELLED = {
 }
 
 
-class LabelStudio:
-    """One Label Studio, with one token of either kind. Safe to share between threads. Close it when done.
-
-    `timeout` is for ordinary requests, `long_timeout` for those in which Label Studio works over a whole
-    project (import, deletion of a version); both in seconds.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        *,
-        timeout: float = 30.0,
-        long_timeout: float = 900.0,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        self.url = url.rstrip("/")
-        self._http = httpx.Client(
-            timeout=httpx.Timeout(timeout, connect=5.0), follow_redirects=False, transport=transport
-        )
-        self._long = httpx.Timeout(long_timeout, connect=5.0)
-        self._tokens = TokenSource(self.url, token, self._http)
-
-    def __repr__(self) -> str:
-        return f"LabelStudio({self.url!r})"
-
-    def __enter__(self) -> LabelStudio:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._http.close()
+class LabelStudio(Connection):
+    """One Label Studio: everything the service reads from it and writes to it."""
 
     # projects
 
@@ -99,7 +55,7 @@ class LabelStudio:
         page = 1
         while True:
             answer = self._object("GET", "/api/projects", params={"page": page, "page_size": 100})
-            found += [Project.read(item) for item in _items(answer.get("results"), "projects")]
+            found += [Project.read(item) for item in items(answer.get("results"), "projects")]
             if not answer.get("next"):
                 return found
             page += 1
@@ -143,7 +99,7 @@ class LabelStudio:
         found = []
         for item in self._selected_tasks(project, task_ids, _ANNOTATION_FIELDS):
             task = int(item["id"])
-            found += [Annotation.read(one, task) for one in _items(item.get("annotations"), "annotations")]
+            found += [Annotation.read(one, task) for one in items(item.get("annotations"), "annotations")]
         return found
 
     def predictions(self, project: int, task_ids: Sequence[int]) -> list[Prediction]:
@@ -151,7 +107,7 @@ class LabelStudio:
         found = []
         for item in self._selected_tasks(project, task_ids, _PREDICTION_FIELDS):
             task = int(item["id"])
-            found += [Prediction.read(one, task) for one in _items(item.get("predictions"), "predictions")]
+            found += [Prediction.read(one, task) for one in items(item.get("predictions"), "predictions")]
         return found
 
     def import_tasks(self, project: int, items: Sequence[Mapping[str, Any]]) -> int:
@@ -256,7 +212,7 @@ class LabelStudio:
         query = {"ordering": ["tasks:predictions_score"], "filters": UNLABELLED}
         params = {"project": project, "page": 1, "page_size": count, "include": "id,predictions_score"}
         answer = self._object("GET", "/api/tasks", params={**params, "query": json.dumps(query)})
-        rows = _items(answer.get("tasks"), "tasks")
+        rows = items(answer.get("tasks"), "tasks")
         return [
             (int(row["id"]), None if row.get("predictions_score") is None else float(row["predictions_score"]))
             for row in rows
@@ -317,7 +273,7 @@ class LabelStudio:
         """Press Start Training."""
         self._send("POST", f"/api/ml/{backend}/train", json={}, long=True)
 
-    # one request
+    # pages
 
     def _task_pages(self, project: int, query: Json, params: Json) -> Iterator[Json]:
         page, seen = 1, 0
@@ -335,7 +291,7 @@ class LabelStudio:
                 },
                 empty_on={404} if page > 1 else (),
             )
-            rows = _items(answer.get("tasks", []), "tasks")
+            rows = items(answer.get("tasks", []), "tasks")
             yield from rows
             seen += len(rows)
             if not rows or seen >= int(answer.get("total", 0)):
@@ -347,92 +303,6 @@ class LabelStudio:
             chosen = {"all": False, "included": list(task_ids[start : start + 50])}
             params = {"fields": "all", "include": include}
             yield from self._task_pages(project, {"selectedItems": chosen}, params)
-
-    def _object(self, method: str, path: str, *, empty_on: Iterable[int] = (), **options: Any) -> Json:
-        try:
-            body = _body(self._send(method, path, **options), path)
-        except LabelStudioError as error:
-            if error.status in set(empty_on):
-                return {}
-            raise
-        if not isinstance(body, dict):
-            raise LabelStudioError(f"an object from {path}", type(body).__name__, _CHECK_VERSION)
-        return body
-
-    def _list(self, path: str, params: Json) -> list[Json]:
-        return _items(_body(self._send("GET", path, params=params), path), path)
-
-    def _send(self, method: str, path: str, *, long: bool = False, **options: Any) -> httpx.Response:
-        if long:
-            options["timeout"] = self._long
-        extra = options.pop("headers", {})
-        tries = READ_TRIES if method in ("GET", "HEAD") else 1
-        renewed = False
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                answer = self._http.request(
-                    method, self.url + path, headers={**extra, **self._tokens.header()}, **options
-                )
-            except httpx.HTTPError as error:
-                if attempt < tries:
-                    time.sleep(0.3 * attempt)
-                    continue
-                raise LabelStudioUnreachable(
-                    f"{self.url} to answer {method} {path}",
-                    type(error).__name__,
-                    "check that Label Studio runs and LABEL_STUDIO_URL is right",
-                ) from error
-            if answer.status_code in (502, 503, 504) and attempt < tries:
-                time.sleep(0.3 * attempt)
-                continue
-            if answer.status_code == 401 and not renewed and self._tokens.forget():
-                renewed = True
-                attempt -= 1
-                continue
-            if not answer.is_success:
-                raise _refusal(method, path, answer)
-            return answer
-
-
-_CHECK_VERSION = "check the address and that it is Label Studio 1.23"
-
-
-def _refusal(method: str, path: str, answer: httpx.Response) -> LabelStudioError:
-    """The error for a status that is no success, with Label Studio's own words and none of ours."""
-    try:
-        body = answer.json()
-    except ValueError:
-        body = {}
-    said = ""
-    if isinstance(body, dict):
-        said = str(body.get("validation_errors") or body.get("detail") or "")[:300]
-    got = f"HTTP {answer.status_code}" + (f" ({said})" if said else "")
-    expected = f"success for {method} {path}"
-    if answer.status_code in (401, 403):
-        remedy = "set LABEL_STUDIO_API_KEY to a token of a user who may do this"
-        return TokenError(expected, got, remedy, status=answer.status_code)
-    if answer.is_redirect:
-        return LabelStudioError(
-            expected, f"{got}, a redirect", "set LABEL_STUDIO_URL to the final address", status=answer.status_code
-        )
-    remedy = "try again later" if answer.is_server_error else "check the request and the project"
-    return LabelStudioError(expected, got, remedy, status=answer.status_code)
-
-
-def _body(answer: httpx.Response, path: str) -> Any:
-    try:
-        return answer.json()
-    except ValueError as error:
-        kind = answer.headers.get("content-type", "something else")
-        raise LabelStudioError(f"JSON from {path}", str(kind), _CHECK_VERSION) from error
-
-
-def _items(value: Any, what: str) -> list[Json]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise LabelStudioError(f"a list of {what}", type(value).__name__, _CHECK_VERSION)
-    return value
 
 
 def _chunks(items: Iterable[Mapping[str, Any]], count: int) -> Iterator[list[bytes]]:

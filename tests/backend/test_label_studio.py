@@ -60,7 +60,7 @@ def script() -> Iterator[Script]:
 
 @pytest.fixture
 def client(script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabelStudio]:
-    monkeypatch.setattr("backend.label_studio.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("backend.label_studio_connection.time.sleep", lambda seconds: None)
     with LabelStudio(script.url, TOKEN) as client:
         yield client
 
