@@ -199,9 +199,13 @@ def _whole(
     path: MaskPath, chunks: list[tuple[TokenOutput, Tensor]], table: _Table, outputs: tuple[int, ...]
 ) -> Iterator[Tensor]:
     """Low-resolution logits of the candidates, which are in the order of their prompts."""
-    start = 0
+    start, side = 0, 4 * int(chunks[0][1].shape[1] ** 0.5)
+    yield chunks[0][1].new_empty((0, side, side))
     for tokens, keys in chunks:
         wanted = (table.prompt >= start) & (table.prompt < start + len(keys))
+        if not wanted.any():
+            start += len(keys)
+            continue
         prompts, row = np.unique(table.prompt[wanted] - start, return_inverse=True)
         where = torch.from_numpy(prompts).to(keys.device)
         logits = path.whole(keys[where], tokens.mask_tokens[where], outputs)
