@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from usam.training import FitResult, Preset
     from usam.training.examples import Examples
 
+_SHOWN = ("relative AUC", "share to oracle", "Pearson, all three masks", "calibration error")
 Tables = Annotated[list[Path], typer.Argument(metavar="TOKENS...", help="Folders that `usam tokens` wrote.")]
 
 
@@ -32,8 +33,11 @@ def train(
         str, typer.Option("--model", help="Whose tokens; without it every model of the tables, a folder each.")
     ] = "",
     preset: Annotated[
-        str, typer.Option("--preset", help="default, or the paper's: coco, sav, ade20k, davis.")
-    ] = "default",
+        str,
+        typer.Option(
+            "--preset", help="default, large (20,000 objects or more), or the paper's: coco, sav, ade20k, davis."
+        ),
+    ] = "",
     search: Annotated[
         int, typer.Option("--search", min=0, help="Try so many settings first; the same command goes on.")
     ] = 0,
@@ -52,16 +56,17 @@ def train(
     """
     from usam.tokens import TokenTable
     from usam.training.examples import common_models, read_examples
-    from usam.training.settings import PRESETS
+    from usam.training.settings import PRESETS, preset_for
 
-    if preset not in PRESETS:
+    if preset and preset not in PRESETS:
         raise TrainingError(f"a preset out of {', '.join(PRESETS)}", repr(preset), "choose one of these")
     if alignment not in ("aligned", "shifted", "both"):
         raise TrainingError("alignment aligned, shifted or both", repr(alignment), "choose one of these")
-    settings = PRESETS[preset].replace(seed=seed, device=device)
+    tables = [TokenTable.open(folder) for folder in tokens]
+    settings = PRESETS[preset] if preset else preset_for(sum(map(len, tables)))
+    settings = settings.replace(seed=seed, device=device)
     if epochs:
         settings = settings.replace(epochs=epochs)
-    tables = [TokenTable.open(folder) for folder in tokens]
     names = common_models(tables)
     wanted = [model] if model else list(names)
     for name in wanted:
@@ -97,7 +102,9 @@ def _fit(examples: Examples, settings: Preset, alignment: str) -> FitResult:
 
     columns = (TextColumn("epochs, at most"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("", total=settings.default.epochs * (2 if alignment == "both" else 1))
+        ways = 2 if alignment == "both" else 1
+        networks = sum(each.members for each in {settings.default, *settings.heads.values()})
+        task = bar.add_task("", total=settings.default.epochs * networks * ways)
 
         def advance(epoch: int, losses: dict[str, float]) -> None:
             bar.advance(task)
@@ -232,7 +239,7 @@ def _runtimes(tables: list[TokenTable], heads: HeadSet) -> list[Runtime]:
 
 def _print_evaluation(result: Evaluation, out: Path) -> None:
     for figure in result.figures:
-        if figure.quantity in ("relative AUC", "share to oracle", "Pearson, all three masks", "calibration error"):
+        if figure.quantity in _SHOWN:
             typer.echo(f"{figure.table:26}{figure.subject:12}{figure.quantity:26}{figure.text()}")
     if result.left_out:
         typer.echo(f"{result.left_out} objects left out: their images trained the heads")

@@ -30,7 +30,9 @@ ENTROPIES = ("h_std", "h_a", "h_xp", "h_theta", "h_t", "h_y")
 USES = ("model", "prompt", "task", "truth")
 COSTS = {
     "USAM": "none",
+    "USAM IoU": "none",
     "SamScore": "none",
+    "SamScore of best": "the truth",
     "h_std": "none",
     "h_a": "none",
     "h_xp": "8 prompts",
@@ -75,26 +77,26 @@ class Objects:
         return len(self.groups)
 
     def use(self, name: str) -> Use:
-        """One use with the measures that exist for it: USAM's own, SamScore, entropies.
+        """One use with the measures that exist for it: USAM's own, predicted IoU, SamScore, entropies.
 
-        A gap is about the object: its head's three outputs are averaged. Predicted IoU, SamScore and entropy
-        are those of the mask that `before` is about.
+        No measure but the one that says so knows the truth: a gap is its head's mean over the three
+        outputs, predicted IoU and SamScore are the highest of the three, entropy is that of the mask of
+        highest SamScore. `SamScore of best` is SamScore where it is told which of the three is best.
         """
         before, after = self.gains[name]
-        shown = self.samscore.argmax(axis=1) if name == "task" else self.iou.argmax(axis=1)
-
-        def at_mask(values: Floats) -> Floats:
-            return np.asarray(values[np.arange(len(self)), shown])
-
+        row = np.arange(len(self))
+        predicted = 1 - self.predictions[self.quality].max(axis=1)
         measures: dict[str, Floats] = {}
         if name == "truth":
-            measures["USAM"] = 1 - at_mask(self.predictions[self.quality])
-        elif f"{name}_gap" in self.predictions:
-            measures["USAM"] = self.predictions[f"{name}_gap"].mean(axis=1)
-        if name != "truth":
-            measures["USAM IoU"] = 1 - at_mask(self.predictions[self.quality])
-        measures["SamScore"] = 1 - at_mask(self.samscore)
-        measures |= {entropy: at_mask(values) for entropy, values in self.entropies.items()}
+            measures["USAM"] = predicted
+        else:
+            if f"{name}_gap" in self.predictions:
+                measures["USAM"] = self.predictions[f"{name}_gap"].mean(axis=1)
+            measures["USAM IoU"] = predicted
+        measures["SamScore"] = 1 - self.samscore.max(axis=1)
+        measures["SamScore of best"] = 1 - self.samscore[row, self.iou.argmax(axis=1)]
+        pick = self.samscore.argmax(axis=1)
+        measures |= {entropy: values[row, pick] for entropy, values in self.entropies.items()}
         return Use(name, before, after, measures)
 
     @property

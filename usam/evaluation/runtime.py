@@ -1,7 +1,7 @@
 """Seconds for one image and one prompt: SAM alone, with heads, and with what the entropy baselines need.
 
-The variants are those of UncertainSAM's runtime table (arXiv 2505.05049): +USAM evaluates the heads, +8 prompts
-decodes eight single points for H_XP, +augmentations encodes and decodes the altered images of H_T.
+The variants are those of UncertainSAM's runtime table (arXiv 2505.05049): +USAM evaluates the heads, +8
+prompts decodes eight single points for H_XP, +augmentations encodes and decodes the altered images of H_T.
 """
 
 from __future__ import annotations

@@ -160,17 +160,18 @@ def correlation_figures(objects: Objects, replicates: int, seed: int) -> list[Fi
     target.
     """
     options = {"replicates": replicates, "seed": seed}
-    best = objects.iou.argmax(axis=1)
-    row = np.arange(len(objects))
     groups = np.repeat(objects.groups, 3)
     figures = []
+    best = objects.iou.max(axis=1)
+    pick = objects.samscore.argmax(axis=1)
     measures = {"USAM": objects.predictions[objects.quality], "SamScore": objects.samscore, **objects.entropies}
     for measure, values in measures.items():
+        highest = values.max(axis=1) if measure in ("USAM", "SamScore") else values[np.arange(len(pick)), pick]
         over_all = bootstrap_pearson(values.ravel(), objects.iou.ravel(), groups, **options)
-        over_best = bootstrap_pearson(values[row, best], objects.iou[row, best], objects.groups, **options)
+        over_best = bootstrap_pearson(highest, best, objects.groups, **options)
         figures += [
             Figure.of("correlation with true IoU", measure, "Pearson, all three masks", over_all),
-            Figure.of("correlation with true IoU", measure, "Pearson, best mask", over_best),
+            Figure.of("correlation with true IoU", measure, "Pearson, best of three", over_best),
         ]
     for head, truth in objects.truths.items():
         own = bootstrap_pearson(objects.predictions[head].ravel(), truth.ravel(), groups, **options)
@@ -208,18 +209,20 @@ def runtime_figures(runtimes: Sequence[Runtime]) -> list[Figure]:
 
 
 def _object_columns(objects: Objects) -> dict[str, Float64s]:
-    """What the Pearson matrix compares, one value an object: predictions, baselines and truths."""
-    best, row = objects.iou.argmax(axis=1), np.arange(len(objects))
-    columns: dict[str, Float64s] = {"true IoU": objects.iou[row, best].astype(np.float64)}
-    for gap in ("model_gap", "prompt_gap", "task_gap"):
-        if gap in objects.truths:
-            columns[f"true {gap}"] = objects.truths[gap].mean(axis=1, dtype=np.float64)
-    columns["predicted IoU"] = objects.predictions[objects.quality][row, best].astype(np.float64)
-    for gap in ("model_gap", "prompt_gap", "task_gap"):
-        if gap in objects.predictions:
-            columns[f"predicted {gap}"] = objects.predictions[gap].mean(axis=1, dtype=np.float64)
-    columns["SamScore"] = objects.samscore[row, best].astype(np.float64)
-    return columns | {name: values[row, best].astype(np.float64) for name, values in objects.entropies.items()}
+    """What the Pearson matrix compares, one value an object: truths, predictions and baselines."""
+    columns: dict[str, Float64s] = {"true IoU": objects.iou.max(axis=1).astype(np.float64)}
+    gaps = ("model_gap", "prompt_gap", "task_gap")
+    columns |= {
+        f"true {gap}": objects.truths[gap].mean(axis=1, dtype=np.float64) for gap in gaps if gap in objects.truths
+    }
+    columns["predicted IoU"] = objects.predictions[objects.quality].max(axis=1).astype(np.float64)
+    predictions = objects.predictions
+    columns |= {
+        f"predicted {gap}": predictions[gap].mean(axis=1, dtype=np.float64) for gap in gaps if gap in predictions
+    }
+    columns["SamScore"] = objects.samscore.max(axis=1).astype(np.float64)
+    row, pick = np.arange(len(objects)), objects.samscore.argmax(axis=1)
+    return columns | {name: values[row, pick].astype(np.float64) for name, values in objects.entropies.items()}
 
 
 def write(result: Evaluation, heads: HeadSet, out: Path) -> None:
@@ -293,7 +296,7 @@ def report_text(result: Evaluation, heads: HeadSet) -> str:
         lines.append("| | " + " | ".join([*quantities, *(["costs beside one prompt"] if cost else [])]) + " |")
         lines.append("|---" * (len(quantities) + 1 + cost) + "|")
         for subject, cells in rows.items():
-            extra = [COSTS.get(subject, "none" if subject.startswith("USAM") else "")] if cost else []
+            extra = [COSTS.get(subject, "")] if cost else []
             lines.append(f"| {subject} | " + " | ".join([*(cells.get(each, "") for each in quantities), *extra]) + " |")
         lines.append("")
     lines += ["![Mean IoU against the share refined](refinement.png)", ""]

@@ -7,7 +7,7 @@ squared errors.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,24 +19,26 @@ from usam.errors import TrainingError
 from usam.evaluation.measures import calibration_error, pearson
 from usam.heads import HeadSet
 from usam.training.adaptation import Adaptation, adapt_heads
-from usam.training.network import Alignment, Layers, Rows, Scale, StackedHeads
-from usam.training.settings import Preset, TrainSettings
-from usam.training.split import Split, split_groups
+from usam.training.network import Alignment, Layers, Rows, Scale, StackedHeads, merge_layers
+from usam.training.settings import Preset, TrainSettings, preset_for
+from usam.training.split import Split, group_folds, split_groups
 
 Floats = npt.NDArray[np.floating[Any]]
 Progress = Callable[[int, dict[str, float]], None]
-"""Called after each epoch with its number and each head's validation loss; may raise to stop the run."""
+"""Called after each epoch of each network with its number and each head's validation loss; may raise to
+stop.
+"""
 
 
 @dataclass(frozen=True)
 class FitResult:
     """A head set and how it came about.
 
-    `history`: a dictionary an epoch, {head: validation loss}. `figures`: {head: {mse, mae, pearson,
-    calibration_error, variance, rows}} on the test images (validation images where no test share was set
-    aside), which no weight has seen. `alignment_losses`: mean validation loss over variance for each
-    alignment tried. `split`: row indices. `adaptation`: what was chosen for each head, where given heads
-    were adapted.
+    `history`: a dictionary an epoch, {head: validation loss}, the mean over members. `figures`: {head:
+    {mse, mae, pearson, calibration_error, variance, rows}} on the test images (validation images where no
+    test share was set aside), which no weight has seen. `alignment_losses`: mean validation loss over
+    variance for each alignment tried. `split`: row indices. `adaptation`: what was chosen for each head,
+    where given heads were adapted.
     """
 
     heads: HeadSet
@@ -86,7 +88,9 @@ def fit_heads(
     Raises `TrainingError` on shapes, ranges or too few groups, and where `init` fits neither tokens nor
     heads.
     """
-    preset = settings if isinstance(settings, Preset) else Preset(settings or TrainSettings())
+    if settings is None:
+        settings = preset_for(len(iou_token))
+    preset = settings if isinstance(settings, Preset) else Preset(settings)
     main = preset.default
     names = np.asarray(groups)
     if names.shape != (len(iou_token),):
@@ -105,7 +109,7 @@ def fit_heads(
     outcomes: dict[str, _Trained] = {}
     for way in tried:
         rows = Rows.of(iou_token, mask_tokens, targets, way, weights)
-        outcomes[way] = _train(rows, split, preset, init, progress)
+        outcomes[way] = _train(rows, names, split, preset, init, progress)
     rows = Rows.of(iou_token, mask_tokens, targets, tried[0], weights)
     variance = _variances(rows, split.validation)
     scaled = {
@@ -183,7 +187,14 @@ def _cpu_has_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _train(rows: Rows, split: Split, preset: Preset, init: HeadSet | None, progress: Progress | None) -> _Trained:
+def _train(
+    rows: Rows,
+    groups: npt.NDArray[Any],
+    split: Split,
+    preset: Preset,
+    init: HeadSet | None,
+    progress: Progress | None,
+) -> _Trained:
     """Train the heads of equal settings together, and put the sets together in the rows' order."""
     by_settings: dict[TrainSettings, list[str]] = {}
     for name in rows.names:
@@ -191,17 +202,39 @@ def _train(rows: Rows, split: Split, preset: Preset, init: HeadSet | None, progr
     layers: dict[str, Layers] = {}
     losses: dict[str, float] = {}
     history: list[dict[str, float]] = []
-    for settings, members in by_settings.items():
-        columns = [rows.names.index(name) for name in members]
-        part = Rows(tuple(members), rows.iou, rows.masks, rows.targets[..., columns], rows.weights)
-        trained = train_together(part, split, settings, init, progress)
-        layers |= trained.layers
-        losses |= trained.losses
-        for epoch, values in enumerate(trained.history):
+    for settings, heads in by_settings.items():
+        columns = [rows.names.index(name) for name in heads]
+        part = Rows(tuple(heads), rows.iou, rows.masks, rows.targets[..., columns], rows.weights)
+        members = [
+            train_together(part, own, replace(settings, seed=seed), init, progress)
+            for seed, own in _splits(groups, split, settings, init)
+        ]
+        layers |= {name: merge_layers([member.layers[name] for member in members]) for name in heads}
+        losses |= {name: float(np.mean([member.losses[name] for member in members])) for name in heads}
+        for epoch in range(max(len(member.history) for member in members)):
             if epoch == len(history):
                 history.append({})
-            history[epoch] |= values
+            running = [member.history[epoch] for member in members if epoch < len(member.history)]
+            history[epoch] |= {name: float(np.mean([values[name] for values in running])) for name in heads}
     return _Trained({name: layers[name] for name in rows.names}, losses, history)
+
+
+def _splits(
+    groups: npt.NDArray[Any], split: Split, settings: TrainSettings, init: HeadSet | None
+) -> list[tuple[int, Split]]:
+    """Seed and split of each member: all share the test groups, each is stopped by other groups of the
+    rest.
+    """
+    members = 1 if init is not None else settings.members
+    if members == 1:
+        return [(settings.seed, split)]
+    rest = np.sort(np.concatenate([split.train, split.validation]))
+    folds = group_folds(groups[rest], max(members, round(1 / settings.validation)), settings.seed)
+    usable = min(members, int(folds.max()) + 1)
+    return [
+        (settings.seed + 1000 * number, Split(rest[folds != number], rest[folds == number], split.test))
+        for number in range(usable)
+    ]
 
 
 def train_together(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from scipy.linalg import block_diag
 from torch import Tensor, nn
 
 from usam.errors import TrainingError
@@ -183,3 +184,21 @@ class StackedHeads(nn.Module):
             (self.last[head][None], self.last_bias[head][None]),
         ]
         return [(w.float().cpu().numpy().copy(), b.float().cpu().numpy().copy()) for w, b in pairs]
+
+
+def merge_layers(members: Sequence[Layers]) -> Layers:
+    """One head whose logit is the mean of the members' logits, as wide as all of them together.
+
+    First layers are stacked, second layers stand on the diagonal of a larger one, last layers side by side
+    over their number: still a plain network of three layers.
+    """
+    if len(members) == 1:
+        return list(members[0])
+    firsts, seconds, lasts = zip(*members, strict=True)
+    second = block_diag(*(weight for weight, _ in seconds)).astype(np.float32)
+    last = np.concatenate([weight for weight, _ in lasts], axis=1) / np.float32(len(members))
+    return [
+        (np.concatenate([weight for weight, _ in firsts]), np.concatenate([bias for _, bias in firsts])),
+        (second, np.concatenate([bias for _, bias in seconds])),
+        (last, np.mean([bias for _, bias in lasts], axis=0, dtype=np.float32)),
+    ]

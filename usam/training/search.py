@@ -20,7 +20,7 @@ from usam.training.network import Rows
 from usam.training.settings import TrainSettings
 from usam.training.split import split_groups
 
-HIDDEN = {"256-128": (256, 128), "512-256": (512, 256), "512-512": (512, 512), "1024-256": (1024, 256)}
+HIDDEN = {"64-32": (64, 32), "128-64": (128, 64), "256-128": (256, 128), "512-256": (512, 256), "512-512": (512, 512)}
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def suggest(trial: Any, base: TrainSettings) -> TrainSettings:
 
 def _starting_point(base: TrainSettings) -> dict[str, Any]:
     """`base` as a first trial, clipped to what is searched."""
-    hidden = next((name for name, widths in HIDDEN.items() if widths == base.hidden), "512-256")
+    hidden = next((name for name, widths in HIDDEN.items() if widths == base.hidden), "128-64")
     return {
         "learning_rate": float(np.clip(base.learning_rate, 1e-4, 1e-2)),
         "weight_decay": float(np.clip(base.weight_decay, 1e-3, 1.0)),

@@ -29,8 +29,9 @@ class TrainSettings:
     weight_decay: float = 0.05
     epochs: int = 20
     batch: int = 256
-    hidden: tuple[int, int] = (512, 256)
+    hidden: tuple[int, int] = (128, 64)
     shared_layers: int = 1
+    members: int = 4
     patience: int = 6
     validation: float = 0.15
     test: float = 0.15
@@ -48,6 +49,7 @@ class TrainSettings:
             "a batch of at least one object": self.batch >= 1,
             "hidden widths of at least 1": min(self.hidden) >= 1,
             "0, 1 or 2 shared layers": self.shared_layers in (0, 1, 2),
+            "at least one member": self.members >= 1,
             "shares with validation > 0, test >= 0 and a sum below 1": self.validation > 0
             and self.test >= 0
             and self.validation + self.test < 1,
@@ -88,14 +90,19 @@ def _paper(batch: int, epochs: int, learning_rate: float, momentum: float) -> Tr
         batch=batch,
         hidden=(512, 512),
         shared_layers=0,
+        members=1,
         patience=epochs,
     )
 
 
 _COCO = _paper(189, 36, 0.00871, 0.164)
 
+LARGE_TABLE = 20_000
+"""Objects from which on one wide network is better than several narrow ones."""
+
 PRESETS: Mapping[str, Preset] = {
     "default": Preset(TrainSettings()),
+    "large": Preset(TrainSettings(hidden=(512, 512), shared_layers=2, members=1, epochs=12, weight_decay=0.01)),
     "coco": Preset(_COCO),
     "sav": Preset(_paper(193, 9, 0.00871, 0.164)),
     "ade20k": Preset(_paper(106, 79, 0.00131, 0.830), {"task_gap": _paper(208, 75, 0.0411, 0.246)}),
@@ -108,6 +115,11 @@ PRESETS: Mapping[str, Preset] = {
         },
     ),
 }
-"""`default` is ours; the others are the settings published with UncertainSAM (arXiv 2505.05049), found by
-its search.
+"""`default` and `large` are ours, for tables below and from `LARGE_TABLE` objects on; the others are the
+settings published with UncertainSAM (arXiv 2505.05049), found by its search.
 For DAVIS it published the three gaps only: the other heads take COCO's."""
+
+
+def preset_for(rows: int) -> Preset:
+    """Our settings for a table of so many objects."""
+    return PRESETS["large" if rows >= LARGE_TABLE else "default"]

@@ -160,7 +160,9 @@ def test_an_ablation_shows_which_token_tells_what(table_folder: Path, heads_fold
     table, heads = TokenTable.open(table_folder), HeadSet.load(heads_folder)
     fresh = TokenTable.open(write_table(tmp_path, images=40, seed=5, dataset="fresh"))
     objects, _ = read_objects([fresh], heads)
-    settings = TrainSettings(hidden=(32, 16), epochs=8, batch=32, learning_rate=5e-3, precision="float32", device="cpu")
+    settings = TrainSettings(
+        hidden=(32, 16), epochs=8, batch=32, learning_rate=5e-3, members=1, precision="float32", device="cpu"
+    )
     figures = token_ablation(
         read_examples([table], "nano-s"), read_examples([fresh], "nano-s"), objects, settings=settings, replicates=50
     )

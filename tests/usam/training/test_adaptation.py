@@ -17,7 +17,7 @@ WIDTH, NOISE = 16, 1.2
 @pytest.fixture(scope="module")
 def heads() -> HeadSet:
     data = synthetic_rows(1600, width=WIDTH, noise=NOISE)
-    settings = TrainSettings(hidden=(48, 24), epochs=6, batch=64, precision="float32", device="cpu")
+    settings = TrainSettings(hidden=(48, 24), epochs=6, batch=64, members=1, precision="float32", device="cpu")
     return fit_heads(
         data.iou_token, data.mask_tokens, data.targets, data.groups, settings=settings, checkpoint="nano-m"
     ).heads

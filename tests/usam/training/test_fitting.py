@@ -13,10 +13,13 @@ from usam.errors import TrainingError
 from usam.heads import HeadSet
 from usam.training import PRESETS, Preset, TrainSettings, fit_heads, split_groups
 from usam.training.fitting import predict, train_together
-from usam.training.network import Rows, Scale, StackedHeads
+from usam.training.network import Rows, Scale, StackedHeads, merge_layers
+from usam.training.settings import preset_for
 from usam.training.split import group_folds
 
-QUICK = TrainSettings(hidden=(64, 32), epochs=8, batch=32, learning_rate=5e-3, precision="float32", device="cpu")
+QUICK = TrainSettings(
+    hidden=(64, 32), epochs=8, batch=32, learning_rate=5e-3, members=1, precision="float32", device="cpu"
+)
 
 
 @pytest.fixture(scope="module")
@@ -202,13 +205,36 @@ def test_hopeless_training_from_given_heads_returns_them(data: Synthetic) -> Non
         assert predict(result.heads.layers()[name], rows, np.arange(10)) == pytest.approx(expected, abs=1e-3)
 
 
+def test_members_are_averaged_in_one_network_and_beat_a_single_one() -> None:
+    data = synthetic_rows(500, width=16, noise=1.0)
+    single, several = (fit(data, replace(QUICK, members=members)) for members in (1, 4))
+    assert several.heads.layers()["task_gap"][0][0].shape == (4 * 64, 32)
+    errors = [
+        np.mean([row["mse"] / row["variance"] for row in result.figures.values()]) for result in (single, several)
+    ]
+    assert errors[1] < errors[0]
+
+
+def test_merged_layers_answer_with_the_mean_logit(data: Synthetic) -> None:
+    rows = Rows.of(data.iou_token, data.mask_tokens, data.targets, "aligned")
+    members = [StackedHeads(16, 2, (12, 8), shared=0).layers(index) for index in range(2)]
+    values = [predict(member, rows, np.arange(30)) for member in members]
+    logits = np.mean([np.log(each / (1 - each)) for each in values], axis=0)
+    assert predict(merge_layers(members), rows, np.arange(30)) == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-5)
+
+
+def test_our_settings_follow_the_size_of_the_table() -> None:
+    assert preset_for(5_000).default.members > 1
+    assert preset_for(100_000).default.members == 1
+
+
 def test_presets_hold_what_the_paper_published() -> None:
     assert (PRESETS["coco"].default.batch, PRESETS["coco"].default.epochs) == (189, 36)
     assert PRESETS["sav"].default.learning_rate == 0.00871
     assert PRESETS["ade20k"].of("task_gap").momentum == 0.246
     assert PRESETS["ade20k"].of("iou_large").momentum == 0.830
     assert PRESETS["davis"].of("prompt_gap").epochs == 40
-    assert all(preset.default.optimiser == "sgd" for name, preset in PRESETS.items() if name != "default")
+    assert all(preset.default.optimiser == "sgd" for name, preset in PRESETS.items() if name in ("coco", "sav"))
     assert PRESETS["davis"].replace(seed=9).of("model_gap").seed == 9
 
 

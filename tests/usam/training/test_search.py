@@ -13,7 +13,7 @@ from usam.training import TrainSettings, search_settings
 from usam.training import search as search_module
 from usam.training.network import Rows
 
-BASE = TrainSettings(hidden=(256, 128), epochs=5, batch=256, precision="float32", device="cpu", patience=2)
+BASE = TrainSettings(hidden=(128, 64), epochs=5, batch=256, precision="float32", device="cpu", patience=2)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def rows() -> tuple[Rows, object]:
 def test_a_search_resumes_and_its_best_is_no_worse_than_the_start(
     rows: tuple[Rows, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_module, "HIDDEN", {"256-128": (256, 128), "16-8": (16, 8)})
+    monkeypatch.setattr(search_module, "HIDDEN", {"128-64": (128, 64), "16-8": (16, 8)})
     storage = tmp_path / "search.journal"
     seen: list[tuple[int, float | None]] = []
     first = search_settings(*rows, 3, base=BASE, storage=storage, progress=lambda *trial: seen.append(trial))
