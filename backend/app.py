@@ -55,6 +55,8 @@ BATCH_THREADS = 2
 BATCH_WAITING = 8
 """Batch requests that may wait for a thread; Label Studio gives up after 100 s anyway."""
 LOADING_RETRY_S = 3
+EVENT_TAKEN = WebhookAnswer().model_dump_json()
+EVENT_DROPPED = WebhookAnswer(status="dropped: the timer will find it").model_dump_json()
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
@@ -207,10 +209,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return Response(await service.predict(await request.body()), media_type="application/json")
 
     @app.post("/webhook", response_model=WebhookAnswer, openapi_extra=_takes(WebhookEvent))
-    async def webhook(request: Request) -> WebhookAnswer:
+    async def webhook(request: Request) -> Response:
         """Take an event of Label Studio; the work it causes is done later."""
         taken = service.inbox.put(await request.body())
-        return WebhookAnswer(status="accepted" if taken else "dropped: the timer will find it")
+        return Response(EVENT_TAKEN if taken else EVENT_DROPPED, media_type="application/json")
 
     @app.get("/versions", response_model=VersionsAnswer)
     async def versions(project: str = "") -> VersionsAnswer:
