@@ -19,8 +19,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +27,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 
 from usam.errors import HeadsError
 
@@ -50,14 +46,10 @@ PUBLISHED_HEADS = (
     "prompt_gap",
     "task_gap",
 )
-FILE_NAME = "heads.safetensors"
-FORMAT = "usam-heads-1"
 
 _NAME = re.compile(r"iou_[a-z0-9_]+|[a-z0-9]+(_[a-z0-9]+)*_gap")
-_FAMILIES = {"sam2.1": "sam2.1", "sam2.0": "sam2", "sam2": "sam2"}
 _OUTPUTS: dict[Columns, tuple[int, ...]] = {"multimask": (1, 2, 3), "single": (0,), "all": (0, 1, 2, 3)}
 _TOKEN_OF_OUTPUT: dict[Alignment, tuple[int, ...]] = {"aligned": (0, 1, 2, 3), "shifted": (0, 0, 1, 2)}
-_LARGEST_FILE = 256 << 20
 
 
 class HeadSet:
@@ -82,16 +74,12 @@ class HeadSet:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         if alignment not in _TOKEN_OF_OUTPUT:
-            raise HeadsError(
-                "alignment 'aligned' or 'shifted'", repr(alignment), "say how the heads were trained"
-            )
+            raise HeadsError("alignment 'aligned' or 'shifted'", repr(alignment), "say how the heads were trained")
         if not layers:
             raise HeadsError("at least one head", "none")
         for name in layers:
             if not _NAME.fullmatch(name):
-                raise HeadsError(
-                    "head names such as 'iou_large' or 'task_gap'", repr(name), "rename the head"
-                )
+                raise HeadsError("head names such as 'iou_large' or 'task_gap'", repr(name), "rename the head")
         self.names: tuple[str, ...] = tuple(layers)
         self.alignment: Alignment = alignment
         self.checkpoint = checkpoint
@@ -134,18 +122,9 @@ class HeadSet:
         Raises HeadsError: missing, unreadable, unsafe, altered, wrong shapes, values not finite, unknown
         heads.
         """
-        path = Path(path)
-        if path.is_file():
-            return cls._load_safetensors(path)
-        if (path / FILE_NAME).is_file():
-            return cls._load_safetensors(path / FILE_NAME)
-        if path.is_dir() and any(path.glob("*/model.pth")):
-            return cls._load_published(path, checkpoint)
-        raise HeadsError(
-            f"a head set: a .safetensors file, a folder with {FILE_NAME}, or a folder with <head>/model.pth",
-            f"{path}" if path.exists() else f"no such file or folder: {path}",
-            "check the path, or fetch the published heads with `usam fetch`",
-        )
+        from usam.head_files import read
+
+        return read(Path(path), checkpoint)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the set to `path` (a `.safetensors` file, else a folder that gets `heads.safetensors`).
@@ -153,42 +132,9 @@ class HeadSet:
         The file appears whole or not at all. Returns the file's path. Raises HeadsError when it cannot be
         stored.
         """
-        path = Path(path)
-        target = path if path.suffix == ".safetensors" else path / FILE_NAME
-        tensors = {
-            f"{name}.{index}.{kind}": torch.from_numpy(array)
-            for name, head in self._layers.items()
-            for index, pair in enumerate(head)
-            for kind, array in zip(("weight", "bias"), pair, strict=True)
-        }
-        header = {
-            "format": FORMAT,
-            "heads": json.dumps(self.names),
-            "alignment": self.alignment,
-            "checkpoint": self.checkpoint,
-            "quality": self.quality or "",
-            "metadata": json.dumps(self.metadata, sort_keys=True),
-            "version": self.version,
-            "sha256": self.sha256,
-        }
-        content = safetensors_bytes(tensors, header)
-        temporary: str | None = None
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
-            raise HeadsError(
-                f"room and rights to write {target}", str(error), "free space or choose another folder"
-            ) from error
-        return target
+        from usam.head_files import write
+
+        return write(self, Path(path))
 
     def layers(self) -> dict[str, Layers]:
         """`{head: [(W (out, in), b (out,)), ...]}`, copies, as `from_layers` takes them."""
@@ -197,9 +143,7 @@ class HeadSet:
     def index(self, name: str) -> int:
         """Position of a head in `names`. Raises HeadsError for a head that the set does not have."""
         if name not in self.names:
-            raise HeadsError(
-                f"one of the heads {', '.join(self.names)}", repr(name), "choose a head of this set"
-            )
+            raise HeadsError(f"one of the heads {', '.join(self.names)}", repr(name), "choose a head of this set")
         return self.names.index(name)
 
     def subset(self, names: Sequence[str]) -> HeadSet:
@@ -252,9 +196,7 @@ class HeadSet:
         return self.as_dict(self.score_outputs(iou, masks, outputs))
 
     @torch.no_grad()
-    def score_outputs(
-        self, iou_token: torch.Tensor, mask_tokens: torch.Tensor, outputs: torch.Tensor
-    ) -> torch.Tensor:
+    def score_outputs(self, iou_token: torch.Tensor, mask_tokens: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         """Scores (H, P, M) float32 of the decoder outputs `outputs` (P, M), 0..3, on the tokens' device.
 
         Computed in float32 whatever the tokens' type and any autocast. Raises HeadsError for other shapes.
@@ -305,9 +247,7 @@ class HeadSet:
         for name, head in self._layers.items():
             shapes = [weight.shape for weight, _ in head]
             if shapes != first:
-                raise HeadsError(
-                    f"layers of {first} in every head", f"{shapes} in {name}", "train the heads alike"
-                )
+                raise HeadsError(f"layers of {first} in every head", f"{shapes} in {name}", "train the heads alike")
 
     def _content_hash(self) -> str:
         digest = hashlib.sha256()
@@ -316,69 +256,6 @@ class HeadSet:
             for weight, bias in head:
                 digest.update(json.dumps(weight.shape).encode() + weight.tobytes() + bias.tobytes())
         return digest.hexdigest()
-
-    @classmethod
-    def _load_published(cls, folder: Path, checkpoint: str | None) -> HeadSet:
-        found = {file.parent.name: file for file in sorted(folder.glob("*/model.pth"))}
-        if unknown := sorted(set(found) - set(PUBLISHED_HEADS)):
-            raise HeadsError(
-                f"published heads ({', '.join(PUBLISHED_HEADS)})",
-                f"unknown {', '.join(unknown)} in {folder}",
-                "remove the folder or save your heads with HeadSet.save",
-            )
-        family = _FAMILIES.get(folder.resolve().name, "") if checkpoint is None else checkpoint
-        return cls(
-            {name: _published_layers(found[name]) for name in PUBLISHED_HEADS if name in found},
-            alignment="shifted",
-            checkpoint=family,
-            quality="iou_large" if "iou_large" in found else None,
-            metadata={"training_data": "published UncertainSAM heads", "source": folder.name},
-        )
-
-    @classmethod
-    def _load_safetensors(cls, file: Path) -> HeadSet:
-        if file.stat().st_size > _LARGEST_FILE:
-            raise HeadsError(
-                f"a head set of at most {_LARGEST_FILE} bytes", f"{file.stat().st_size} bytes in {file}"
-            )
-        try:
-            with safe_open(file, framework="numpy") as opened:
-                header = opened.metadata() or {}
-                arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, TypeError) as error:
-            raise HeadsError(
-                f"a safetensors head set in {file}", str(error), "fetch or train the heads again"
-            ) from error
-        if header.get("format") != FORMAT:
-            raise HeadsError(
-                f"a head set of format {FORMAT}",
-                f"{header.get('format', 'no format')} in {file}",
-                "save it with this program's HeadSet.save",
-            )
-        try:
-            names = json.loads(header["heads"])
-            layers = {}
-            for name in names:
-                depth = sum(1 for key in arrays if key.startswith(f"{name}.") and key.endswith(".weight"))
-                layers[name] = [
-                    (arrays[f"{name}.{i}.weight"], arrays[f"{name}.{i}.bias"]) for i in range(depth)
-                ]
-            alignment, checkpoint = header["alignment"], header["checkpoint"]
-            quality, metadata, sha256 = (
-                header["quality"] or None,
-                json.loads(header["metadata"]),
-                header["sha256"],
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            raise HeadsError(
-                f"a complete head set in {file}", f"missing or malformed {error}", "fetch or train again"
-            ) from error
-        heads = cls(layers, alignment=alignment, checkpoint=checkpoint, quality=quality, metadata=metadata)
-        if heads.sha256 != sha256:
-            raise HeadsError(
-                f"SHA-256 {sha256} in {file}", heads.sha256, "the file was altered: fetch or train again"
-            )
-        return heads
 
 
 class _Stack:
@@ -412,7 +289,7 @@ class _Stack:
         prompts, masks, _ = chosen.shape
         shared = F.linear(iou_token, self.iou_half, self.first_bias)
         x = F.linear(chosen, self.mask_half) + shared[:, None, :]
-        x = x.view(prompts * masks, self.heads, -1).transpose(0, 1)
+        x = x.view(prompts * masks, self.heads, len(self.first_bias) // self.heads).transpose(0, 1)
         for weight, bias in self.rest:
             x = torch.baddbmm(bias, x.relu(), weight)
         return x.sigmoid().view(self.heads, prompts, masks) - self.offset
@@ -432,9 +309,7 @@ def _checked_layers(name: str, layers: Sequence[tuple[npt.ArrayLike, npt.ArrayLi
                 "the head was made for another layout",
             )
         if not (np.isfinite(w).all() and np.isfinite(b).all()):
-            raise HeadsError(
-                f"finite weights in layer {index} of {name}", "NaN or infinity", "train the head again"
-            )
+            raise HeadsError(f"finite weights in layer {index} of {name}", "NaN or infinity", "train the head again")
         checked.append((w, b))
         inputs = w.shape[0]
     if len(checked) < 2 or inputs != 1 or checked[0][0].shape[1] % 2:
@@ -443,34 +318,3 @@ def _checked_layers(name: str, layers: Sequence[tuple[npt.ArrayLike, npt.ArrayLi
             f"{name} as two or more layers from 2 D to 1", f"{shapes}", "the head was made for another layout"
         )
     return checked
-
-
-def _published_layers(file: Path) -> list[tuple[FloatArray, FloatArray]]:
-    """Layers of one published head, a state dict `layers.<i>.weight|bias`; only tensors are unpickled."""
-    if file.stat().st_size > _LARGEST_FILE or not zipfile.is_zipfile(file):
-        raise HeadsError(
-            f"a PyTorch zip archive in {file}",
-            f"{file.stat().st_size} bytes of something else",
-            "fetch it again",
-        )
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises many kinds for hostile or broken files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise HeadsError(
-            f"tensors only in {file}",
-            f"{type(error).__name__}: {reason}",
-            "do not trust this file; fetch it again",
-        ) from error
-    keys = sorted(state) if isinstance(state, dict) else []
-    depth = len(keys) // 2
-    if not keys or keys != sorted(f"layers.{i}.{kind}" for i in range(depth) for kind in ("weight", "bias")):
-        raise HeadsError(
-            f"layers.<i>.weight and layers.<i>.bias in {file}", f"{keys[:6]}", "this is not a published head"
-        )
-    if not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise HeadsError(f"tensors in {file}", "other values", "this is not a published head")
-    return [
-        (state[f"layers.{i}.weight"].float().numpy(), state[f"layers.{i}.bias"].float().numpy())
-        for i in range(depth)
-    ]

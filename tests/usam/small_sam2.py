@@ -1,0 +1,81 @@
+"""SAM 2.1 Tiny at small image sizes with random weights: every module of the real one, in a fraction of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+from usam.heads import PUBLISHED_HEADS, Alignment, HeadSet
+
+IMAGE_HW = (90, 130)
+
+
+@cache
+def model(image_size: int = 128) -> Any:
+    """A SAM2Base, the same at every call: leave it as it is."""
+    from usam.checkpoints import build_model
+
+    torch.manual_seed(0)
+    return build_model("sam2.1_hiera_tiny", weights=False, image_size=image_size)
+
+
+@cache
+def video_model() -> Any:
+    """A SAM2VideoPredictor for 128 px, the same at every call."""
+    import sam2
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    torch.manual_seed(0)
+    config = OmegaConf.load(Path(sam2.__path__[0]) / "configs/sam2.1/sam2.1_hiera_t.yaml").model
+    config.image_size = 128
+    config._target_ = "sam2.sam2_video_predictor.SAM2VideoPredictor"
+    for attention in ("self_attention", "cross_attention"):
+        config.memory_attention.layer[attention].feat_sizes = [8, 8]
+    OmegaConf.resolve(config)
+    return instantiate(config, _recursive_=True).eval()
+
+
+def plain(base: Any | None = None) -> Any:
+    """An unpatched predictor whose feature sizes fit its model."""
+    base = model() if base is None else base
+    predictor = SAM2ImagePredictor(base)
+    side = base.sam_image_embedding_size
+    predictor._bb_feat_sizes = [(4 * side, 4 * side), (2 * side, 2 * side), (side, side)]
+    return predictor
+
+
+def picture(seed: int = 0, image_hw: tuple[int, int] = IMAGE_HW) -> npt.NDArray[np.uint8]:
+    """Noise over a few flat shapes, (H, W, 3)."""
+    random = np.random.default_rng(seed)
+    image = random.integers(0, 60, (*image_hw, 3), dtype=np.uint8)
+    for _ in range(4):
+        y, x = random.integers(0, image_hw[0] - 20), random.integers(0, image_hw[1] - 20)
+        image[y : y + 20, x : x + 20] += random.integers(60, 190, 3, dtype=np.uint8)
+    return image
+
+
+def random_layers(width: int, names: Sequence[str] = PUBLISHED_HEADS, hidden: int = 16, seed: int = 0) -> Any:
+    """Layers 2 D, hidden, hidden, 1 for each head."""
+    random = np.random.default_rng(seed)
+    sizes = (2 * width, hidden, hidden, 1)
+    return {
+        name: [
+            (random.normal(0, 2 * sizes[i] ** -0.5, (sizes[i + 1], sizes[i])), random.normal(0, 0.1, sizes[i + 1]))
+            for i in range(3)
+        ]
+        for name in names
+    }
+
+
+def random_heads(width: int = 256, alignment: Alignment = "aligned", checkpoint: str = "", seed: int = 0) -> HeadSet:
+    """Nine heads whose scores differ from token to token."""
+    layers = random_layers(width, seed=seed)
+    return HeadSet.from_layers(layers, alignment=alignment, checkpoint=checkpoint, quality="iou_large")
