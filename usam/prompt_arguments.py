@@ -32,11 +32,11 @@ def check_prompts(
     is given, for points without labels or the reverse, for different numbers of prompts, and for all that
     `usam.prompts` refuses: wrong shapes, NaN, labels, places outside the image, masks of another size.
     """
-    if points is None and box is None and mask_input is None:
-        raise PromptError("a point, a box or a mask_input", "an empty prompt", "click the object or draw a box")
     if (points is None) != (labels is None):
         missing = "labels" if labels is None else "points"
         raise PromptError("points together with their labels", f"no {missing}", "give both")
+    if points is None and box is None and mask_input is None:
+        raise PromptError("a point, a box or a mask_input", "an empty prompt", "click the object or draw a box")
     counts: dict[str, int] = {}
     xy, marks, boxes, logits = None, None, None, None
     if points is not None:
