@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import JobBusy, JobError, SettingsError, StoreError
+from backend.errors import JobBusy, SettingsError, StoreError
 from backend.images import ImageFetcher
 from backend.label_studio import LabelStudio
 from backend.queue import JobQueue, open_queue
 from backend.registry import Registry
 from backend.settings import Settings
 from backend.store import Store
+from usam.errors import UsamError
 
 if TYPE_CHECKING:
     from backend.jobs.model import JobModel
@@ -95,7 +96,7 @@ class Context:
         try:
             yield progress
         except BaseException as error:
-            reason = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, UsamError) else f"{type(error).__name__}: {error}".splitlines()[0]
             self.store.finish_run(progress.id, "failed", reason, progress.details)
             raise
         self.store.finish_run(progress.id, progress.state, progress.reason, progress.details)

@@ -85,7 +85,7 @@ def refresh_tasks(context: Context, project: int) -> int:
     if cursor and time.time() - store.synced_at(project) <= FULL_EVERY_S:
         changed = list(client.tasks(project, since=_earlier(cursor)))
         store.record_tasks(project, changed)
-        if len(store.tasks(project)) == client.task_count(project):
+        if store.task_count(project) == client.task_count(project):
             store.advance_cursor(project, _newest(changed))
             return 0
     found = list(client.tasks(project))

@@ -96,6 +96,12 @@ class Labels(Database):
                 for row in connection.execute(query)
             ]
 
+    def task_count(self, project: int) -> int:
+        """How many tasks are known."""
+        query = sql.select(sql.func.count()).select_from(tasks).where(tasks.c.project == project)
+        with self._read() as connection:
+            return int(connection.scalar(query) or 0)
+
     def annotations(self, project: int, *, deleted: bool = False) -> list[KnownAnnotation]:
         """Annotations by id, without deleted ones unless asked."""
         query = sql.select(annotation_map).where(annotation_map.c.project == project).order_by(annotation_map.c.id)

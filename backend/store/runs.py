@@ -16,6 +16,9 @@ from backend.store.database import Database
 from backend.store.records import Run
 from backend.store.schema import leases, runs
 
+KEEP_RUNS = 500
+"""Records kept of each job and project."""
+
 
 class Runs(Database):
     """The store's part about runs and leases."""
@@ -43,6 +46,12 @@ class Runs(Database):
                 .where(runs.c.project == project, runs.c.job == job, runs.c.state == "running")
                 .values(state="cut-short", reason="the worker ended before it", finished_at=now)
             )
+            mine = sql.select(runs.c.id).where(runs.c.project == project, runs.c.job == job)
+            oldest = connection.scalar(mine.order_by(runs.c.id.desc()).offset(KEEP_RUNS).limit(1))
+            if oldest is not None:
+                connection.execute(
+                    runs.delete().where(runs.c.project == project, runs.c.job == job, runs.c.id <= oldest)
+                )
             key = connection.execute(runs.insert().values(**row)).inserted_primary_key
         return int(key[0]) if key else 0
 
@@ -90,8 +99,10 @@ class Runs(Database):
         """
         now = time.time()
         with self._write() as connection:
+            if not self._sqlite:  # SQLite's write transactions are one after the other anyway
+                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(sql.func.hashtext(name))))
             query = sql.select(leases.c.holder, leases.c.until).where(leases.c.name == name)
-            row = connection.execute(query if self._sqlite else query.with_for_update()).first()
+            row = connection.execute(query).first()
             if row is not None and row.holder != holder and row.until > now and not _is_dead(row.holder):
                 return False
             self._upsert(connection, leases, [{"name": name, "holder": holder, "until": now + seconds}])
