@@ -1,7 +1,7 @@
 """Masks from tokens that are already there: the decoder's upscaling, rearranged, whole or at sampled pixels.
 
-Shapes: P prompts, M masks per prompt, D token width, E side of the image embedding, N = E * E cells, C1 = D /
-4 and C2 = D / 8 channels of the two upscaling steps, h, w = 4 E low-resolution masks.
+Shapes: P prompts, M masks per prompt, D token width, E side of the image embedding, N = E * E cells,
+C1 = D / 4 and C2 = D / 8 channels of the two upscaling steps, h, w = 4 E low-resolution masks.
 
 SAM 2 turns each cell into 4 x 4 pixels by two transposed convolutions whose kernels do not overlap. A pixel
 therefore depends on one cell: the steps are matrix products over cells, with channels innermost, and any
@@ -25,18 +25,20 @@ class MaskPath:
         """`high_res`: the image's (1, C2, h, w) and (1, C1, h / 2, w / 2) features, or [] for models without."""
         self._decoder = decoder
         self._first, self._norm, self._first_act, self._second, self._second_act = decoder.output_upscaling
+        self._first_matrix, self._second_matrix = _matrices(self._first), _matrices(self._second)
         fine, coarse = high_res if decoder.use_high_res_features else (None, None)
         self._coarse = None if coarse is None else _by_cell(coarse, 2)
         self._fine = None if fine is None else _by_cell(fine, 4).view(-1, 4, 4, fine.shape[1])
+        self._sample: _Sample | None = None
 
     def whole(self, image_tokens: Tensor, mask_tokens: Tensor, outputs: tuple[int, ...]) -> Tensor:
         """Logits (P, M, h, w) of the decoder's outputs `outputs`."""
         prompts, cells, _ = image_tokens.shape
-        x = image_tokens @ _matrix(self._first, slice(None))
+        x = image_tokens @ self._first_matrix.flatten(1)
         x = x.view(prompts, cells, 4, -1) + self._first.bias
         x = x if self._coarse is None else x + self._coarse
         x = self._first_act(self._normed(x))
-        x = x @ _matrix(self._second, slice(None))
+        x = x @ self._second_matrix.flatten(1)
         x = x.view(prompts, cells, 4, 4, -1) + self._second.bias
         x = x if self._fine is None else x + self._fine
         x = self._second_act(x).flatten(1, 3)
@@ -47,15 +49,21 @@ class MaskPath:
         return pixels
 
     def sampled(self, image_tokens: Tensor, mask_tokens: Tensor, outputs: tuple[int, ...]) -> Tensor:
-        """Logits (P, M, E, E): of each 4 x 4 pixels of `whole` the one in row and column 2."""
-        x = image_tokens @ _matrix(self._first, 3) + self._first.bias
-        x = x if self._coarse is None else x + self._coarse[:, 3]
-        x = self._first_act(self._normed(x))
-        x = x @ _matrix(self._second, 0) + self._second.bias
-        x = self._second_act(x if self._fine is None else x + self._fine[:, 3, 0])
+        """Logits (P, M, E, E): of each 4 x 4 pixels of `whole` the one that `sampled_pixels` names.
+
+        E has to be a multiple of 4.
+        """
         side = int(image_tokens.shape[1] ** 0.5)
-        logits: Tensor = self._hyper(mask_tokens, outputs) @ x.transpose(1, 2)
-        return logits.view(len(image_tokens), len(outputs), side, side)
+        sample = self._sample or _Sample(side, self._coarse, self._fine, image_tokens.device)
+        self._sample = sample
+        x = _by_place(image_tokens[:, sample.order], self._first_matrix) + self._first.bias
+        x = self._first_act(self._normed(x if sample.coarse is None else x + sample.coarse))
+        x = _by_place(x.reshape(len(x) * 4, -1, x.shape[2]), self._second_matrix).view(*x.shape[:2], -1)
+        x = x + self._second.bias
+        x = self._second_act(x if sample.fine is None else x + sample.fine)
+        logits = self._hyper(mask_tokens, outputs) @ x.transpose(1, 2)
+        pixels: Tensor = logits[..., sample.back].view(*logits.shape[:2], side, side)
+        return pixels
 
     def _normed(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self._norm.weight, self._norm.bias, self._norm.eps)
@@ -65,10 +73,45 @@ class MaskPath:
         return torch.stack([networks[output](mask_tokens[:, output]) for output in outputs], dim=1)
 
 
-def _matrix(convolution: Any, place: int | slice) -> Tensor:
-    """A transposed 2 x 2 convolution's weights at one of its four places (in, out), or at all (in, 4 * out)."""
-    weight: Tensor = convolution.weight.flatten(2).permute(0, 2, 1)
-    return weight[:, place].flatten(1)
+def sampled_pixels(side: int) -> tuple[Tensor, Tensor]:
+    """Row and column (E, E) in the low-resolution mask of each pixel that `MaskPath.sampled` makes.
+
+    Neighbouring cells are sampled at different places, so that a pattern that repeats from cell to cell, as
+    transposed convolutions leave it, does not bias the sample.
+    """
+    first, second = (place.view(side, side) for place in _places(side, torch.device("cpu")))
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    return 4 * rows + 2 * (first // 2) + second // 2, 4 * columns + 2 * (first % 2) + second % 2
+
+
+def _places(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which of four places each cell (N,) is sampled at, in the first step and within that in the second."""
+    y, x = torch.meshgrid(*(2 * (torch.arange(side, device=device),)), indexing="ij")
+    return (2 * (y % 2) + x % 2).flatten(), (2 * (y // 2 % 2) + x // 2 % 2).flatten()
+
+
+class _Sample:
+    """Cells in the order of the places they are sampled at, with the features there."""
+
+    def __init__(self, side: int, coarse: Tensor | None, fine: Tensor | None, device: torch.device) -> None:
+        first, second = _places(side, device)
+        self.order = torch.argsort(4 * first + second, stable=True)
+        self.back = torch.argsort(self.order)
+        first, second = first[self.order], second[self.order]
+        self.coarse = None if coarse is None else coarse[self.order, first]
+        self.fine = None if fine is None else fine[self.order, first, second]
+
+
+def _by_place(x: Tensor, matrices: Tensor) -> Tensor:
+    """(P, n, in) in four equal parts along n, each times its own matrix of (in, 4, out): (P, n, out)."""
+    parts = torch.chunk(x, 4, dim=1)
+    return torch.cat([part @ matrices[:, place] for place, part in enumerate(parts)], dim=1)
+
+
+def _matrices(convolution: Any) -> Tensor:
+    """A transposed 2 x 2 convolution's weights at each of its four places, (in, 4, out)."""
+    weight: Tensor = convolution.weight.flatten(2).permute(0, 2, 1).contiguous()
+    return weight
 
 
 def _by_cell(features: Tensor, scale: int) -> Tensor:

@@ -10,7 +10,6 @@ mask, by which the rest of the near-copies go. For those that stay: the mask of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +29,8 @@ HELD_BYTES = 512 << 20
 """Bytes of image tokens held until their masks are made; more prompts are worked off in groups of this size."""
 SAMPLED_SIDE = 32
 """From an embedding of this side on, sampled masks are worth their time; smaller ones make all masks at once."""
-SAMPLED_AREA = 25
-"""Cells; a smaller sampled mask says too little about an overlap."""
-SAMPLED_MARGIN = 0.05
-"""How far above the limit an IoU of sampled masks must lie to count."""
+SAMPLED_ERRORS = 3.0
+"""By how many standard errors an IoU of sampled masks must lie above the limit to count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +83,8 @@ def propose_masks(
         nms_iou: of two masks that overlap by more than this IoU, 0..1, the better ranked stays.
         max_masks: keep at most so many, the best.
 
-    Masks are those of `predict` up to rounding of the logits. Empty masks are dropped. Raises ImageError,
+    Masks are those of `predict` up to rounding of the logits. Empty masks are dropped. Overlap is judged on
+    low-resolution masks, and where it is clear on sampled ones. Raises ImageError,
     PromptError, HeadsError.
     """
     if not 0 <= nms_iou <= 1 or (max_masks is not None and max_masks < 1):
@@ -105,12 +103,13 @@ def propose_masks(
         chunks = list(predictor.token_chunks((None, coords[part], labels[part], None)))  # type: ignore[index]
         table = _Table.of(heads, [chunk for chunk, _ in chunks], outputs, predictor.checkpoint_name)
         table = table.take(np.flatnonzero(table.rank >= keep_iou))
-        table, logits = _distinct(path, chunks, table, outputs, nms_iou)
+        limit = max_masks if len(points) <= group else None
+        table, logits = _distinct(_Source(path, chunks, outputs), table, nms_iou, limit)
         tokens += [chunk for chunk, _ in chunks]
         tables.append(table.shifted(start))
         low_res.append(logits)
     kept, logits = _Table.join(tables), torch.cat(low_res)
-    order = _suppressed(logits, kept.rank, nms_iou)[:max_masks]
+    order = nms((logits > 0).cpu().numpy(), kept.rank, nms_iou)[:max_masks]
     kept, logits = kept.take(order), logits[torch.from_numpy(order).to(logits.device)]
     iou_token, mask_tokens = (torch.cat([getattr(t, n) for t in tokens]) for n in ("iou_token", "mask_tokens"))
     return Proposals(
@@ -173,51 +172,70 @@ class _Table:
         return _Table(self.prompt + prompts, self.column, self.ious, self.rank, self.scores)
 
 
-def _distinct(
-    path: MaskPath,
-    chunks: list[tuple[TokenOutput, Tensor]],
-    table: _Table,
-    outputs: tuple[int, ...],
-    nms_iou: float,
-) -> tuple[_Table, Tensor]:
-    """The candidates without copies of better ones, and their low-resolution logits (C, h, w)."""
-    side = int(chunks[0][1].shape[1] ** 0.5)
-    if side >= SAMPLED_SIDE:
-        logits = torch.cat([path.sampled(keys, t.mask_tokens, outputs) for t, keys in chunks])
-        sampled = (logits > 0).cpu().numpy()[table.prompt, table.column]
-        large = sampled.sum(axis=(1, 2)) >= SAMPLED_AREA
-        stay = ~large
-        kept = nms(sampled[large], table.rank[large], min(1.0, nms_iou + SAMPLED_MARGIN))
-        stay[np.flatnonzero(large)[kept]] = True
-        table = table.take(np.flatnonzero(stay))
-    low_res = torch.cat([*_whole(path, chunks, table, outputs)])
-    rows = _suppressed(low_res, table.rank, nms_iou)
-    return table.take(rows), low_res[torch.from_numpy(rows).to(low_res.device)]
+class _Source:
+    """Masks of a group of prompts, made when they are asked for."""
+
+    def __init__(self, path: MaskPath, chunks: list[tuple[TokenOutput, Tensor]], outputs: tuple[int, ...]) -> None:
+        self._path, self._outputs = path, outputs
+        self._prompts = [
+            (tokens.mask_tokens[index : index + 1], keys[index : index + 1])
+            for tokens, keys in chunks
+            for index in range(len(keys))
+        ]
+        self._whole: dict[int, Tensor] = {}
+        self.side = int(chunks[0][1].shape[1] ** 0.5)
+        self.device = chunks[0][1].device
+
+    def low_res(self, prompt: int, column: int) -> Tensor:
+        """Logits (h, w)."""
+        if prompt not in self._whole:
+            mask_tokens, keys = self._prompts[prompt]
+            self._whole[prompt] = self._path.whole(keys, mask_tokens, self._outputs)[0]
+        return self._whole[prompt][column]
+
+    def sampled(self) -> npt.NDArray[np.bool_]:
+        """All masks at one pixel per cell, (P, M, N)."""
+        logits = [self._path.sampled(keys, tokens, self._outputs) for tokens, keys in self._prompts]
+        return (torch.cat(logits).flatten(2) > 0).cpu().numpy()
 
 
-def _whole(
-    path: MaskPath, chunks: list[tuple[TokenOutput, Tensor]], table: _Table, outputs: tuple[int, ...]
-) -> Iterator[Tensor]:
-    """Low-resolution logits of the candidates, which are in the order of their prompts."""
-    start, side = 0, 4 * int(chunks[0][1].shape[1] ** 0.5)
-    yield chunks[0][1].new_empty((0, side, side))
-    for tokens, keys in chunks:
-        wanted = (table.prompt >= start) & (table.prompt < start + len(keys))
-        if not wanted.any():
-            start += len(keys)
+def _distinct(source: _Source, table: _Table, nms_iou: float, limit: int | None) -> tuple[_Table, Tensor]:
+    """The candidates that are no copies of better ones, best first, and their low-resolution logits (K, h, w)."""
+    sampled = None
+    if source.side >= SAMPLED_SIDE and source.side % 4 == 0 and len(table.rank):
+        sampled = source.sampled()[table.prompt, table.column]
+    rows: list[int] = []
+    logits: list[Tensor] = []
+    masks = torch.empty((0, (4 * source.side) ** 2), dtype=torch.bool, device=source.device)
+    for row in np.argsort(-table.rank, kind="stable").tolist():
+        if len(rows) == limit:
+            break
+        if sampled is not None and rows and _clearly_over(sampled[rows], sampled[row], nms_iou):
             continue
-        prompts, row = np.unique(table.prompt[wanted] - start, return_inverse=True)
-        where = torch.from_numpy(prompts).to(keys.device)
-        logits = path.whole(keys[where], tokens.mask_tokens[where], outputs)
-        yield logits[torch.from_numpy(row).to(keys.device), torch.from_numpy(table.column[wanted]).to(keys.device)]
-        start += len(keys)
+        one = source.low_res(int(table.prompt[row]), int(table.column[row]))
+        mask = (one > 0).flatten()
+        if not mask.any():
+            continue
+        shares = (masks & mask).sum(1) / (masks | mask).sum(1)
+        if bool((shares > nms_iou).any()):
+            continue
+        rows.append(row)
+        logits.append(one)
+        masks = torch.cat([masks, mask[None]])
+    side = 4 * source.side
+    stacked = torch.stack(logits) if logits else torch.empty((0, side, side), device=source.device)
+    return table.take(np.array(rows, np.int64)), stacked
 
 
-def _suppressed(logits: Tensor, rank: FloatArray, nms_iou: float) -> IntArray:
-    """Indices of the masks that stay, best first; empty ones go."""
-    masks = (logits > 0).cpu().numpy()
-    there = np.flatnonzero(masks.any(axis=(1, 2)))
-    return there[nms(masks[there], rank[there], nms_iou)]
+def _clearly_over(kept: npt.NDArray[np.bool_], one: npt.NDArray[np.bool_], nms_iou: float) -> bool:
+    """Whether a sampled mask (N,) overlaps one of `kept` (K, N) by more than the limit, sampling error
+    allowed for.
+
+    A sampled IoU is a share of the union's pixels, drawn at random for all that is known.
+    """
+    union = np.maximum((kept | one).sum(1), 1)
+    error = np.sqrt(nms_iou * (1 - nms_iou) / union)
+    return bool(((kept & one).sum(1) / union > nms_iou + SAMPLED_ERRORS * error).any())
 
 
 def _image_masks(predictor: PatchedImagePredictor, logits: Tensor) -> npt.NDArray[np.bool_]:
