@@ -41,6 +41,9 @@ def train(
     search: Annotated[
         int, typer.Option("--search", min=0, help="Try so many settings first; the same command goes on.")
     ] = 0,
+    init: Annotated[
+        str, typer.Option("--init", help="Heads to start from; up to 3,000 objects only adapt them, without harm.")
+    ] = "",
     alignment: Annotated[
         str, typer.Option("--alignment", help="aligned, shifted, or both: the better one is kept.")
     ] = "both",
@@ -54,8 +57,9 @@ def train(
 
     Writes heads.safetensors, split.json (which images it has seen), training.csv and reliability.png.
     """
+    from usam.heads import HeadSet
     from usam.tokens import TokenTable
-    from usam.training.examples import common_models, read_examples
+    from usam.training.examples import common_models, read_examples, seen_groups
     from usam.training.settings import PRESETS, preset_for
 
     if preset and preset not in PRESETS:
@@ -68,14 +72,15 @@ def train(
     if epochs:
         settings = settings.replace(epochs=epochs)
     names = common_models(tables)
-    wanted = [model] if model else list(names)
+    start = HeadSet.load(init) if init else None
+    wanted = [model] if model else [start.checkpoint] if start and start.checkpoint in names else list(names)
     for name in wanted:
         examples = read_examples(tables, name, small=small or None, large=large or None)
         folder = out if len(wanted) == 1 else out / name
         typer.echo(f"{name}: {len(examples)} objects, heads {', '.join(examples.targets)}")
         chosen = _searched(examples, settings, search, folder) if search else settings
-        result = _fit(examples, chosen, alignment)
-        _write_heads(result, examples, folder)
+        result = _fit(examples, chosen, alignment, start)
+        _write_heads(result, examples, folder, seen_groups(Path(init)) if init else frozenset())
         _print_figures(result, folder)
 
 
@@ -95,7 +100,7 @@ def _searched(examples: Examples, settings: Preset, trials: int, folder: Path) -
     return Preset(found.settings)
 
 
-def _fit(examples: Examples, settings: Preset, alignment: str) -> FitResult:
+def _fit(examples: Examples, settings: Preset, alignment: str, init: HeadSet | None) -> FitResult:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from usam.training import fit_heads
@@ -117,6 +122,7 @@ def _fit(examples: Examples, settings: Preset, alignment: str) -> FitResult:
             settings=settings,
             checkpoint=examples.model,
             quality=_quality(examples),
+            init=init,
             alignment=alignment,  # type: ignore[arg-type]
             metadata={"training_data": examples.source},
             progress=advance,
@@ -129,7 +135,7 @@ def _quality(examples: Examples) -> str:
     return head_name(examples.model)
 
 
-def _write_heads(result: FitResult, examples: Examples, folder: Path) -> None:
+def _write_heads(result: FitResult, examples: Examples, folder: Path, before: frozenset[str]) -> None:
     """The head set, what it has seen, its history and its reliability plot."""
     import numpy as np
 
@@ -138,10 +144,10 @@ def _write_heads(result: FitResult, examples: Examples, folder: Path) -> None:
     from usam.evaluation.tables import write_text
     from usam.training.examples import write_split
 
-    if result.split is None:
-        raise TrainingError("a split by image", "none", "train without initial heads")
     result.heads.save(folder)
-    write_split(folder, result.split, examples.groups)
+    write_split(folder, result.split, examples.groups, before)
+    if result.split is None:
+        return  # all rows were learnt from: what remains to be seen is in the figures, which are cross-validated
     lines = ["epoch," + ",".join(result.heads.names)]
     for number, losses in enumerate(result.history):
         lines.append(",".join([str(number), *(f"{losses.get(name, np.nan):.6g}" for name in result.heads.names)]))
@@ -154,11 +160,19 @@ def _write_heads(result: FitResult, examples: Examples, folder: Path) -> None:
 
 
 def _print_figures(result: FitResult, folder: Path) -> None:
-    losses = ", ".join(f"{way} {loss:.4f}" for way, loss in result.alignment_losses.items())
-    typer.echo(f"mask tokens {result.heads.alignment} (validation loss over variance: {losses})")
-    typer.echo(f"{'on unseen test images':24}{'Pearson':>9}{'abs error':>11}{'calibration':>13}")
-    for name, row in result.figures.items():
-        typer.echo(f"{name:24}{row['pearson']:9.3f}{row['mae']:11.3f}{row['calibration_error']:13.3f}")
+    if result.adaptation is not None:
+        typer.echo(f"{'cross-validated':24}{'Pearson':>9}{'before':>9}{'calibration':>13}{'before':>9}  moved")
+        for name, row in result.figures.items():
+            typer.echo(
+                f"{name:24}{row['pearson']:9.3f}{row['pearson_before']:9.3f}{row['calibration_error']:13.3f}"
+                f"{row['calibration_error_before']:9.3f}  {result.adaptation.chosen[name]}"
+            )
+    else:
+        losses = ", ".join(f"{way} {loss:.4f}" for way, loss in result.alignment_losses.items())
+        typer.echo(f"mask tokens {result.heads.alignment} (validation loss over variance: {losses})")
+        typer.echo(f"{'on unseen test images':24}{'Pearson':>9}{'abs error':>11}{'calibration':>13}")
+        for name, row in result.figures.items():
+            typer.echo(f"{name:24}{row['pearson']:9.3f}{row['mae']:11.3f}{row['calibration_error']:13.3f}")
     typer.echo(f"head set {result.heads.version} in {folder}")
 
 

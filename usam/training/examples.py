@@ -100,10 +100,22 @@ def read_examples(
     )
 
 
-def write_split(folder: Path, split: Split, groups: npt.NDArray[Any]) -> Path:
-    """Keep, beside a head set, which groups it has seen: {part: [group, ...]}."""
-    parts = {"train": split.train, "validation": split.validation, "test": split.test}
+def write_split(
+    folder: Path, split: Split | None, groups: npt.NDArray[Any], before: frozenset[str] = frozenset()
+) -> Path:
+    """Keep, beside a head set, which groups it has seen: {part: [group, ...]}.
+
+    Without a split all `groups` (N,) were learnt from. `before` are the groups that the initial heads had
+    seen.
+    """
+    everything = np.arange(len(groups))
+    train, validation, test = (
+        (everything, everything[:0], everything[:0]) if split is None else (split.train, split.validation, split.test)
+    )
+    parts = {"train": train, "validation": validation, "test": test}
     content = {part: sorted(set(np.asarray(groups)[rows].tolist())) for part, rows in parts.items()}
+    content["train"] = sorted({*content["train"], *before})
+    content["test"] = sorted({*content["test"]} - before)
     folder.mkdir(parents=True, exist_ok=True)
     path, partial = folder / SPLIT_FILE, folder / f".{SPLIT_FILE}.{os.getpid()}"
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

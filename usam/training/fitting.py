@@ -98,6 +98,7 @@ def fit_heads(
     if init is not None:
         _check_init(init, iou_token, targets, checkpoint)
         alignment = init.alignment
+        targets = {name: values for name, values in targets.items() if not np.isnan(values).all()}
     tried: tuple[Alignment, ...] = ("aligned", "shifted") if alignment == "both" else (alignment,)
     if init is not None and len(iou_token) <= main.adapt_up_to:
         rows = Rows.of(iou_token, mask_tokens, targets, init.alignment, weights)

@@ -120,6 +120,18 @@ def test_training_for_every_model_with_a_search(table_folder: Path, tmp_path: Pa
     assert (tmp_path / "nano-s" / "search.journal").is_file()
 
 
+def test_training_from_given_heads_adapts_them(heads_folder: Path, tmp_path: Path) -> None:
+    other = write_table(tmp_path / "tokens", images=20, seed=4, dataset="other")
+    command = ["train", str(other), "--out", str(tmp_path / "heads"), "--init", str(heads_folder)]
+    outcome = CliRunner().invoke(app, command)
+    assert outcome.exit_code == 0, outcome.output
+    assert "cross-validated" in outcome.output
+    heads = HeadSet.load(tmp_path / "heads")
+    assert heads.metadata["parent"] == HeadSet.load(heads_folder).version
+    seen = seen_groups(tmp_path / "heads")
+    assert seen == seen_groups(heads_folder) | {f"other/image-{number}" for number in range(20)}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -90,10 +90,11 @@ def test_heads_without_labels_stay(heads: HeadSet) -> None:
     targets = {name: data.targets[name] for name in ("iou_nano_m", "task_gap")}
     targets["model_gap"] = np.full((40, 3), np.nan, np.float32)
     targets["model_gap"][:2] = 0.5
+    targets["iou_nano_s"] = np.full((40, 3), np.nan, np.float32)
     result = adapt(heads, Synthetic(data.iou_token, data.mask_tokens, targets, data.groups))
     assert result.adaptation.chosen["model_gap"] == "none"
     assert set(result.adaptation.chosen) == {"iou_nano_m", "task_gap", "model_gap"}
-    for name in ("prompt_gap", "model_gap"):
+    for name in ("prompt_gap", "model_gap", "iou_nano_s"):
         assert (result.heads.layers()[name][-1][0] == heads.layers()[name][-1][0]).all()
     assert (result.heads.layers()["task_gap"][-1][0] != heads.layers()["task_gap"][-1][0]).any()
 
