@@ -42,7 +42,10 @@ def made_rows(count: int) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float
     mask_tokens = np.stack([noisy(mixed(96, WIDTH), 0.3).astype(np.float16) for _ in range(4)], axis=1)
     base = mixed(64, 12)
     targets = {
-        name: 1 / (1 + np.exp(-noisy(3.3 * base @ (draw.normal(size=(12, 3)) / 12**0.5).astype(np.float32), 1.3)))
+        name: np.asarray(
+            1 / (1 + np.exp(-noisy(3.3 * base @ (draw.normal(size=(12, 3)) / 12**0.5).astype(np.float32), 1.3))),
+            np.float32,
+        )
         for name in PUBLISHED_HEADS
     }
     return iou_token, mask_tokens, targets
@@ -68,7 +71,7 @@ def plain_run(
     for _ in range(PLAIN_PASSES):
         for batch in torch.split(torch.randperm(len(tokens)), 256):
             optimiser.zero_grad()
-            nn.functional.mse_loss(network(tokens[batch]), truth[batch]).backward()
+            nn.functional.mse_loss(network(tokens[batch]), truth[batch]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     seconds = time.process_time() - start
     tokens, truth = inputs(held_out)

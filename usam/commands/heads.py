@@ -254,7 +254,7 @@ def _runtimes(tables: list[TokenTable], heads: HeadSet) -> list[Runtime]:
 def _print_evaluation(result: Evaluation, out: Path) -> None:
     for figure in result.figures:
         if figure.quantity in _SHOWN:
-            typer.echo(f"{figure.table:26}{figure.subject:12}{figure.quantity:26}{figure.text()}")
+            typer.echo(f"{figure.table:26}{figure.subject:18}{figure.quantity:26}{figure.text()}")
     if result.left_out:
         typer.echo(f"{result.left_out} objects left out: their images trained the heads")
     typer.echo(f"{len(result.objects)} objects; report in {out / 'report.md'}")

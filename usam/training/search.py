@@ -52,7 +52,7 @@ def search_settings(
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    from usam.training.fitting import train_together
+    from usam.training.loop import train_together
 
     base = base or TrainSettings()
     split = split_groups(groups, base.validation, base.test, base.seed)

@@ -12,7 +12,8 @@ from synthetic_rows import HEADS, Synthetic, synthetic_rows
 from usam.errors import TrainingError
 from usam.heads import HeadSet
 from usam.training import PRESETS, Preset, TrainSettings, fit_heads, split_groups
-from usam.training.fitting import predict, train_together
+from usam.training.fitting import predict
+from usam.training.loop import train_together
 from usam.training.network import Rows, Scale, StackedHeads, merge_layers
 from usam.training.settings import preset_for
 from usam.training.split import group_folds
