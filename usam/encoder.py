@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL.Image import Image
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from usam.decoder import StandIn, mark
+from usam.errors import ImageError
 
 QUERY_ROWS = 512
 """Queries at a time: their weights for 4,096 keys take 4 MB per head in bfloat16."""
@@ -116,6 +119,19 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     transposed = key.transpose(-1, -2)
     blocks = torch.split(query, QUERY_ROWS, dim=-2)
     return torch.cat([(block @ transposed).softmax(-1) @ value for block in blocks], dim=-2)
+
+
+def check_rgb(image: Any) -> None:
+    """Raises ImageError unless the base class can encode it: it takes any other array for a picture of noise."""
+    if isinstance(image, Image):
+        good, got = image.mode == "RGB" and min(image.size) > 0, f"a PIL image {image.size} in mode {image.mode}"
+    else:
+        shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
+        good = isinstance(image, np.ndarray) and dtype == np.uint8 and image.ndim == 3
+        good = good and image.shape[2] == 3 and image.size > 0
+        got = f"{dtype} of shape {shape}"
+    if not good:
+        raise ImageError("an RGB image (H, W, 3) uint8", got, "read it with usam.images.read_image")
 
 
 def _itself(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ h, w low-resolution masks (a quarter of the model's input side: 256 at 1024 px).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,22 +14,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL.Image import Image
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torch import Tensor
 
 from usam.decoder import Decoded, ImageShare, StandIn, decode, mark, split_tokens
 from usam.embedding import ImageEmbedding
-from usam.encoder import LeanEncoder, encoding
+from usam.encoder import LeanEncoder, check_rgb, encoding
 from usam.errors import ImageError
 from usam.heads import FloatArray, HeadSet
 from usam.patched import Patched
-from usam.prompt_arguments import check_prompts
+from usam.prompt_arguments import Prepared, check_prompts
 from usam.token_path import chunk_size, run_tokens
 
 Scores = dict[str, FloatArray]
-Prepared = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""Mask input, coordinates, labels and boxes as SAM 2 prepares them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,17 +65,23 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
     @torch.no_grad()
     def set_image(self, image: Any) -> None:
         """Encode an image: (H, W, 3) uint8 RGB or a PIL image in mode RGB. Raises ImageError for others."""
-        _check_rgb(image)
-        self._encode(SAM2ImagePredictor.set_image, image)
+        check_rgb(image)
+        if self.encoder_dtype is None:
+            super().set_image(image)
+        else:
+            self._encode(SAM2ImagePredictor.set_image, image, self.encoder_dtype)
 
     @torch.no_grad()
     def set_image_batch(self, image_list: list[Any]) -> None:
         """Encode several (H, W, 3) images, for `predict_batch`. Raises ImageError for others, or none."""
         for image in image_list:
-            _check_rgb(image)
+            check_rgb(image)
         if not image_list:
             raise ImageError("at least one image", "none")
-        self._encode(SAM2ImagePredictor.set_image_batch, image_list)
+        if self.encoder_dtype is None:
+            super().set_image_batch(image_list)
+        else:
+            self._encode(SAM2ImagePredictor.set_image_batch, image_list, self.encoder_dtype)
 
     def predict(
         self,
@@ -190,6 +194,27 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         scores = heads.score(tokens.iou_token, tokens.mask_tokens) if heads else {}
         return tokens.ious[:, 1:].float().cpu().numpy(), scores
 
+    def calibrate_chunk(self, prompts: int = 16) -> int:
+        """Measure which number of prompts at a time this device decodes fastest, up to `prompts`, and use it.
+
+        Takes the time of a few dozen prompts on the image that is set. Raises ImageError without one.
+        """
+        self._check_image()
+        height, width = self._orig_hw[-1]
+        points = np.full((prompts, 1, 2), (width // 2, height // 2), np.float32)
+        prompt = self.prepare(points, np.ones((prompts, 1)))
+        seconds = {}
+        for chunk in (2**power for power in range(prompts.bit_length())):
+            best = float("inf")
+            for _ in range(3):
+                started = time.perf_counter()
+                parts = [tokens.ious for tokens, _ in self.token_chunks(prompt.take(slice(chunk)), chunk)]
+                torch.cat(parts).sum().item()
+                best = min(best, time.perf_counter() - started)
+            seconds[chunk] = best / chunk
+        self.chunk = min(seconds, key=seconds.__getitem__)
+        return self.chunk
+
     def embedding(self) -> ImageEmbedding:
         """The encoded image that is set, to be kept and given to `set_embedding` later. Raises ImageError."""
         self._check_image()
@@ -213,12 +238,9 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         self._orig_hw = [embedding.image_hw]
         self._is_image_set = True
 
-    def _encode(self, encode: Callable[..., None], images: Any) -> None:
-        """Run the base class's `encode` in `encoder_dtype`."""
-        dtype, model = self.encoder_dtype, self.model
-        if dtype is None:
-            encode(self, images)
-            return
+    def _encode(self, encode: Callable[..., None], images: Any, dtype: torch.dtype) -> None:
+        """Run the base class's `encode` in another type; the image that is set changes when it is done."""
+        model = self.model
         encoder = model.image_encoder
         if LeanEncoder.suits(encoder):
             lean = self._usam.lean_encoder
@@ -256,8 +278,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         hw = self._orig_hw[image] if normalize else (1, 1)
         low_res = self.model.sam_prompt_encoder.mask_input_size
         points, labels, box, mask_input = check_prompts(points, labels, box, mask_input, hw, low_res)
-        prepared: Prepared = self._prep_prompts(points, labels, box, mask_input, normalize, img_idx=image)
-        return prepared
+        return Prepared(*self._prep_prompts(points, labels, box, mask_input, normalize, img_idx=image))
 
     def _decode(
         self, prompt: Prepared, multimask: bool, logits: bool, image: int = -1
@@ -339,19 +360,6 @@ class _PromptEncoder:
 
     def get_dense_pe(self) -> Tensor:
         return self._dense_pe
-
-
-def _check_rgb(image: Any) -> None:
-    """Raises ImageError unless the base class can encode it: it takes any other array for a picture of noise."""
-    if isinstance(image, Image):
-        good, got = image.mode == "RGB" and min(image.size) > 0, f"a PIL image {image.size} in mode {image.mode}"
-    else:
-        shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
-        good = isinstance(image, np.ndarray) and dtype == np.uint8 and image.ndim == 3
-        good = good and image.shape[2] == 3 and image.size > 0
-        got = f"{dtype} of shape {shape}"
-    if not good:
-        raise ImageError("an RGB image (H, W, 3) uint8", got, "read it with usam.images.read_image")
 
 
 def _entry(batch: list[npt.ArrayLike] | None, index: int) -> npt.ArrayLike | None:

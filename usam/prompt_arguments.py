@@ -5,16 +5,30 @@ Shapes: P prompts, K points of a prompt, H, W image in pixels, h, w low-resoluti
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from usam.errors import PromptError
 from usam.prompts import FloatArray, IntArray, validate_box, validate_mask_input, validate_points
 
 PADDING = -1
+
+
+class Prepared(NamedTuple):
+    """Prompts as SAM 2 prepares them, on the model's device; coordinates in pixels of its input."""
+
+    mask_input: Tensor | None
+    coords: Tensor | None
+    labels: Tensor | None
+    boxes: Tensor | None
+
+    def take(self, part: slice) -> Prepared:
+        """Some of the P prompts."""
+        return Prepared(*(None if values is None else values[part] for values in self))
 
 
 def check_prompts(

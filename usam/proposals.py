@@ -93,14 +93,13 @@ def propose_masks(
     if points.ndim != 2:
         raise PromptError("points (P, 2), one for each prompt", f"shape {points.shape}", "give x, y of each point")
     heads, outputs = predictor.heads, (1, 2, 3) if multimask else (0,)
-    _, coords, labels, _ = predictor.prepare(points[:, None], np.ones((len(points), 1), np.int32))
+    prompt = predictor.prepare(points[:, None], np.ones((len(points), 1), np.int32))
     embedding = predictor.embedding()
     path = MaskPath(predictor.model.sam_mask_decoder, list(embedding.high_res))
     group = max(1, HELD_BYTES // (embedding.image_embed.numel() * 4))
     tokens, tables, low_res = [], [], []
     for start in range(0, len(points), group):
-        part = slice(start, start + group)
-        chunks = list(predictor.token_chunks((None, coords[part], labels[part], None)))  # type: ignore[index]
+        chunks = list(predictor.token_chunks(prompt.take(slice(start, start + group))))
         table = _Table.of(heads, [chunk for chunk, _ in chunks], outputs, predictor.checkpoint_name)
         table = table.take(np.flatnonzero(table.rank >= keep_iou))
         limit = max_masks if len(points) <= group else None

@@ -465,3 +465,13 @@ def test_scores_stay_in_their_ranges(pair: tuple[Any, Any]) -> None:
         low, high = (-0.5, 0.5) if name.endswith("_gap") else (0, 1)
         assert (low <= values).all()
         assert (values <= high).all()
+
+
+def test_the_chunk_can_be_measured(pair: tuple[Any, Any]) -> None:
+    ours = pair[1]
+    chunk = ours.calibrate_chunk(4)
+    assert chunk in (1, 2, 4)
+    assert ours.chunk == chunk
+    ours.reset_predictor()
+    with pytest.raises(ImageError, match="set_image"):
+        ours.calibrate_chunk()
