@@ -65,4 +65,12 @@ class TrainingError(UsamError):
 
 
 class PseudoLabelError(UsamError):
-    """A risk cannot be controlled with the labels at hand."""
+    """A risk cannot be controlled with the labels at hand.
+
+    `needed` is how many audited images more would do, at the failures seen so far; 0 where their number is not what is
+    missing.
+    """
+
+    def __init__(self, expected: str, got: str = "", remedy: str = "", *, needed: int = 0) -> None:
+        super().__init__(expected, got, remedy)
+        self.needed = needed
