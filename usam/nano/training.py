@@ -435,18 +435,23 @@ def _train(
         trainer.restore(state)
         before = float(state["seconds"])
     batches = _Batches(store, model.image_size, settings, settings.seed + 7919 * trainer.steps + 104729 * rank)
-    loader = iter(DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4))
+    # spawned: a forked child of a process whose torch threads have started can hang
+    loader = iter(
+        DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4, multiprocessing_context="spawn")
+    )
     if rank == 0:
         replace_text(out / "settings.json", json.dumps({"model": name, **asdict(settings)}, indent=1))
     keeper = Keeper(out, name, trainer, settings, before, log)
+    batch = next(loader)
     clock, budget = Clock(before, count_pauses=settings.count_pauses), settings.minutes * 60.0
     while (progress := share_progress(clock.seconds) / budget) < 1.0:
-        figures = trainer.step(next(loader), progress)
+        figures = trainer.step(batch, progress)
         if not math.isfinite(figures["loss"]):
             raise TrainingError("a finite loss", str(figures["loss"]), "lower the learning rate")
         clock.tick()
         if rank == 0:
             keeper.note(figures, clock.seconds, progress)
+        batch = next(loader)
     return keeper.finish(clock.seconds) if rank == 0 else out
 
 
