@@ -58,8 +58,9 @@ class Promise:
     """What is promised of accepted masks.
 
     `iou`, `risk` and `confidence` are in (0, 1). At most `per_image` masks of an image are accepted, the best. A mask
-    with a task gap above `task_gap` (in IoU) is never accepted: which object is meant is a person's to say. Raises
-    `PseudoLabelError` on values out of range.
+    with a task gap above `task_gap` (in IoU) is never accepted: which object is meant is a person's to say. With
+    `whole_images`, masks are accepted only together with all others of their image, by the worst of them, and images of
+    more than `per_image` masks not at all. Raises `PseudoLabelError` on values out of range.
     """
 
     iou: float = 0.9
@@ -67,6 +68,7 @@ class Promise:
     confidence: float = 0.9
     per_image: int = 3
     task_gap: float = 0.1
+    whole_images: bool = False
 
     def __post_init__(self) -> None:
         for name in ("iou", "risk", "confidence"):
@@ -126,9 +128,20 @@ class Candidates:
             found = np.where(gap > promise.task_gap, -np.inf, found - np.maximum(gap, 0.0))
         return np.where(np.isnan(found), -np.inf, found)
 
+    def ranked(self, promise: Promise) -> Float64s:
+        """(N,) what a threshold is put to: the quality of each image's `per_image` best masks, of the others -inf; with
+        `whole_images` that of the worst mask of the image."""
+        quality = self.quality(promise)
+        if promise.whole_images and len(quality):
+            worst = np.full(self.places.max() + 1, np.inf)
+            np.minimum.at(worst, self.places, quality)
+            worst[np.bincount(self.places) > promise.per_image] = -np.inf
+            return worst[self.places]
+        return _among_best(quality, self.places, promise.per_image)
+
     def accepted(self, promise: Promise, threshold: float) -> Flags:
-        """(N,) the masks of at least this quality, of each image the `per_image` best at most."""
-        return _among_best(self.quality(promise), self.places, promise.per_image) >= threshold
+        """(N,) the masks that may be accepted and are of at least this quality."""
+        return self.ranked(promise) >= threshold
 
     def digest(self) -> str:
         """SHA-256 of everything that a calibration takes from here, whatever the order."""
@@ -209,7 +222,7 @@ def calibrate(audit: Candidates, pool: Candidates, promise: Promise, heads: str 
     if audit.true_iou is None:
         raise PseudoLabelError("audit labels", "masks without a true IoU", "label the audit tasks")
     sequence = thresholds(pool, promise, audit.image_count)
-    quality = _among_best(audit.quality(promise), audit.places, promise.per_image)
+    quality = audit.ranked(promise)
     fails = ~(np.asarray(audit.true_iou, np.float64) >= promise.iou)
     steps: list[Step] = []
     for threshold in sequence:
@@ -272,7 +285,7 @@ def thresholds(pool: Candidates, promise: Promise, audit_images: int) -> Float64
     """
     from scipy.special import ndtr
 
-    best = _among_best(pool.quality(promise), pool.places, promise.per_image)
+    best = pool.ranked(promise)
     best = np.sort(best[np.isfinite(best)])[::-1]
     images = max(pool.image_count, 1)
     if not len(best) or audit_images < images_needed(promise, len(best) / images):
@@ -351,7 +364,7 @@ def _refusal(audit: Candidates, pool: Candidates, promise: Promise, steps: Seque
     """Why there is no calibration, and what would help."""
     have = audit.image_count
     expected = f"audit labels that support IoU {promise.iou:g} for all but {promise.risk:.1%} of masks"
-    best = _among_best(pool.quality(promise), pool.places, promise.per_image)
+    best = pool.ranked(promise)
     rate = float(np.isfinite(best).sum()) / max(pool.image_count, 1)
     if not rate:
         return PseudoLabelError(expected, "no mask in the pool that may be accepted", "raise the task gap's limit")

@@ -75,7 +75,7 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
     controls = parse_config(known.label_config)
     heads, passed_over = heads_in_use(context, project)
     strategy, fallback = strategy_for(context.settings, heads)
-    made = _propose_missing(context, known, pool, heads, controls, progress)
+    made = propose_missing(context, known, pool, heads, controls, progress)
     version = f"{context.settings.model}+{heads.version if heads else 'no-heads'}.{progress.id}"
     scored = time.perf_counter()
     subjects = list(_subjects(context, pool, known, heads))
@@ -123,7 +123,7 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
     progress.step(len(rows), len(rows))
 
 
-def _propose_missing(
+def propose_missing(
     context: Context,
     known: Project,
     pool: Sequence[KnownTask],

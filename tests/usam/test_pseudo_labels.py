@@ -153,6 +153,14 @@ def test_the_best_masks_of_an_image_are_accepted_and_no_more_than_stated() -> No
     assert masks.accepted(Promise(0.5, per_image=1), 0.5).tolist() == [False, False, True, False, True]
 
 
+def test_whole_images_are_accepted_by_their_worst_mask_and_not_when_they_have_too_many() -> None:
+    masks = Candidates(list("abcdef"), ["x", "y", "x", "z", "z", "z"], np.array([0.7, 0.8, 0.9, 0.9, 0.9, 0.9]))
+    promise = Promise(0.5, per_image=2, whole_images=True)
+    assert masks.ranked(promise).tolist() == [0.7, 0.8, 0.7, -np.inf, -np.inf, -np.inf]
+    assert masks.accepted(promise, 0.75).tolist() == [False, True, False, False, False, False]
+    assert len(Candidates([], [], np.zeros(0)).ranked(promise)) == 0
+
+
 def test_thresholds_depend_on_no_label_and_get_looser() -> None:
     rng = np.random.default_rng(2)
     pool = risky_masks(rng, 200)
