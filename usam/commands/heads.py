@@ -155,7 +155,9 @@ def _write_heads(result: FitResult, examples: Examples, folder: Path, before: fr
     test, quality = result.split.test, _quality(examples)
     scores = scores_of(result.heads, examples.iou_token[test], examples.mask_tokens[test])
     write_reliability(
-        {"predicted IoU": scores[quality].ravel()}, examples.targets[quality][test].ravel(), folder / "reliability.png"
+        {"predicted IoU": scores[quality].ravel()},
+        examples.targets[quality][test, 1:].ravel(),
+        folder / "reliability.png",
     )
 
 

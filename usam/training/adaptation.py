@@ -1,6 +1,7 @@
 """A project's few labels on top of given heads, so that ten do no harm and fifty help.
 
-Legend: N rows (objects), n = 3 N inputs, F width of a head's last hidden layer, C columns of the design.
+Legend: N rows (objects), M masks a row (3 or 4), n = M N inputs, F width of a head's last hidden layer, C
+columns of the design.
 
 Only a head's last layer moves. With z the head's logit and h its last hidden layer, the adapted logit is `z
 + b + s (z - mean z) + (h - mean h) V t`, V the leading principal directions of h on the project's rows:
@@ -231,8 +232,8 @@ class _Problem:
 
 
 def _last_hidden(layers: Layers, rows: Rows) -> tuple[Float64s, Float64s]:
-    """Last hidden layer (N, 3, F) and logit (N, 3) of one head."""
-    iou = np.repeat(rows.iou[:, None].astype(np.float32), 3, axis=1)
+    """Last hidden layer (N, M, F) and logit (N, M) of one head."""
+    iou = np.repeat(rows.iou[:, None].astype(np.float32), rows.masks.shape[1], axis=1)
     hidden = np.concatenate([iou, rows.masks.astype(np.float32)], axis=2)
     for weight, bias in layers[:-1]:
         hidden = np.maximum(hidden @ weight.T + bias, 0)

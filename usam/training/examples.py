@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import TokensError
-from usam.tokens import TokenTable, head_targets
+from usam.tokens import TokenTable, head_name, head_targets
 from usam.training.split import Split
 
 SPLIT_FILE = "split.json"
@@ -27,8 +27,8 @@ SPLIT_FILE = "split.json"
 class Examples:
     """Tokens of one model and the targets of its heads.
 
-    iou_token (N, D), mask_tokens (N, 4, D) float16; targets {head: (N, 3)} in [0, 1]; groups (N,), 'data
-    set/group'; `source` says in JSON values what they were made of.
+    iou_token (N, D), mask_tokens (N, 4, D) float16; targets {head: (N, 4)} in [0, 1] for outputs 0 to 3;
+    groups (N,), 'data set/group'; `source` says in JSON values what they were made of.
     """
 
     model: str
@@ -77,8 +77,14 @@ def read_examples(
 ) -> Examples:
     """Join the tables' rows for one model. Raises `TokensError` where the tables do not fit together."""
     common_models(tables)
-    arrays = [table.arrays(model, ["iou_token", "mask_tokens"]) for table in tables]
+    arrays = [table.arrays(model, ["iou_token", "mask_tokens", "iou"]) for table in tables]
     targets = [head_targets(table, model, small=small, large=large) for table in tables]
+    own = head_name(model)
+    for part, columns in zip(targets, arrays, strict=True):
+        for head, values in part.items():
+            # all heads but the own IoU's are about the object, whatever the output
+            single = columns["iou"][:, :1].clip(0, 1) if head == own else values[:, :1]
+            part[head] = np.concatenate([single, values], axis=1)
     groups = [qualified_groups(table) for table in tables]
     datasets: Counter[str] = Counter()
     for table in tables:

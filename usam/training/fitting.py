@@ -61,11 +61,11 @@ def fit_heads(
 ) -> FitResult:
     """Train a head for each of `targets`, all at once.
 
-    iou_token (N, D) and mask_tokens (N, 4, D) for single-point prompts; targets {head: (N, 3)} in [0, 1]
-    for the three multimask outputs, NaN where unknown (such values weigh nothing); groups (N,) name what a
-    split keeps together; weights (N,) of rows. `both` tries both alignments and keeps the one with the
-    lower validation loss. `quality` names the head for the IoU of the checkpoint's own masks (default: that
-    of `init`, or the last `iou_` head of a model).
+    iou_token (N, D) and mask_tokens (N, 4, D) for single-point prompts; targets {head: (N, M)} in [0, 1], M
+    = 3 for the three multimask outputs or 4 with the single mask before them, NaN where unknown (such
+    values weigh nothing); groups (N,) name what a split keeps together; weights (N,) of rows. `both` tries
+    both alignments and keeps the one with the lower validation loss. `quality` names the head for the IoU
+    of the checkpoint's own masks (default: that of `init`, or the last `iou_` head of a model).
 
     With `init`, training starts there and is pulled back to it, in its alignment; up to
     `settings.adapt_up_to` rows its heads are adapted in closed form instead, and 'no change' is always one
@@ -206,7 +206,7 @@ def _splits(
 
 
 def predict(layers: Layers, rows: Rows, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Output of one head on some rows, (n, 3), in [0, 1], in float32 as it will be served (gaps as 0.5 +
+    """Output of one head on some rows, (n, M), in [0, 1], in float32 as it will be served (gaps as 0.5 +
     gap).
     """
     (first, bias), *rest = layers
@@ -224,12 +224,13 @@ def _variances(rows: Rows, indices: npt.NDArray[np.int64]) -> dict[str, float]:
 
 
 def _figures(layers: Mapping[str, Layers], rows: Rows, indices: npt.NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    """Of the three multimask outputs."""
     figures = {}
     for index, name in enumerate(rows.names):
-        true = rows.targets[indices, :, index].ravel()
+        true = rows.targets[indices, -3:, index].ravel()
         known = ~np.isnan(true)
         if known.any():
-            figures[name] = figures_of(predict(layers[name], rows, indices).ravel()[known], true[known])
+            figures[name] = figures_of(predict(layers[name], rows, indices)[:, -3:].ravel()[known], true[known])
     return figures
 
 

@@ -1,6 +1,7 @@
 """One network over its epochs: each head keeps its best.
 
-Legend: N rows (objects), B rows of a batch, D token width, T heads. Losses are squared errors of values in [0, 1].
+Legend: N rows (objects), B rows of a batch, D token width, T heads. Losses are squared errors of values in
+[0, 1].
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def _optimiser(
 
 @dataclass(frozen=True)
 class _Data:
-    """Rows on the device: standardised iou (N, D), masks (N, 3, D); targets (N, 3, T), and weights of them."""
+    """Rows on the device: standardised iou (N, D), masks (N, M, D); targets (N, M, T), and weights of them."""
 
     iou: Tensor
     masks: Tensor

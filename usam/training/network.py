@@ -1,6 +1,6 @@
 """All heads as one network while they train.
 
-Legend: N rows (objects), B rows of a batch, D token width, T heads, 3 masks a row, H1, H2 hidden widths. A
+Legend: N rows (objects), B rows of a batch, D token width, T heads, M masks a row, H1, H2 hidden widths. A
 head maps concat(iou_token, mask_token) (2 D) through H1 and H2 (ReLU) to one logit; its value is the
 sigmoid.
 """
@@ -22,12 +22,13 @@ from usam.errors import TrainingError
 
 Layers = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 Alignment = str
-_FIRST_TOKEN = {"aligned": 1, "shifted": 0}
+_TOKENS = {"aligned": [0, 1, 2, 3], "shifted": [0, 0, 1, 2]}
+"""The mask token that is read for outputs 0 to 3."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What heads learn from: iou (N, D), masks (N, 3, D), targets (N, 3, T) with NaN where unknown, weights
+    """What heads learn from: iou (N, D), masks (N, M, D), targets (N, M, T) with NaN where unknown, weights
     (N,).
     """
 
@@ -46,9 +47,10 @@ class Rows:
         alignment: Alignment,
         weights: npt.NDArray[np.floating[Any]] | None = None,
     ) -> Rows:
-        """Rows from iou_token (N, D), mask_tokens (N, 4, D) and targets {head: (N, 3)} in [0, 1].
+        """Rows from iou_token (N, D), mask_tokens (N, 4, D) and targets {head: (N, M)} in [0, 1].
 
-        `aligned` heads of output m read mask token m (1..3), `shifted` ones token m - 1 (0..2). Raises
+        M = 3 speaks of outputs 1 to 3, M = 4 of outputs 0 to 3, 0 being the single mask. `aligned` heads of
+        output m read mask token m, `shifted` ones token m - 1; both read token 0 for output 0. Raises
         `TrainingError` on shapes that do not fit, targets outside [0, 1], tokens or weights that are not
         finite.
         """
@@ -59,9 +61,10 @@ class Rows:
             )
         if not targets:
             raise TrainingError("targets of at least one head", "none", "name what is to be learnt")
+        outputs = next(iter(targets.values())).shape[-1]
         for name, values in targets.items():
-            if values.shape != (count, 3):
-                raise TrainingError(f"targets of {name} as ({count}, 3)", str(values.shape), "one value a mask")
+            if values.shape != (count, outputs) or outputs not in (3, 4):
+                raise TrainingError(f"targets of {name} as ({count}, 3 or 4)", str(values.shape), "one value a mask")
             if np.isnan(values).all():
                 raise TrainingError(f"known targets of {name}", "NaN everywhere", "leave this head out")
             if np.nanmin(values) < 0 or np.nanmax(values) > 1:
@@ -69,8 +72,7 @@ class Rows:
         weight = np.ones(count, np.float32) if weights is None else np.asarray(weights, np.float32)
         if weight.shape != (count,) or not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
             raise TrainingError(f"({count},) weights of at least 0, not all 0", str(weight.shape), "check them")
-        start = _FIRST_TOKEN[alignment]
-        masks = mask_tokens[:, start : start + 3]
+        masks = mask_tokens[:, _TOKENS[alignment][-outputs:]]
         if not (np.isfinite(iou_token).all() and np.isfinite(masks).all()):
             raise TrainingError("finite tokens", "NaN or infinity", "make the token table again")
         stacked = np.stack([np.asarray(values, np.float32) for values in targets.values()], axis=2)
@@ -104,7 +106,7 @@ class Scale:
         return cls(mean, np.maximum(spread, 1e-3 * spread.mean() + 1e-8))
 
     def apply(self, rows: Rows, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Standardised iou (N, D) and masks (N, 3, D)."""
+        """Standardised iou (N, D) and masks (N, M, D)."""
         parts = []
         for values, half in ((rows.iou, slice(0, rows.width)), (rows.masks, slice(rows.width, None))):
             shift, factor = self.mean[half].astype(np.float32), (1 / self.spread[half]).astype(np.float32)
@@ -153,26 +155,26 @@ class StackedHeads(nn.Module):
         return network
 
     def forward(self, iou: Tensor, masks: Tensor) -> Tensor:
-        """Logits (B, 3, T) from standardised iou (B, D) and masks (B, 3, D), computed in their type.
+        """Logits (B, M, T) from standardised iou (B, D) and masks (B, M, D), computed in their type.
 
         The iou half of the first layer is computed once a row, not once a mask.
         """
-        dtype, count = iou.dtype, len(iou)
-        width = iou.shape[1]
+        dtype, (count, masks_each, width) = iou.dtype, masks.shape
+        inputs = count * masks_each
         first = self.first.to(dtype).reshape(-1, 2 * width)
         start = F.linear(iou, first[:, :width], self.first_bias.to(dtype).reshape(-1))
-        hidden = F.relu(F.linear(masks, first[:, width:]) + start[:, None]).reshape(3 * count, -1)
+        hidden = F.relu(F.linear(masks, first[:, width:]) + start[:, None]).reshape(inputs, -1)
         second, bias = self.second.to(dtype), self.second_bias.to(dtype)
         if self.shared:
             hidden = F.relu(F.linear(hidden, second.flatten(0, 1), bias.flatten()))
         else:
-            stacked = hidden.view(3 * count, self.heads, -1).transpose(0, 1)
+            stacked = hidden.view(inputs, self.heads, -1).transpose(0, 1)
             hidden = F.relu(torch.baddbmm(bias[:, None], stacked, second.transpose(1, 2))).transpose(0, 1)
         if self.shared == 2:
             logits = F.linear(hidden, self.last.to(dtype)).float()
         else:
-            logits = (hidden.view(3 * count, self.heads, -1) * self.last.to(dtype)).sum(dim=2).float()
-        return (logits + self.last_bias).view(count, 3, self.heads)
+            logits = (hidden.view(inputs, self.heads, -1) * self.last.to(dtype)).sum(dim=2).float()
+        return (logits + self.last_bias).view(count, masks_each, self.heads)
 
     @torch.no_grad()
     def layers(self, head: int) -> Layers:
