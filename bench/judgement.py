@@ -1,6 +1,6 @@
 """What the shipped heads are worth on images that no weight and no head has seen: ranking, correlation, calibration.
 
-COCO objects of all sizes, the part `nano-test` of the split, by the commands a user has (`usam tokens`, `usam evaluate`).
+COCO objects of all sizes, the part `nano-test` of the split, by the commands that users have (`usam tokens` and so on).
 Needs the labelled sets (USAM_SHARED names the folder that holds `data`); without them there is nothing to measure.
 """
 

@@ -23,9 +23,7 @@ Float64s = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-Strategy = Literal[
-    "task+epistemic", "task", "epistemic", "prompt", "predicted-iou", "entropy", "samscore", "random"
-]
+Strategy = Literal["task+epistemic", "task", "epistemic", "prompt", "predicted-iou", "entropy", "samscore", "random"]
 ImageRule = Literal["top-mean", "max", "mean", "sum"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 IMAGE_RULES: tuple[str, ...] = get_args(ImageRule)
@@ -74,9 +72,7 @@ def object_scores(
     count = len(ious)
     if strategy == "random":
         if rng is None:
-            raise UsamError(
-                "a generator for the strategy 'random'", "none", "pass rng=np.random.default_rng(seed)"
-            )
+            raise UsamError("a generator for the strategy 'random'", "none", "pass rng=np.random.default_rng(seed)")
         return rng.random(count)
     if strategy == "samscore":
         return 1.0 - np.asarray(ious, np.float64)
@@ -104,9 +100,7 @@ def _column(scores: Mapping[str, Floats], name: str, count: int) -> Float64s:
         raise HeadsError(f"a score named {name}", ", ".join(scores) or "none", "use a head set that has it")
     values = np.asarray(scores[name], np.float64)
     if values.shape != (count,):
-        raise UsamError(
-            f"{count} values of {name}, one an object", f"shape {values.shape}", "pass the same objects"
-        )
+        raise UsamError(f"{count} values of {name}, one an object", f"shape {values.shape}", "pass the same objects")
     return values
 
 
@@ -172,9 +166,7 @@ def diverse_order(
     for turn in range(rounds):
         if not len(ranked):
             break
-        first = (
-            _spread_head(ranked, unit, similarity, spread, head) if turn == 0 and spread > 0 else ranked[:0]
-        )
+        first = _spread_head(ranked, unit, similarity, spread, head) if turn == 0 and spread > 0 else ranked[:0]
         rest = ranked[~np.isin(ranked, first)]
         kept = _first_of_duplicates(rest, unit, similarity, first)
         order += [first, rest[kept]]

@@ -49,9 +49,7 @@ def test_strategies_ask_about_the_object_they_name(strategy: str, ranking: list[
 
 
 def test_quality_head_can_be_named() -> None:
-    assert object_scores(SCORES, SAMSCORE, "predicted-iou", quality="iou_nano_s") == pytest.approx(
-        [0.8, 0.1, 0.5]
-    )
+    assert object_scores(SCORES, SAMSCORE, "predicted-iou", quality="iou_nano_s") == pytest.approx([0.8, 0.1, 0.5])
 
 
 def test_random_strategy_needs_a_generator_and_repeats_with_it() -> None:
@@ -71,9 +69,7 @@ def test_bad_requests_say_what_to_do() -> None:
     assert len(STRATEGIES) == 8
 
 
-@pytest.mark.parametrize(
-    ("rule", "expected"), [("top-mean", 0.8), ("max", 0.9), ("mean", 0.65), ("sum", 2.6)]
-)
+@pytest.mark.parametrize(("rule", "expected"), [("top-mean", 0.8), ("max", 0.9), ("mean", 0.65), ("sum", 2.6)])
 def test_image_rules(rule: str, expected: float) -> None:
     objects = np.array([0.2, 0.9, np.nan, 0.7, 0.8])
     assert image_score(objects, rule) == pytest.approx(expected)
@@ -135,8 +131,7 @@ def test_spread_covers_clusters_that_worth_alone_would_leave_out() -> None:
     features = centres[cluster] + 0.4 * rng.normal(size=(400, 32))
     acquisition = 1.0 - cluster / 10 + 0.05 * rng.random(400)
     seen = [
-        len(set(cluster[diverse_order(acquisition, features, spread=spread, head=10)[:10]]))
-        for spread in (0.0, 2.0)
+        len(set(cluster[diverse_order(acquisition, features, spread=spread, head=10)[:10]])) for spread in (0.0, 2.0)
     ]
     assert seen[0] <= 2
     assert seen[1] >= 8
