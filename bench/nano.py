@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from bench.rows import Row
 
 THREADS = 2

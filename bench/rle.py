@@ -8,9 +8,9 @@ from importlib.metadata import version
 
 import numpy as np
 import numpy.typing as npt
-from bench.rows import Row
 from label_studio_sdk.converter import brush
 
+from bench.rows import Row
 from usam.masks import decode_rle, encode_rle
 
 IMAGE_HW = (2160, 3840)

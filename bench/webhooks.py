@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
-from bench.rows import Row
 
+from bench.rows import Row
 from bench.served import served
 
 CONCURRENT, BURSTS = 50, 20

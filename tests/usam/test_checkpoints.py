@@ -316,7 +316,9 @@ def nano(own_registry: Any) -> Path:
     torch.manual_seed(2)
     digest = save_nano(build_nano("nano-s"), folder / "nano_s.safetensors")
     text = (folder / "registry.toml").read_text()
-    text = re.sub(r'(?s)(name = "nano-s".*?)(sha256 = "\w*"\n)?(?=bundled)', rf'\1sha256 = "{digest}"\n', text, count=1)
+    size = (folder / "nano_s.safetensors").stat().st_size
+    text = re.sub(r'(?s)(name = "nano-s".*?sha256 = )"\w*"(\nbytes = )\d+', rf'\1"{digest}"\g<2>{size}', text, count=1)
+    assert digest in text
     own_registry(text)
     width = checkpoints.find("nano-s").width
     random = np.random.default_rng(3)

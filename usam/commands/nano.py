@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,8 +100,11 @@ def evaluate(
         replace_text(out, "\n".join(lines) + "\n")
 
 
-def evaluation_sets(data: Path) -> dict[str, Any]:
-    """The evaluation sets found under `data`, each an iterable of records. Raises `DatasetError` for none."""
+def evaluation_sets(data: Path, images: int = 100) -> dict[str, Any]:
+    """The evaluation sets found under `data`, each an iterable of records to be read once.
+
+    Of the sets that nothing was trained on, the first `images`. Raises `DatasetError` when there is none.
+    """
     from usam.datasets import open_dataset
     from usam.errors import DatasetError
     from usam.nano.figures import first_annotator, held_out
@@ -110,8 +114,8 @@ def evaluation_sets(data: Path) -> dict[str, Any]:
         if not (data / folder).is_dir():
             continue
         reader = "folders" if name == "ecssd" else name
-        records = open_dataset(reader, data / folder)
-        found[name] = held_out(records) if name == "coco" else first_annotator(records)
+        records = open_dataset(reader, data / folder, "val" if name == "bsds500" else None)
+        found[name] = held_out(records) if name == "coco" else islice(first_annotator(records), images)
     if not found:
         raise DatasetError("a folder with evaluation sets", str(data), f"it should hold {DATASETS[0][1]}")
     return found

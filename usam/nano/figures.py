@@ -65,7 +65,7 @@ class Figure:
 
 @torch.inference_mode()
 def measure(
-    model: NanoSAM, records: Iterable[Record], smallest: float = 0.01, most: int = 40, seed: int = 0
+    model: NanoSAM, records: Iterable[Record], smallest: float = 0.01, most: int = 20, seed: int = 0
 ) -> Outcomes:
     """Prompt every object that covers at least `smallest` of its image, at most `most` an image (the largest).
 
