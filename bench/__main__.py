@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.rows import Row, append
 
-NOT_TOPICS = {"__main__", "rows"}
+NOT_TOPICS = {"__main__", "rows", "served"}
 
 
 def topics() -> list[str]:
