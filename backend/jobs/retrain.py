@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backend.jobs.context import Context, RunProgress
-from backend.jobs.gate import Batch, Verdict, judge
 from backend.jobs.ranking import audit_tasks, heads_in_use, project_seed
 from backend.jobs.samples import stacked, usable
 from backend.store.records import SampleRow
+from usam.training.gate import Batch, Verdict, judge
 
 if TYPE_CHECKING:
     from usam.heads import HeadSet

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.jobs.gate import MIN_AUDIT_TASKS, judge, object_errors, take
 from usam.heads import HeadSet
+from usam.training.gate import MIN_AUDIT_TASKS, judge, object_errors, take
 
 WIDTH = 4
 

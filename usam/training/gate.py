@@ -28,7 +28,7 @@ MIN_SHARE = 0.8
 FOLDS = 5
 DRAWS = 2000
 Batch = Mapping[str, Any]
-"""iou_token (N, D), mask_tokens (N, 4, D), targets {head: (N, M)}, groups (N,); see `backend.jobs.samples.stacked`."""
+"""iou_token (N, D), mask_tokens (N, 4, D), targets {head: (N, M)}, groups (N,), which are tasks (images)."""
 Float64s = npt.NDArray[np.float64]
 
 
