@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from backend import trust_cli
 from backend.errors import SettingsError
 from backend.settings import Settings
 from usam.cli import ErrorGroup
@@ -305,6 +306,9 @@ def _wake(settings: Settings, project: int, job: JobName) -> None:
 
 def _say(line: str) -> None:
     typer.echo(f"{time.strftime('%H:%M:%S')}  {line}", err=True)
+
+
+trust_cli.register(app)
 
 
 def main() -> None:

@@ -41,6 +41,11 @@ def run_job(context: Context, job: str, project: int) -> None:
 
         with context.lease(f"retrain-{project}"):
             retrain(context, project)
+    elif job == "pseudo_label":
+        from backend.jobs.pseudo_label import watch_in_background
+
+        with context.lease(f"pseudo_label-{project}"):
+            watch_in_background(context, project)
     else:
         raise JobError(f"a job out of {', '.join(JOB_NAMES)}", repr(job), "choose one of these")
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from backend.acceptances import Acceptances, machine_made
 from backend.controls import parse_config
 from backend.errors import FetchError, LabelConfigError, LabelStudioError
 from backend.jobs.context import Context, RunProgress
@@ -62,7 +63,7 @@ def run(context: Context, project: int) -> SyncReport | None:
         subjects = {number for event in events if "ANNOTATION" in event.action for number in event.subjects}
         touched |= {task for number in subjects if (task := store.task_of(project, number)) is not None}
         seen, made, broken = _take_annotations(context, known, touched, progress)
-        waked = _wake(context, known, any(event.action == _RETRAIN for event in events))
+        waked = _wake(context, known, any(event.action == _RETRAIN for event in events), seen > 0)
         if waked is not None and events:
             store.handle_events(project, events[-1].id)
         report = SyncReport(len(touched), removed, seen, made, broken, store.new_labels(project), tuple(waked or ()))
@@ -157,7 +158,7 @@ def _sample_task(
 ) -> Iterable[tuple[int, bool]]:
     """Store each annotation of one task with its samples. What cannot be used is stored with the reason."""
     store, image, failure, done_for = context.store, None, "", key
-    if any(annotation.result and not annotation.cancelled for annotation in annotations):
+    if any(_is_a_label(annotation) for annotation in annotations):
         try:
             value = parse_config(known.label_config).image_value(task.data)
             image = AnnotatedImage(context.model, context.images.fetch(value, task.id))
@@ -170,6 +171,9 @@ def _sample_task(
             reason = "skipped by the annotator" if annotation.cancelled else "nothing is marked"
             store.record_annotation(known.id, annotation, [], sampled_for=key, reason=reason)
             yield 0, False
+        elif version := machine_made(annotation.result):
+            store.record_annotation(known.id, annotation, [], sampled_for=key, reason=f"accepted by {version}")
+            yield 0, False
         elif image is None:
             store.record_annotation(known.id, annotation, [], sampled_for=done_for, reason=failure)
             yield 0, True
@@ -179,7 +183,11 @@ def _sample_task(
             yield len(rows), bool(reason)
 
 
-def _wake(context: Context, known: Project, asked: bool) -> list[str] | None:
+def _is_a_label(annotation: Annotation) -> bool:
+    return bool(annotation.result) and not annotation.cancelled and not machine_made(annotation.result)
+
+
+def _wake(context: Context, known: Project, asked: bool, labelled: bool) -> list[str] | None:
     """Ask for the jobs that are due; None where Redis did not take one, so that it is tried again."""
     waked: list[str] = []
     due = []
@@ -187,8 +195,15 @@ def _wake(context: Context, known: Project, asked: bool) -> list[str] | None:
         due.append("retrain")
     if ranking_is_stale(context, known):
         due.append("score_pool")
+    if labelled and _promise_in_force(context, known.id):
+        due.append("pseudo_label")
     for job in due:
         if not context.queue.wake(known.id, job):  # type: ignore[arg-type]
             return None
         waked.append(job)
     return waked
+
+
+def _promise_in_force(context: Context, project: int) -> bool:
+    record = Acceptances(context.settings.data_dir / "pseudo_labels").standing(project)
+    return record is not None and record.state == "written"

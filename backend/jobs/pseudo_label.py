@@ -1,0 +1,327 @@
+"""The job `pseudo_label`: accept masks without a person under a promise, take them back, and watch the promise.
+
+Audit tasks are never accepted: people label them, so that the promise can be watched. What is accepted goes to Label
+Studio as predictions of a version of its own, or, on request, as annotations that carry a mark; and to a folder, with a
+record of each acceptance. A second time replaces the predictions of the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.acceptances import (
+    ACCEPTED_VERSION,
+    Acceptances,
+    Accepted,
+    Record,
+    columns_of,
+    machine_made,
+    marked,
+)
+from backend.controls import Controls, parse_config
+from backend.errors import JobError, LabelStudioError
+from backend.jobs.candidates import Audit, ScoredTask, audit_candidates, pool_candidates, scored_tasks
+from backend.jobs.context import Context, RunProgress
+from backend.jobs.proposals import rescored
+from backend.jobs.ranking import audit_tasks, heads_in_use
+from backend.jobs.score_pool import propose_missing
+from backend.jobs.sync import refresh_tasks
+from backend.label_studio_records import Json, Project
+from backend.mask_export import ExportedMask, export_masks
+from backend.store.records import KnownTask
+from usam.drift import Drift, watch
+from usam.errors import PseudoLabelError
+from usam.pseudo_labels import Promise, accept, calibrate
+
+if TYPE_CHECKING:
+    from usam.heads import HeadSet
+
+JOB = "pseudo_label"
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What was taken back. `kept` are annotations in which a person has changed something since."""
+
+    versions: tuple[str, ...]
+    annotations: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The tasks that may be accepted and those that were audited, scored by one head set."""
+
+    open: dict[int, ScoredTask]
+    audited: dict[int, ScoredTask]
+    tasks: dict[int, KnownTask]
+
+
+def run(context: Context, project: int, promise: Promise, *, as_annotations: bool = False) -> Record | None:
+    """Calibrate on audit labels and accept what the promise allows; None where nothing has changed since the last time.
+
+    Raises `PseudoLabelError`, with the number of audit labels still needed, where no promise can be given, and
+    `LabelStudioError` where Label Studio does not answer.
+    """
+    refused: PseudoLabelError | None = None
+    record: Record | None = None
+    watch_promise(context, project)
+    with context.run(project, JOB) as progress:
+        try:
+            record = _accept(context, project, promise, as_annotations, progress)
+        except PseudoLabelError as error:
+            progress.state, progress.reason, refused = "rejected", str(error), error
+            progress.details = {"needed": error.needed, "promise": asdict(promise)}
+    if refused is not None:
+        raise refused
+    return record
+
+
+def undo(context: Context, project: int) -> Undone:
+    """Take back every mask that was accepted: predictions and annotations, those of killed runs included.
+
+    An annotation that a person has changed since is that person's and stays. Run twice, it does nothing.
+    """
+    client, store = context.label_studio, acceptances(context)
+    with context.run(project, JOB) as progress:
+        records = [one for one in store.records(project) if one.state != "undone"]
+        there = client.model_versions(project)
+        versions = tuple(name for name in there if ACCEPTED_VERSION.fullmatch(name))
+        for name in versions:
+            client.delete_version(project, name)
+        removed, kept = 0, []
+        written = {record.version: record for record in records if record.as_annotations}
+        tasks = sorted({task for record in written.values() for task in record.tasks})
+        for annotation in client.annotations(project, tasks) if tasks else []:
+            if machine_made(annotation.result) in written:
+                client.delete_annotation(annotation.id)
+                removed += 1
+            elif _marks(annotation.result) & written.keys():
+                kept.append(annotation.id)
+        for record in records:
+            store.change(project, record, "undone")
+        found = Undone(versions, removed, tuple(kept))
+        progress.reason = f"{len(versions)} versions and {removed} annotations taken back"
+        progress.details = asdict(found)
+        if not (records or versions):
+            progress.state, progress.reason = "skipped", "nothing was accepted"
+        elif removed:
+            context.queue.wake(project, "sync")
+    return found
+
+
+def watch_promise(context: Context, project: int) -> Drift | None:
+    """Judge the promise in force by the audit labels that came since; withdraw it where they speak against it.
+
+    None where no promise is in force. Masks that were accepted stay until they are taken back.
+    """
+    store = acceptances(context)
+    record = store.standing(project)
+    if record is None or record.state == "withdrawn":
+        return None
+    known = context.label_studio.project(project)
+    controls = parse_config(known.label_config)
+    heads = _heads_named(context, project, record.calibration.heads)
+    before = record.calibrated_on()
+    tasks = [task.id for task in context.store.tasks(project)]
+    incoming = sorted(audit_tasks(context.settings, project, tasks) - set(before.audited))
+    audit = _audit(context, project, scored_tasks(context, project, incoming, heads), controls, record.last_label)
+    found = watch(record.calibration, before, audit.candidates)
+    store.change(project, record, "withdrawn" if found.withdrawn else "written", found.as_record())
+    return found
+
+
+def watch_in_background(context: Context, project: int) -> None:
+    """`watch_promise` with a run record: what the queue runs after audit labels came in."""
+    with context.run(project, JOB) as progress:
+        found = watch_promise(context, project)
+        progress.state = "skipped" if found is None else "rejected" if found.withdrawn else "done"
+        progress.reason = "no promise is in force" if found is None else found.reason
+        progress.details = {"drift": found.as_record()} if found else {}
+
+
+def acceptances(context: Context) -> Acceptances:
+    """The records of what was accepted."""
+    return Acceptances(context.settings.data_dir / "pseudo_labels")
+
+
+def _accept(
+    context: Context, project: int, promise: Promise, as_annotations: bool, progress: RunProgress
+) -> Record | None:
+    known = context.label_studio.project(project)
+    context.store.join(project, known.stamp)
+    refresh_tasks(context, project)
+    controls = parse_config(known.label_config)
+    heads, _ = heads_in_use(context, project)
+    name = heads.version if heads is not None else "no-heads"
+    pool = _pool(context, known, controls, heads, progress)
+    store = acceptances(context)
+    standing = store.standing(project)
+    after = standing.last_label if standing is not None and standing.state == "withdrawn" else 0
+    audit = _audit(context, project, pool.audited, controls, after)
+    candidates = pool_candidates(pool.open.values())
+    parts = [asdict(promise), as_annotations, name, audit.candidates.digest(), candidates.digest(), known.label_config]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    if standing is not None and (standing.state, standing.fingerprint) == ("written", key):
+        progress.state, progress.reason = "skipped", "neither labels nor tasks have changed since the last time"
+        return None
+    calibration = calibrate(audit.candidates, candidates, promise, name)
+    found = accept(candidates, calibration, name)
+    version = f"{context.settings.model}+{name}.pseudo-{progress.id}"
+    masks = []
+    for one in sorted(found, key=lambda acceptance: acceptance.place):
+        task, _, number = one.name.partition("-")
+        regions = tuple(
+            str(kept["region"]["id"]) for kept in pool.open[int(task)].regions if kept["object"] == int(number)
+        )
+        masks.append(Accepted(int(task), int(number), regions, one.predicted_iou, one.quality))
+    record = Record(
+        progress.id,
+        version,
+        "planned",
+        as_annotations,
+        key,
+        calibration,
+        columns_of(audit.candidates),
+        audit.last_label,
+        tuple(masks),
+    )
+    store.put(project, record)
+    folder = store.folder_of(project, record.run)
+    _export(folder, record, pool, controls)
+    written = _write(context, project, record, pool, controls, progress)
+    record = store.change(project, record, "written")
+    _retire_others(context, project, record)
+    progress.reason = (
+        f"{len(masks)} of {len(candidates.names)} masks accepted on {written} tasks; {calibration.failed} of "
+        f"{calibration.accepted} audited ones failed, on {calibration.images} images"
+    )
+    progress.details = {
+        "version": version,
+        "as_annotations": as_annotations,
+        "promise": asdict(promise),
+        "threshold": calibration.threshold,
+        "calibration": calibration.digest,
+        "accepted": len(masks),
+        "masks": len(candidates.names),
+        "tasks": written,
+        "left_out": len(audit.left_out),
+        "folder": str(folder),
+    }
+    return record
+
+
+def _pool(context: Context, known: Project, controls: Controls, heads: HeadSet | None, progress: RunProgress) -> _Pool:
+    """Open tasks that are no audits, and labelled ones that are, with the proposals that they lacked made."""
+    tasks = {task.id: task for task in context.store.tasks(known.id)}
+    audits = audit_tasks(context.settings, known.id, sorted(tasks))
+    open_ = {task.id for task in context.store.tasks(known.id, unlabelled=True)} - audits
+    audited = {task for task in audits if tasks[task].annotations}
+    wanted = [tasks[task] for task in sorted(open_ | audited)]
+    propose_missing(context, known, wanted, heads, controls, progress)
+    scored = scored_tasks(context, known.id, [task.id for task in wanted], heads)
+    return _Pool(
+        {task: one for task, one in scored.items() if task in open_},
+        {task: one for task, one in scored.items() if task in audited},
+        tasks,
+    )
+
+
+def _audit(context: Context, project: int, tasks: Mapping[int, ScoredTask], controls: Controls, after: int) -> Audit:
+    annotations = context.label_studio.annotations(project, sorted(tasks)) if tasks else []
+    return audit_candidates(tasks, annotations, controls, after)
+
+
+def _heads_named(context: Context, project: int, name: str) -> HeadSet | None:
+    """The heads that were calibrated, whichever are in use now. Raises `RegistryError` where they are gone."""
+    if name == "no-heads":
+        return None
+    base = context.model.heads
+    return base if base is not None and base.version == name else context.registry.load(project, name)
+
+
+def _export(folder: Path, record: Record, pool: _Pool, controls: Controls) -> None:
+    def masks() -> Any:
+        for one in record.masks:
+            scored = pool.open[one.task]
+            mask = scored.mask(one.number, controls)
+            if mask is not None:
+                value = controls.image_value(pool.tasks[one.task].data)
+                facts = {"predicted_iou": one.predicted_iou, "quality": one.quality, "accepted_by": record.version}
+                image = value if not value.startswith("data:") else f"task-{one.task}"
+                yield ExportedMask(one.task, image, str(one.number), scored.label(one.number, controls), mask, facts)
+
+    info = {
+        "description": "masks accepted without a person",
+        "version": record.version,
+        "threshold": record.calibration.threshold,
+        "heads": record.calibration.heads,
+        "calibration": record.calibration.digest,
+        "promise": asdict(record.calibration.promise),
+    }
+    try:
+        export_masks(folder, masks(), info)
+    except OSError as error:
+        raise JobError(f"room and rights to write {folder}", str(error), "free space or correct them") from error
+
+
+def _write(
+    context: Context, project: int, record: Record, pool: _Pool, controls: Controls, progress: RunProgress
+) -> int:
+    """Send what was accepted to Label Studio; returns on how many tasks. Tasks deleted meanwhile are passed over."""
+    client = context.label_studio
+    by_task: dict[int, list[Accepted]] = {}
+    for one in record.masks:
+        by_task.setdefault(one.task, []).append(one)
+    present = {task.id for task in client.tasks(project) if not task.annotations} & by_task.keys()
+    results = {task: _regions(pool.open[task], by_task[task], record.version, controls) for task in sorted(present)}
+    if not record.as_annotations:
+        items = [
+            {
+                "task": task,
+                "result": result,
+                "score": round(min(max(min(one.quality for one in by_task[task]), 0.0), 1.0), 4),
+                "model_version": record.version,
+            }
+            for task, result in results.items()
+        ]
+        return client.import_predictions(project, items) if items else 0
+    written = 0
+    for task, result in results.items():
+        try:
+            client.annotate(task, result)
+            written += 1
+        except LabelStudioError as error:
+            if error.status != 404:
+                raise
+        progress.step(written, len(results), "annotations")
+    return written
+
+
+def _regions(scored: ScoredTask, masks: Sequence[Accepted], version: str, controls: Controls) -> list[Json]:
+    numbers = {one.number for one in masks}
+    kept = [one for one in scored.regions if one["object"] in numbers]
+    return [marked(region, version) for region in rescored(kept, scored.scores, controls)]
+
+
+def _retire_others(context: Context, project: int, record: Record) -> None:
+    """Delete the predictions of earlier times, whose records say so; annotations stay."""
+    client, store = context.label_studio, acceptances(context)
+    for name in client.model_versions(project):
+        if ACCEPTED_VERSION.fullmatch(name) and name != record.version:
+            client.delete_version(project, name)
+    for other in store.records(project):
+        if other.run != record.run and not other.as_annotations and other.state != "undone":
+            store.change(project, other, "undone")
+
+
+def _marks(result: Sequence[Json]) -> set[str]:
+    from backend.acceptances import MARK
+
+    metas = [region.get("meta") for region in result]
+    return {str(meta.get(MARK, "")) for meta in metas if isinstance(meta, dict)}

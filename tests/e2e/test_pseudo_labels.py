@@ -1,0 +1,161 @@
+"""Masks accepted without a person, in a real Label Studio: refused, given, exported, taken back, withdrawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.acceptances import accepted_by, machine_made
+from backend.jobs import pseudo_label
+from backend.jobs.publication import verify
+from backend.jobs.ranking import audit_tasks
+from backend.label_studio_server import LabelStudioServer
+from backend.redis_server import RedisServer
+from backend.settings import Settings
+from tests.e2e.workplace import Workplace, small_region, workplace
+from usam.errors import PseudoLabelError
+from usam.pseudo_labels import Promise
+
+pytestmark = pytest.mark.e2e
+PROMISE = Promise(0.5, 0.4, 0.7, per_image=1)
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, label_studio_server: LabelStudioServer, redis_server: RedisServer, pictures: list[Path]
+) -> Iterator[Workplace]:
+    """Ten ranked pictures, about half of them audits; SamScore stands for the predicted IoU."""
+    with workplace(tmp_path, label_studio_server, redis_server, audit_share="0.5", heads="none") as place:
+        place.new_project(pictures)
+        place.do("score_pool")
+        yield place
+
+
+def audits(place: Workplace) -> list[int]:
+    tasks = [task.id for task in place.label_studio.tasks(place.project)]
+    return sorted(audit_tasks(place.context.settings, place.project, tasks))
+
+
+def label_as_proposed(place: Workplace, tasks: list[int]) -> None:
+    """A person who finds each mask of these tasks right."""
+    for prediction in place.label_studio.predictions(place.project, tasks):
+        place.label_studio.annotate(prediction.task, prediction.result)
+    place.do("sync")
+
+
+def test_nothing_is_accepted_before_audits_are_labelled(place: Workplace) -> None:
+    with pytest.raises(PseudoLabelError, match="audit tasks") as refused:
+        pseudo_label.run(place.context, place.project, PROMISE)
+    assert refused.value.needed >= 3
+    (run,) = place.store.runs(place.project, "pseudo_label")
+    assert (run.state, run.details["needed"]) == ("rejected", refused.value.needed)
+    assert len(place.label_studio.model_versions(place.project)) == 1
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+def test_accepted_masks_are_predictions_of_their_own_traced_exported_and_taken_back(place: Workplace) -> None:
+    client, project = place.label_studio, place.project
+    label_as_proposed(place, audits(place))
+    served = client.project(project).model_version
+    record = pseudo_label.run(place.context, project, PROMISE)
+    assert record is not None
+    assert not set(record.tasks) & set(audits(place))
+    assert client.model_versions(project)[record.version] == len(record.tasks) > 0
+    assert client.project(project).model_version == served
+    first = next(row.task for row in place.store.ranking(project) if row.task not in audits(place))
+    assert verify(client, project, served, first) == ""
+    stored = [one for one in client.predictions(project, record.tasks) if one.model_version == record.version]
+    by_task = {one.task: one for one in record.masks}
+    for one in stored:
+        assert {region["id"] for region in one.result} == set(by_task[one.task].regions)
+        assert {accepted_by(region) for region in one.result} == {record.version}
+
+    folder = pseudo_label.acceptances(place.context).folder_of(project, record.run)
+    check_export(folder, len(record.masks))
+    kept = json.loads((folder / "record.json").read_text())
+    assert kept["calibration"]["threshold"] == record.calibration.threshold
+    assert record.calibrated_on().digest() == record.calibration.digest
+    assert sorted(record.calibrated_on().audited) == audits(place)  # type: ignore[type-var]
+
+    assert pseudo_label.run(place.context, project, PROMISE) is None
+    place.do("score_pool")
+    assert record.version in client.model_versions(project)
+
+    other = pseudo_label.run(place.context, project, Promise(0.5, 0.45, 0.7, per_image=1))
+    assert other is not None
+    assert record.version not in client.model_versions(project)
+    undone = pseudo_label.undo(place.context, project)
+    assert (undone.versions, undone.annotations, undone.kept) == ((other.version,), 0, ())
+    assert list(client.model_versions(project)) == [served]
+    assert pseudo_label.undo(place.context, project).versions == ()
+    again = pseudo_label.run(place.context, project, PROMISE)
+    assert again is not None
+    assert len(again.masks) == len(record.masks)
+
+
+def check_export(folder: Path, count: int) -> None:
+    """The COCO file is one to its own reader, and says of each mask what its picture shows."""
+    mask = pytest.importorskip("pycocotools.mask")
+    coco = json.loads((folder / "coco.json").read_text())
+    assert len(coco["annotations"]) == len(list((folder / "masks").iterdir())) == count
+    for one in coco["annotations"]:
+        size = one["segmentation"]["size"]
+        decoded = mask.decode(mask.frPyObjects(one["segmentation"], *size))
+        shown = np.asarray(Image.open(folder / one["mask_file"]))
+        assert ((shown == 255) == (decoded == 1)).all()
+        assert mask.area(mask.frPyObjects(one["segmentation"], *size)) == one["area"] > 0
+
+
+def test_marked_annotations_are_no_labels_and_a_persons_change_makes_them_one(place: Workplace) -> None:
+    client, project = place.label_studio, place.project
+    place.context.settings = Settings.from_environment(max_regions=1)
+    place.do("score_pool")
+    label_as_proposed(place, audits(place))
+    samples = len(place.store.samples(project, "nano-s"))
+    promise = Promise(0.5, 0.4, 0.7, per_image=1, whole_images=True)
+    record = pseudo_label.run(place.context, project, promise, as_annotations=True)
+    assert record is not None
+    made = client.annotations(project, record.tasks)
+    assert len(made) == len(record.tasks) >= 2
+    assert {machine_made(one.result) for one in made} == {record.version}
+    place.do("sync")
+    assert len(place.store.samples(project, "nano-s")) == samples
+    reasons = {one.id: one.reason for one in place.store.annotations(project)}
+    assert all(reasons[one.id] == f"accepted by {record.version}" for one in made)
+
+    changed = {**made[0].result[0], "value": small_region(1)["value"], "type": "polygonlabels"}
+    client._send("PATCH", f"/api/annotations/{made[0].id}/", json={"result": [changed]})
+    place.do("sync")
+    assert len(place.store.samples(project, "nano-s")) == samples + 1
+    undone = pseudo_label.undo(place.context, project)
+    assert undone.kept == (made[0].id,)
+    assert undone.annotations == len(made) - 1
+    assert [one.id for one in client.annotations(project, record.tasks)] == [made[0].id]
+
+
+def test_the_promise_is_withdrawn_when_new_audits_disagree(place: Workplace, pictures: list[Path]) -> None:
+    client, project = place.label_studio, place.project
+    label_as_proposed(place, audits(place))
+    record = pseudo_label.run(place.context, project, PROMISE)
+    assert record is not None
+    before = {task.id for task in client.tasks(project)}
+    client.upload(project, pictures * 2)
+    place.context.settings = Settings.from_environment(audit_share=1.0)
+    place.do("score_pool")
+    new = sorted({task.id for task in client.tasks(project)} - before)
+    for task in new:
+        client.annotate(task, [small_region(task)])
+    place.do("sync")
+    assert "pseudo_label" in {state.name for state in place.queue.states()}
+    run = place.do("pseudo_label")
+    assert (run.state, run.reason.split(",")[0]) == ("rejected", "withdrawn")
+    standing = pseudo_label.acceptances(place.context).standing(project)
+    assert standing is not None
+    assert (standing.state, standing.drift["images"]) == ("withdrawn", len(new))
+    with pytest.raises(PseudoLabelError):  # the labels that deceived are not calibrated on again
+        pseudo_label.run(place.context, project, PROMISE)
