@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -55,6 +56,9 @@ BATCH_THREADS = 2
 BATCH_WAITING = 8
 """Batch requests that may wait for a thread; Label Studio gives up after 100 s anyway."""
 LOADING_RETRY_S = 3
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter from others. The usual 5 ms, waited for at each read and write of a
+socket while the engine computes, would be most of a webhook's 100 ms."""
 EVENT_TAKEN = WebhookAnswer().model_dump_json()
 EVENT_DROPPED = WebhookAnswer(status="dropped: the timer will find it").model_dump_json()
 Result = TypeVar("Result")
@@ -85,6 +89,7 @@ def create_app(
             log.info("%s=%s", name, value)
         if not settings.auth_on:
             log.warning("no password is asked for: only this machine can be trusted with that")
+        sys.setswitchinterval(SWITCH_S)
         yield
         service.close()
         if own_engine:
@@ -120,7 +125,7 @@ class Service:
         self.settings, self.engine, self.metrics = settings, engine, metrics
         self.fetcher = ImageFetcher(settings)
         self.answers = Answers(settings, engine, self.fetcher, metrics, registry, store)
-        self.inbox = Inbox(store, queue, metrics)
+        self.inbox = Inbox(store, queue, metrics, settings.data_dir / "inbox" if store is not None else None)
         self._upcoming = Upcoming(store, settings.prefetch) if store is not None else None
         self._clicks = ThreadPoolExecutor(CLICK_THREADS, thread_name_prefix="click")
         self._batches = ThreadPoolExecutor(BATCH_THREADS, thread_name_prefix="batch")

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy.engine import Connection
 
-from backend.store.database import Database
+from backend.store.database import Database, parts
 from backend.store.records import Event
 from backend.store.schema import annotation_map, events, projects, proposals, runs, samples, scores, tasks
 
@@ -71,18 +71,21 @@ class Projects(Database):
 
     # events
 
-    def add_event(self, project: int, action: str, subjects: Sequence[int] = ()) -> int:
-        """Keep an event of Label Studio's; `subjects` are ids of what it was about. Returns its number."""
-        row = {
-            "project": project,
-            "action": action[:60],
-            "subjects": json.dumps(list(subjects)[:1000]),
-            "received_at": time.time(),
-            "handled": False,
-        }
+    def add_events(self, notes: Sequence[tuple[int, str, Sequence[int]]]) -> None:
+        """Keep events of Label Studio's, all or none: the project, the action, and ids of what it was about."""
+        rows = [
+            {
+                "project": project,
+                "action": action[:60],
+                "subjects": json.dumps(list(subjects)),
+                "received_at": time.time(),
+                "handled": False,
+            }
+            for project, action, subjects in notes
+        ]
         with self._write() as connection:
-            key = connection.execute(events.insert().values(**row)).inserted_primary_key
-        return int(key[0]) if key else 0
+            for part in parts(rows):
+                connection.execute(events.insert(), part)
 
     def open_events(self, project: int | None = None) -> list[Event]:
         """Events no sync has taken up yet, oldest first."""

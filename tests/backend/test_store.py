@@ -105,8 +105,9 @@ def test_labels_are_new_until_a_retraining_saw_them_and_again_once_changed(store
 
 
 def test_events_stay_open_until_handled(store: Store) -> None:
-    numbers = [store.add_event(1, "ANNOTATION_CREATED", [n]) for n in range(3)]
-    store.add_event(2, "TASKS_CREATED")
+    store.add_events([(1, "ANNOTATION_CREATED", [n]) for n in range(3)])
+    store.add_events([(2, "TASKS_CREATED", [])])
+    numbers = [event.id for event in store.open_events(1)]
     assert [event.subjects for event in store.open_events(1)] == [(0,), (1,), (2,)]
     store.handle_events(1, numbers[1])
     assert [event.id for event in store.open_events(1)] == [numbers[2]]
@@ -171,7 +172,7 @@ def test_a_dead_process_loses_its_lease_at_once(store: Store) -> None:
 def write_events(url: str, count: int) -> None:
     store = Store(url)
     for number in range(count):
-        store.add_event(1, "x", [number])
+        store.add_events([(1, "x", [number])])
     store.close()
 
 

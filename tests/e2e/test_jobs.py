@@ -124,7 +124,7 @@ def test_start_training_is_not_forgotten_while_redis_is_away(
     place: Workplace, pictures: list[Path], redis_server: RedisServer
 ) -> None:
     project = place.new_project(pictures[:1])
-    place.store.add_event(project, "START_TRAINING")
+    place.store.add_events([(project, "START_TRAINING", [])])
     redis_server.stop()
     place.do("sync")
     assert [event.action for event in place.store.open_events(project)] == ["START_TRAINING"]
