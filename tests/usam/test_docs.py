@@ -79,7 +79,12 @@ def test_the_help_of_every_command_is_in_the_docs() -> None:
         for parameter in command.params:
             expected += [getattr(parameter, "help", None) or "", *parameter.opts]
         for words in expected:
-            assert " ".join(words.split()).lower() in sections[path].lower(), f"{words!r} of {path}: {remedy}"
+            assert _joined(words) in _joined(sections[path]), f"{words!r} of {path}: {remedy}"
+
+
+def _joined(text: str) -> str:
+    """In small letters, on one line, and not broken after a hyphen."""
+    return re.sub(r"-\s+", "-", " ".join(text.split()).lower())
 
 
 def check_arguments(command: Any, arguments: list[str], name: str) -> None:
