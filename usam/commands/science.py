@@ -64,6 +64,12 @@ def tokens(
     ] = 0,
     min_pixels: Annotated[int, typer.Option("--min-pixels", min=1, help="Leave out smaller objects.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Of random points and of the choice of objects.")] = 0,
+    view: Annotated[
+        int,
+        typer.Option(
+            "--view", min=0, help="Another number, another random crop and light of each image, to train heads on."
+        ),
+    ] = 0,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes, one thread each.")] = 1,
     device: Annotated[
         str, typer.Option("--device", help="cpu, cuda, ...; several, separated by commas, are taken in turn.")
@@ -95,6 +101,7 @@ def tokens(
         part=part,
         fractions=_fractions(fractions),
         split_seed=split_seed,
+        view=view,
     )
     options = dict(_option(each) for each in option)
     source = open_dataset(dataset, root, split or None, **options)

@@ -53,7 +53,9 @@ def extract(
     shard = Shard()
     areas: list[float] = []
     groups: list[list[Future[Columns]]] = []
-    ready = partial(prepare, most=settings.max_objects, min_pixels=settings.min_pixels, seed=settings.seed)
+    ready = partial(
+        prepare, most=settings.max_objects, min_pixels=settings.min_pixels, seed=settings.seed, view=settings.view
+    )
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as comparing:
         waiting: deque[Future[Columns]] = deque()
         for prepared in _ahead(reading, ready, records):

@@ -36,6 +36,7 @@ class TokenSettings:
     shard_size   records in one shard file, which is what a kill can cost
     part         keep one part of a split by group ('' keeps all), with its `fractions` and `split_seed`; or
                  `nano-train`, `nano-heads` or `nano-test`, the split the nano family was trained by
+    view         0: images as they are; another number: a random view of each (`usam.tokens.views`)
     """
 
     seed: int = 0
@@ -47,10 +48,13 @@ class TokenSettings:
     part: str = ""
     fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "val": 0.1, "test": 0.1})
     split_seed: int = 0
+    view: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.max_objects, self.limit) < 0 or self.shard_size < 1 or self.min_pixels < 1:
-            raise TokensError("max_objects and limit of 0 or more, min_pixels and shard_size of 1 or more", str(self))
+        if min(self.max_objects, self.limit, self.view) < 0 or self.shard_size < 1 or self.min_pixels < 1:
+            raise TokensError(
+                "max_objects, limit and view of 0 or more, min_pixels and shard_size of 1 or more", str(self)
+            )
         if self.part and self.part not in (*self.fractions, *NANO_PARTS):
             parts = ", ".join((*self.fractions, *NANO_PARTS))
             raise TokensError(f"one of the parts {parts}", f"'{self.part}'")
@@ -92,11 +96,14 @@ class Manifest:
         return [places[start : start + size] for start in range(0, len(places), size)]
 
     def _text(self) -> str:
+        settings = asdict(self.settings)
+        if not self.settings.view:
+            del settings["view"]
         content = {
             "format": FORMAT,
             "dataset": dict(self.dataset),
             "models": dict(self.models),
-            "settings": asdict(self.settings),
+            "settings": settings,
         }
         return json.dumps(content, indent=2) + "\n"
 

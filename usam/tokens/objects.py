@@ -18,6 +18,7 @@ from usam.datasets.record import Instance, Record, UInt8Image
 from usam.errors import UsamError
 from usam.prompts import box_of, dense_points
 from usam.tokens.truth import Truth
+from usam.tokens.views import View
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,12 @@ def shuffled(instances: Sequence[Instance], seed: int) -> list[int]:
     return sorted(range(len(instances)), key=lambda place: _hash(instances[place].object_id, seed))
 
 
-def prepare(record: Record, *, most: int = 0, min_pixels: int = 1, seed: int = 0) -> PreparedImage:
+def prepare(record: Record, *, most: int = 0, min_pixels: int = 1, seed: int = 0, view: int = 0) -> PreparedImage:
     """Read an image, its masks and the prompts for them; what cannot be used is counted in `problems`.
 
     An object under `min_pixels` pixels is left out; of the others a random `most` are kept (0: all), in their
-    order. An image that cannot be read gives no objects.
+    order. An image that cannot be read gives no objects. A `view` other than 0 is a random view of the image instead
+    (`usam.tokens.views`), the same for the same number; objects that it cuts off are left out.
     """
     problems: Counter[str] = Counter()
     try:
@@ -60,12 +62,22 @@ def prepare(record: Record, *, most: int = 0, min_pixels: int = 1, seed: int = 0
     except UsamError:
         problems["unreadable image"] += 1
         return PreparedImage(record, np.zeros((0, 0, 3), np.uint8), (), (), *_no_prompts(), problems)
+    seen: View | None = None
+    if view:
+        seen = View.draw((image.shape[0], image.shape[1]), random_of(f"{record.image_id} view {view}", seed))
+        photograph_hw, image = image.shape[:2], seen.of_image(image)
     truths: dict[int, Truth] = {}
     for place in shuffled(record.instances, seed) if most else range(len(record.instances)):
         if most and len(truths) == most:
             problems["object beyond the most of an image"] += 1
             continue
-        truth = Truth(record.instances[place].read_mask())
+        mask = record.instances[place].read_mask()
+        if seen is not None and mask.shape == photograph_hw:
+            mask = seen.of_mask(mask)
+            if not mask.any():
+                problems["object outside the view"] += 1
+                continue
+        truth = Truth(mask)
         if truth.mask.shape != image.shape[:2]:
             problems["mask of another size"] += 1
         elif truth.pixels < min_pixels:
