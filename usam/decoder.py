@@ -126,7 +126,19 @@ def is_plain(transformer: Any) -> bool:
         and type(layer.cross_attn_image_to_token) is Attention
         for layer in transformer.layers
     )
-    return known and not any(m._forward_hooks or m._forward_pre_hooks for m in transformer.modules())
+    return known and not _has_hooks(transformer)
+
+
+def _has_hooks(module: Any) -> bool:
+    """Whether this module or one inside has a forward hook: asked at every click, so without `modules()`, which takes
+    several times as long to keep names and repetitions apart."""
+    left = [module]
+    while left:
+        own = vars(left.pop())
+        if own["_forward_hooks"] or own["_forward_pre_hooks"]:
+            return True
+        left += [inner for inner in own["_modules"].values() if inner is not None]
+    return False
 
 
 @dataclass(frozen=True)
