@@ -10,7 +10,8 @@
      |- DatasetError          a data set's folder or annotation is not as its owner publishes it
      |- TokensError           a token table is missing, half-written or of another make
      |- TrainingError         heads cannot be trained on what was given
-     `- PseudoLabelError      a risk cannot be controlled with the labels at hand
+     |- PseudoLabelError      a risk cannot be controlled with the labels at hand
+     `- SimulationError       a campaign cannot be replayed or planned with what was given
 
 A message has three parts: what was expected, what came, what to do.
 """
@@ -74,3 +75,7 @@ class PseudoLabelError(UsamError):
     def __init__(self, expected: str, got: str = "", remedy: str = "", *, needed: int = 0) -> None:
         super().__init__(expected, got, remedy)
         self.needed = needed
+
+
+class SimulationError(UsamError):
+    """A campaign cannot be replayed, or not be planned, with what was given."""
