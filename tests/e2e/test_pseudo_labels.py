@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from backend.acceptances import accepted_by, machine_made
+from backend.cli import app
 from backend.jobs import pseudo_label
 from backend.jobs.publication import verify
 from backend.jobs.ranking import audit_tasks
@@ -19,7 +22,7 @@ from backend.redis_server import RedisServer
 from backend.settings import Settings
 from tests.e2e.workplace import Workplace, small_region, workplace
 from usam.errors import PseudoLabelError
-from usam.pseudo_labels import Promise
+from usam.pseudo_labels import Promise, images_needed
 
 pytestmark = pytest.mark.e2e
 PROMISE = Promise(0.5, 0.4, 0.7, per_image=1)
@@ -46,6 +49,31 @@ def label_as_proposed(place: Workplace, tasks: list[int]) -> None:
     for prediction in place.label_studio.predictions(place.project, tasks):
         place.label_studio.annotate(prediction.task, prediction.result)
     place.do("sync")
+
+
+def command(place: Workplace, *words: str) -> tuple[int, str]:
+    """What `usam-backend pseudo-label` exits with and says."""
+    result = CliRunner().invoke(app, ["pseudo-label", "--project", str(place.project), *words])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_the_command_refuses_accepts_skips_and_undoes(place: Workplace) -> None:
+    promise = ("--iou", "0.5", "--risk", "0.4", "--confidence", "0.7", "--per-image", "1")
+    code, said = command(place, *promise)
+    assert code == 2
+    needed = re.search(r"label (\d+) more audit tasks", said)
+    assert needed is not None
+    assert int(needed[1]) == images_needed(PROMISE, 1.0)
+    asked = len(audits(place))
+    assert asked >= int(needed[1])
+    label_as_proposed(place, audits(place))
+    code, said = command(place, *promise)
+    assert code == 0
+    assert re.search(rf"{10 - asked} masks on {10 - asked} tasks accepted as nano-s\+no-heads\.pseudo-\d+", said)
+    assert f"on {asked} audited images 0 miss IoU 0.5" in said
+    assert command(place, *promise)[1].endswith("neither labels nor tasks have changed since the last time")
+    assert command(place, "--undo")[1].endswith("1 versions, 0 annotations taken back")
+    assert command(place, "--iou", "1.5")[0] == 2
 
 
 def test_nothing_is_accepted_before_audits_are_labelled(place: Workplace) -> None:
