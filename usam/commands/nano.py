@@ -47,7 +47,8 @@ def train(
 ) -> None:
     """Train a nano model against the clock; resumable at any moment."""
     from usam.nano.samples import PromptCounts, load_store, training_records
-    from usam.nano.training import NanoSettings, load_start, train_nano
+    from usam.nano.trainer import NanoSettings
+    from usam.nano.training import load_start, train_nano
 
     settings = NanoSettings(
         minutes=minutes,

@@ -18,16 +18,14 @@ import numpy.typing as npt
 
 from usam.datasets.record import Record
 from usam.errors import DatasetError, UsamError
+from usam.nano.scenes import SMALLEST_AREA, ByteArray, FloatArray, Scene
+from usam.nano.synthesis import synthesise_scene
 
-FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
-ByteArray = npt.NDArray[np.uint8]
 Part = Literal["train", "heads", "test"]
 
 IMAGE_SIDE = 480
 """Longer side of an image in memory; masks are kept at half of it."""
-SMALLEST_AREA = 0.003
-"""Objects smaller than this share of the image or crop are not trained on."""
 MOST_MASKS = 32
 MOST_FRAMES = 12
 """Frames of one video that are trained on."""
@@ -51,14 +49,6 @@ class StoredImage:
 
     image: ByteArray
     masks: ByteArray
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One training picture: `image` (S, S, 3) uint8, `masks` (N, m, m) float32 coverage in [0, 1]."""
-
-    image: ByteArray
-    masks: FloatArray
 
 
 def store_record(record: Record) -> StoredImage | None:
@@ -358,8 +348,6 @@ def draw_batch(
 
     `synthetic`: share of wholly made-up pictures; `pasted`: share of the real ones with objects of others laid over.
     """
-    from usam.nano.synthesis import synthesise_scene
-
     scenes: list[Scene] = []
     while len(scenes) < size:
         if rng.random() < synthetic:

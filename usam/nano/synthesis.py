@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from usam.nano.samples import SMALLEST_AREA, ByteArray, FloatArray, Scene
+from usam.nano.scenes import SMALLEST_AREA, ByteArray, FloatArray, Scene
 
 Outline = npt.NDArray[np.float32]
 

@@ -13,7 +13,6 @@ from usam.errors import DatasetError
 from usam.nano.samples import (
     MOST_FRAMES,
     PromptCounts,
-    Scene,
     StoredImage,
     box_around,
     choose_masks,
@@ -27,6 +26,7 @@ from usam.nano.samples import (
     store_record,
     training_records,
 )
+from usam.nano.scenes import Scene
 
 
 def disc(side: int, x: float, y: float, radius: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from usam.nano.samples import SMALLEST_AREA
+from usam.nano.scenes import SMALLEST_AREA
 from usam.nano.synthesis import angular_shape, smooth_blob, synthesise_scene, texture
 
 

@@ -10,20 +10,11 @@ import pytest
 import torch
 
 from usam.errors import TrainingError
+from usam.nano.cheap_layers import freeze_costly, use_plain_attention
 from usam.nano.model import SIZES, NanoSize, build_size, decode, encode_images, load_nano
 from usam.nano.samples import PromptCounts, StoredImage, draw_batch
-from usam.nano.training import (
-    Clock,
-    NanoSettings,
-    Trainer,
-    freeze_costly,
-    learning_rate,
-    load_start,
-    normalise,
-    scale_neck,
-    train_nano,
-    use_plain_attention,
-)
+from usam.nano.trainer import NanoSettings, Trainer, learning_rate, normalise
+from usam.nano.training import Clock, load_start, scale_neck, train_nano
 
 TINY = NanoSize("tiny", "tf_efficientnet_lite0", 64, 32, mlp_dim=32, num_heads=2)
 SETTINGS = NanoSettings(
