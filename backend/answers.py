@@ -7,19 +7,23 @@ else from a grid. One task that fails harms no other: its item is empty, says wh
 
 from __future__ import annotations
 
+import bisect
 import logging
 import math
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from pydantic import ValidationError
 
-from backend.engine import Engine, ObjectMask
+from backend.choices import RunRecords, mask_choice
+from backend.engine import NO_HEADS, Engine, ObjectMask
 from backend.errors import EngineBusy, EngineStopped
 from backend.images import ImageFetcher
+from backend.jobs.ranking import strategy_for
 from backend.metrics import Metrics
 from backend.protocol import PredictAnswer, Prediction, PredictRequest, Task
 from backend.regions import (
@@ -32,6 +36,7 @@ from backend.regions import (
     validated,
 )
 from backend.settings import Settings
+from backend.store.records import ScoreRow
 from usam.acquisition import image_score, object_scores
 from usam.errors import UsamError
 from usam.prompts import Prompt, grid_points
@@ -43,13 +48,17 @@ STEEPNESS = 4.0
 """How fast confidence falls with acquisition: a gap of 0.25 moves it from 0.5 to 0.27."""
 NOTHING_TO_ASK = 1.0
 """Confidence of a task that failed: no person can help with it, so it is served last."""
+FRESH_S = 30.0
+"""How long a ranking and a choice are kept before they are read again."""
 log = logging.getLogger(__name__)
 
 
-class ServedVersions(Protocol):
-    """What knows under which version a project's predictions are served."""
+class ServedRankings(RunRecords, Protocol):
+    """What knows a project's runs, and under which version its predictions are served, in which order."""
 
     def served(self, project: int) -> str: ...
+
+    def ranking(self, project: int, limit: int | None = None) -> Sequence[ScoreRow]: ...
 
 
 class Answers:
@@ -62,12 +71,14 @@ class Answers:
         fetcher: ImageFetcher,
         metrics: Metrics,
         registry: Registry | None = None,
-        served: ServedVersions | None = None,
+        served: ServedRankings | None = None,
     ) -> None:
         self._settings, self._engine, self._fetcher, self._metrics = settings, engine, fetcher, metrics
         self._registry, self._served = registry, served
         self._lock = threading.Lock()
         self._in_use: dict[int, str] = {}
+        self._places: dict[int, Places] = {}
+        self._chosen_at: dict[int, float] = {}
 
     def version(self, project: int | None) -> str:
         """The version that predictions of a project carry: checkpoint and heads, and the ranking where it
@@ -107,6 +118,7 @@ class Answers:
         those in use."""
         if self._registry is None or project is None:
             return
+        self._take_choice(project)
         with self._lock:
             name = ""
             try:
@@ -119,9 +131,24 @@ class Answers:
                 log.warning("version %r of project %s is not used: %s", name, project, error)
                 return
             self._in_use[project] = name
+            self._chosen_at.pop(project, None)
             self._metrics.version.clear()
             for known in self._in_use:
                 self._metrics.version.labels(self._engine.model_version(known)).set(1)
+
+    def _take_choice(self, project: int) -> None:
+        """Let the engine choose masks as the last retraining found best; read again every half minute."""
+        if self._served is None or time.monotonic() - self._chosen_at.get(project, -FRESH_S) < FRESH_S:
+            return
+        base, own = self._engine.heads(), self._engine.heads(project)
+        if base is None and own is None:
+            return
+        self._chosen_at[project] = time.monotonic()
+        versions = [one.version if one is not None else NO_HEADS for one in (own, base)]
+        try:
+            self._engine.set_choice(project, mask_choice(self._settings, self._served, project, *versions))
+        except UsamError as error:
+            log.warning("how masks of project %s are chosen is not known: %s", project, error)
 
     def predict(self, request: PredictRequest) -> PredictAnswer:
         """Exactly one item a task, in their order.
@@ -189,7 +216,13 @@ class Answers:
             return [one.prompt for one in asked]
 
         found = self._engine.click(address, load, prompts, project)
-        return [_scored(mask, one.label) for mask, one in zip(found, asked, strict=True)]
+        scored = []
+        for mask, one in zip(found, asked, strict=True):
+            scored.append(self._scored(mask, one.label))
+            for number, other in enumerate(mask.alternatives, 1):
+                said = f"alternative {number} of {len(mask.alternatives)}: which object is meant is unclear"
+                scored.append(self._scored(other, one.label, said))
+        return scored
 
     def _propose(self, task: Task, address: str, load: Any, project: int | None) -> tuple[list[ScoredMask], float]:
         asked: list[LabelledPrompt] = []
@@ -203,25 +236,67 @@ class Answers:
 
         found = self._engine.propose(address, load, prompts, project)
         labels = [asked[source].label if asked else None for source in found.sources]
-        masks = [_scored(mask, label) for mask, label in zip(found.objects, labels, strict=True)]
-        return masks, self._confidence(found.objects, task.id or 0)
+        masks = [self._scored(mask, label) for mask, label in zip(found.objects, labels, strict=True)]
+        return masks, self._confidence(found.objects, task.id or 0, project)
 
-    def _confidence(self, objects: Sequence[ObjectMask], task: int) -> float:
-        """Confidence 0..1 of an image by itself, lower = served first: falls with its acquisition. A
-        ranking of the pool replaces it by the image's place."""
+    def _confidence(self, objects: Sequence[ObjectMask], task: int, project: int | None) -> float:
+        """Confidence 0..1 of an image, lower = served first, on the scale of the project's ranking.
+
+        A task of the ranking has the confidence of its place there. Another task gets that of the place where its
+        acquisition would stand. Without a ranking it falls with the acquisition, and a ranking will replace it.
+        """
+        heads = self._engine.heads(project)
+        strategy, _ = strategy_for(self._settings, heads)
+        quality = (heads.quality_for(self._engine.checkpoint) if heads is not None else "") or ""
         ious = np.array([one.samscore for one in objects])
         names = set.intersection(*(set(one.scores) for one in objects)) if objects else set()
         scores = {name: np.array([one.scores[name] for one in objects]) for name in names}
-        heads = self._engine.heads()
-        quality = (heads.quality_for(self._engine.checkpoint) if heads is not None else "") or ""
+        rng = np.random.default_rng([self._settings.seed, project or 0, task])
         try:
-            worth = object_scores(
-                scores, ious, self._settings.strategy, quality=quality, rng=np.random.default_rng(task)
-            )
+            worth = object_scores(scores, ious, strategy, quality=quality, rng=rng) if objects else ious
         except UsamError:
             worth = object_scores(scores, ious, "samscore")
-        return 1.0 / (1.0 + math.exp(STEEPNESS * image_score(worth, self._settings.image_rule)))
+        acquisition = image_score(worth, self._settings.image_rule)
+        places = self._ranking(project)
+        if places is not None and places.confidences:
+            return places.confidence(task, acquisition)
+        return 1.0 / (1.0 + math.exp(STEEPNESS * acquisition))
+
+    def _ranking(self, project: int | None) -> Places | None:
+        """The ranking that is served, read again at most every half minute and when another is served."""
+        if self._served is None or project is None:
+            return None
+        version = self._served.served(project)
+        known = self._places.get(project)
+        if known is None or known.version != version or time.monotonic() - known.read_at > FRESH_S:
+            known = Places.of(version, self._served.ranking(project) if version else ())
+            self._places[project] = known
+        return known
+
+    def _scored(self, mask: ObjectMask, label: str | None, *notes: str) -> ScoredMask:
+        if mask.checkpoint != self._engine.checkpoint:
+            notes = (*notes, f"mask by {mask.checkpoint}")
+        return ScoredMask(mask.mask, mask.iou, mask.gaps, label, notes)
 
 
-def _scored(mask: ObjectMask, label: str | None) -> ScoredMask:
-    return ScoredMask(mask.mask, mask.iou, mask.gaps, label)
+@dataclass(frozen=True)
+class Places:
+    """A ranking as it is served: each task's confidence, and all acquisitions, the lowest first."""
+
+    version: str
+    confidences: dict[int, float]
+    acquisitions: list[float]
+    read_at: float
+
+    @classmethod
+    def of(cls, version: str, rows: Sequence[ScoreRow]) -> Places:
+        """From the rows of a ranking."""
+        found = {row.task: row.confidence for row in rows}
+        return cls(version, found, sorted(row.acquisition for row in rows), time.monotonic())
+
+    def confidence(self, task: int, acquisition: float) -> float:
+        """Of a task of the ranking, or of one whose acquisition is compared with theirs: in (0, 1], lower = first."""
+        if task in self.confidences:
+            return self.confidences[task]
+        ahead = len(self.acquisitions) - bisect.bisect_left(self.acquisitions, acquisition)
+        return (ahead + 1.0) / (len(self.acquisitions) + 1.0)

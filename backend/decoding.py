@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.metrics import Metrics
+from usam.choice import Choice
 from usam.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Candidate:
     samscore  SAM's own estimate, 0..1
     scores    every head's score of this mask; gaps in -0.5..0.5, higher = more to gain
     output    decoder output, 1..3
+    others    the other two masks of the prompt, better first, where they were asked for
     """
 
     logits: FloatArray
@@ -45,6 +47,7 @@ class Candidate:
     scores: dict[str, float]
     output: int
     checkpoint: str
+    others: tuple[Candidate, ...] = field(default=(), repr=False)
 
     def gap(self, name: str) -> float:
         """A gap by name; 0 where the heads do not tell it."""
@@ -76,6 +79,8 @@ class LoadedModel:
         self.name = name
         self.predictor = predictor
         self.own_heads: HeadSet | None = predictor.heads
+        self.encode_s = 0.0
+        """Seconds that the last encoding took."""
         self._metrics = metrics
         encoder = predictor.model.sam_prompt_encoder
         self.low_res_hw = (int(encoder.mask_input_size[0]), int(encoder.mask_input_size[1]))
@@ -105,20 +110,29 @@ class LoadedModel:
         started = time.perf_counter()
         self.predictor.set_image(image)
         embedding: ImageEmbedding = self.predictor.embedding()
-        self._metrics.model_seconds.labels("encode", self.name).inc(time.perf_counter() - started)
+        self.encode_s = time.perf_counter() - started
+        self._metrics.model_seconds.labels("encode", self.name).inc(self.encode_s)
         self._metrics.encoded.labels(self.name).inc()
         return embedding
 
-    def decode(self, embedding: ImageEmbedding, prompts: Sequence[Prompt], heads: HeadSet | None) -> list[Candidate]:
-        """The best mask of each prompt (in pixels of the image), by predicted IoU.
+    def decode(
+        self,
+        embedding: ImageEmbedding,
+        prompts: Sequence[Prompt],
+        heads: HeadSet | None,
+        choice: Choice = "predicted-iou",
+        *,
+        others: bool = False,
+    ) -> list[Candidate]:
+        """One mask of the three of each prompt (in pixels of the image), by predicted IoU or by SAM's own score.
 
-        `heads`: a project's own, None for the checkpoint's. Prompts of one shape are decoded together.
+        `heads`: a project's own, None for the checkpoint's; without any, SAM's own score chooses. `others`: keep the
+        other two masks as well. Prompts of one shape are decoded together.
         """
         chosen: list[Candidate | None] = [None] * len(prompts)
         for group in _same_shape(prompts):
-            for place, candidate in zip(
-                group, self._decode(embedding, [prompts[i] for i in group], heads), strict=True
-            ):
+            found = self._decode(embedding, [prompts[i] for i in group], heads, choice, others)
+            for place, candidate in zip(group, found, strict=True):
                 chosen[place] = candidate
         return [candidate for candidate in chosen if candidate is not None]
 
@@ -134,7 +148,14 @@ class LoadedModel:
             ious=out.ious.float().cpu().numpy(),
         )
 
-    def _decode(self, embedding: ImageEmbedding, prompts: Sequence[Prompt], heads: HeadSet | None) -> list[Candidate]:
+    def _decode(
+        self,
+        embedding: ImageEmbedding,
+        prompts: Sequence[Prompt],
+        heads: HeadSet | None,
+        choice: Choice,
+        others: bool,
+    ) -> list[Candidate]:
         started = time.perf_counter()
         self.predictor.set_heads(heads if heads is not None else self.own_heads)
         arguments = self._set(embedding, prompts)
@@ -146,18 +167,22 @@ class LoadedModel:
         quality = used.quality_for(self.name) if used is not None else None
         predicted = by_head.get(quality or "", ious)
         self._count(started, len(prompts))
-        found = []
-        for p, m in enumerate(np.argmax(predicted, axis=1)):
-            found.append(
-                Candidate(
-                    logits=np.array(low_res[p, m], np.float32),
-                    iou=float(np.clip(predicted[p, m], 0, 1)),
-                    samscore=float(np.clip(ious[p, m], 0, 1)),
-                    scores={name: float(values[p, m]) for name, values in by_head.items()},
-                    output=int(m) + 1,
-                    checkpoint=self.name,
-                )
+
+        def candidate(p: int, m: int, rest: tuple[Candidate, ...] = ()) -> Candidate:
+            return Candidate(
+                logits=np.array(low_res[p, m], np.float32),
+                iou=float(np.clip(predicted[p, m], 0, 1)),
+                samscore=float(np.clip(ious[p, m], 0, 1)),
+                scores={name: float(values[p, m]) for name, values in by_head.items()},
+                output=m + 1,
+                checkpoint=self.name,
+                others=rest,
             )
+
+        found = []
+        for p, order in enumerate(np.argsort(-(ious if choice == "samscore" else predicted), axis=1, kind="stable")):
+            first, *rest = (int(m) for m in order)
+            found.append(candidate(p, first, tuple(candidate(p, m) for m in rest) if others else ()))
         return found
 
     def _set(self, embedding: ImageEmbedding, prompts: Sequence[Prompt]) -> dict[str, Any]:

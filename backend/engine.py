@@ -26,11 +26,13 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
+from backend.actions import Acting, Actions
 from backend.embeddings import EmbeddingCache, ImageIndex, ImageRef, content_hash
 from backend.errors import EngineBusy
 from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.turns import Priority, Result, Steps, Turns
+from usam.choice import Choice
 from usam.errors import UsamError
 from usam.prompts import Prompt, grid_points
 
@@ -54,7 +56,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, eq=False)
 class ObjectMask:
     """One object found. `mask` (H, W); `iou` its predicted IoU 0..1, higher = better; `scores` of all heads,
-    gaps in -0.5..0.5, higher = more to gain; `samscore` SAM's own estimate."""
+    gaps in -0.5..0.5, higher = more to gain; `samscore` SAM's own estimate; `alternatives` what else may be
+    meant, where the task gap is high and the settings offer it."""
 
     mask: BoolMask
     iou: float
@@ -62,6 +65,7 @@ class ObjectMask:
     scores: dict[str, float]
     checkpoint: str
     prompt: Prompt
+    alternatives: tuple[ObjectMask, ...] = ()
 
     @property
     def gaps(self) -> dict[str, float]:
@@ -105,6 +109,9 @@ class Engine:
         self._loaders: dict[str, threading.Lock] = {}
         self._pending_bytes = 0
         self._project_heads: dict[int, HeadSet] = {}
+        self._choices: dict[int, Choice] = {}
+        self._clicks = Actions(settings, self.metrics, clicks=True)
+        self._batches = Actions(settings, self.metrics)
         self._own_heads: HeadSet | None = None
         self._heads_known = threading.Event()
         self._models: dict[str, LoadedModel] = {}
@@ -161,6 +168,16 @@ class Engine:
                 self._project_heads.pop(project, None)
             else:
                 self._project_heads[project] = heads
+
+    def set_choice(self, project: int, choice: Choice) -> None:
+        """Choose a project's masks by this from the next step on; the setting wins unless it is `auto`."""
+        with self._lock:
+            self._choices[project] = choice
+
+    def choice(self, project: int | None = None) -> Choice:
+        """What a project's masks are chosen by."""
+        fixed = self.settings.mask_choice
+        return self._choices.get(project or 0, "predicted-iou") if fixed == "auto" else fixed
 
     def heads(self, project: int | None = None) -> HeadSet | None:
         """The heads that a project's scores come from."""
@@ -229,10 +246,10 @@ class Engine:
 
         def work(ref: ImageRef, image: UInt8Image | None) -> Steps[list[Candidate]]:
             embedding = yield from self._embedding(self.checkpoint, ref, image)
-            return (yield from self._decode(ref, image, embedding, asked, project))
+            return (yield from self._decode(ref, image, embedding, asked, project, self._clicks))
 
         ref, found = self._with_image(Priority.CLICK, image_key, load_image, work, prepare)
-        if self._is_unsure(found) and not self._has_larger(ref):
+        if not self._has_larger(ref) and self._wants_larger(found, project):
             self._prefetch(self.settings.larger_model, image_key, load_image)
         masks = [_enlarge(c, prompt, ref.hw) for c, prompt in zip(found, asked, strict=True)]
         self.metrics.click_seconds.labels("yes" if warm else "no").observe(time.perf_counter() - started)
@@ -264,7 +281,7 @@ class Engine:
             ref: ImageRef, image: UInt8Image | None
         ) -> Steps[tuple[list[Candidate], list[int], npt.NDArray[np.float32]]]:
             embedding = yield from self._embedding(self.checkpoint, ref, image)
-            found = yield from self._decode(ref, image, embedding, asked, project)
+            found = yield from self._decode(ref, image, embedding, asked, project, self._batches)
             return found, self._suppress(found), _features(embedding)
 
         ref, (found, kept, features) = self._with_image(priority, image_key, load_image, work, prepare)
@@ -436,37 +453,38 @@ class Engine:
         embedding: ImageEmbedding,
         prompts: Sequence[Prompt],
         project: int | None,
+        actions: Actions,
     ) -> Steps[list[Candidate]]:
-        """The best mask of each prompt; where the model gap is high, the larger model's, if that is
-        better."""
+        """One mask for each prompt, once what its gaps ask for is done, as far as the budgets go."""
         found: list[Candidate] = []
-        heads = self._project_heads.get(project or 0)
+        heads, choice = self._project_heads.get(project or 0), self.choice(project)
+        offer = actions.clicks and actions.budget("alternatives") > 0
         for chunk in self._chunks(prompts):
             if found:
                 yield
-            found += self._models[self.checkpoint].decode(embedding, chunk, heads)
-        unsure = [i for i, candidate in enumerate(found) if self._is_unsure([candidate])]
-        if not unsure or (image is None and not self._has_larger(ref)):
-            return found
-        larger = self.settings.larger_model
-        yield
-        embedding = yield from self._embedding(larger, ref, image)
-        for places in self._chunks(unsure):
-            again = self._models[larger].decode(embedding, [prompts[i] for i in places], None)
-            for i, candidate in zip(places, again, strict=True):
-                self.metrics.larger_asked.inc()
-                if candidate.iou > found[i].iou:
-                    self.metrics.larger_kept.inc()
-                    self.metrics.larger_gain.inc(candidate.iou - found[i].iou)
-                    found[i] = candidate
+            found += self._models[self.checkpoint].decode(embedding, chunk, heads, choice, others=offer)
+        act = Acting(actions, self._models, found, prompts, project)
+        if offer:
+            act.offer()
+        if doubtful := act.admitted("points"):
             yield
+            yield from act.add_points(doubtful, embedding, ref.hw, heads, choice)
+        if not self.settings.larger_model or (image is None and not self._has_larger(ref)):
+            return found
+        if doubtful := act.admitted("larger"):
+            yield
+            larger = self.settings.larger_model
+            fresh = not self._has_larger(ref)
+            embedding = yield from self._embedding(larger, ref, image)
+            yield from act.ask_larger(self._chunks(doubtful), embedding, fresh=fresh)
         return found
 
-    def _is_unsure(self, found: Sequence[Candidate]) -> bool:
-        """Whether the larger model, if there is one, is to be asked about any of these."""
-        return bool(self.settings.larger_model) and any(
-            c.checkpoint == self.checkpoint and c.gap("model_gap") >= self.settings.model_gap_above for c in found
-        )
+    def _wants_larger(self, found: Sequence[Candidate], project: int | None) -> bool:
+        """Whether the next click on this image is likely to be one for the larger model."""
+        if not self._clicks.budget("larger"):
+            return False
+        threshold = max(self._clicks.allowance("larger", project).threshold, self.settings.act_gap_above)
+        return any(one.checkpoint == self.checkpoint and one.gap("model_gap") >= threshold for one in found)
 
     def _has_larger(self, ref: ImageRef) -> bool:
         return (ref.content, self.settings.larger_model) in self.cache
@@ -502,6 +520,7 @@ def _enlarge(candidate: Candidate, prompt: Prompt, hw: tuple[int, int]) -> Objec
         scores=candidate.scores,
         checkpoint=candidate.checkpoint,
         prompt=prompt,
+        alternatives=tuple(_enlarge(other, prompt, hw) for other in candidate.others),
     )
 
 

@@ -37,14 +37,20 @@ class Metrics:
         self.cache_hits = Gauge("usam_embedding_hits", "Embeddings found.", registry=reg)
         self.cache_misses = Gauge("usam_embedding_misses", "Embeddings not found.", registry=reg)
         self.cache_evictions = Gauge("usam_embedding_evictions", "Embeddings dropped for room.", registry=reg)
-        self.larger_asked = Counter(
-            "usam_larger_model_asked", "Objects decoded again by the larger model.", registry=reg
+        self.action_seen = Counter(
+            "usam_action_considered",
+            "Objects whose gap was looked at, by the action it asks for.",
+            ["action"],
+            registry=reg,
         )
-        self.larger_kept = Counter(
-            "usam_larger_model_kept", "Objects for which the larger model's mask was kept.", registry=reg
+        self.action_taken = Counter("usam_action_taken", "Objects acted on.", ["action"], registry=reg)
+        self.action_kept = Counter("usam_action_kept", "Objects whose new mask was kept.", ["action"], registry=reg)
+        self.action_seconds = Counter("usam_action_seconds", "Seconds that acting took.", ["action"], registry=reg)
+        self.action_gain = Gauge(
+            "usam_action_predicted_gain", "Predicted IoU gained by the masks kept, summed.", ["action"], registry=reg
         )
-        self.larger_gain = Counter(
-            "usam_larger_model_gain", "Predicted IoU gained by keeping those masks, summed.", registry=reg
+        self.action_threshold = Gauge(
+            "usam_action_threshold", "The gap from which the budget allows to act now.", ["action"], registry=reg
         )
         self.tasks = Counter("usam_tasks_predicted", "Tasks answered.", ["outcome"], registry=reg)
         self.events = Counter("usam_webhook_events", "Webhook events taken.", ["action"], registry=reg)

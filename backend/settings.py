@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import SettingsError
@@ -83,9 +83,7 @@ class Settings(BaseSettings):
     model: str = "nano-m"
     """Checkpoint that answers; see `usam models`."""
     larger_model: str = ""
-    """Checkpoint that decodes again where the model gap is high; empty: none."""
-    model_gap_above: float = Field(0.1, ge=-0.5, le=0.5)
-    """Model gap (in IoU) from which the larger model is asked."""
+    """Checkpoint that decodes again where the model gap is high; `auto`: the next larger one; empty: none."""
     heads: str = "auto"
     """`auto` (those that come with the checkpoint), `none`, or a file."""
     device: str = "auto"
@@ -108,6 +106,24 @@ class Settings(BaseSettings):
     """Prompts decoded at once; between two chunks a click gets its turn."""
     prefetch: int = Field(2, ge=0, le=64)
     """Likely next tasks whose embeddings are computed ahead."""
+
+    # acting on uncertainty (docs/actions.md)
+    larger_budget: float = Field(0.35, ge=0, le=1)
+    """Share of what the larger model would cost for everything that may be spent on it."""
+    larger_margin: float = Field(0.1, ge=0, le=1)
+    """The larger model's mask is kept unless its predicted IoU is lower by more than this."""
+    points_budget: float = Field(0.0, ge=0, le=1)
+    """Share of the objects that may be decoded again with more points inside their mask."""
+    alternatives_budget: float = Field(0.2, ge=0, le=1)
+    """Share of the unlabelled tasks that may get a second prediction, of the masks that may be meant instead."""
+    click_alternatives_budget: float = Field(0.0, ge=0, le=1)
+    """Share of the clicks that may be answered with all three masks."""
+    act_gap_above: float = Field(0.0, ge=0, le=0.5)
+    """Gap (in IoU) that is not acted on unless it is higher, whatever the budget."""
+    budget_warm_up: int = Field(20, ge=1)
+    """Gaps seen before the first is acted on: they tell what is high here."""
+    mask_choice: Literal["auto", "predicted-iou", "samscore"] = "auto"
+    """Which of the three masks is taken; `auto`: by predicted IoU, unless this project's labels say that it loses."""
 
     # predictions
     grid_side: int = Field(8, ge=1, le=64)
@@ -153,6 +169,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("larger_model")
+    @classmethod
+    def _larger(cls, value: str, known: ValidationInfo) -> str:
+        return next_larger(str(known.data.get("model", ""))) if value == "auto" else value
 
     @field_validator("label_studio_url")
     @classmethod
@@ -225,6 +246,14 @@ class Settings(BaseSettings):
             else:
                 out[_variable((name,))] = without_password(value) if name.endswith("_url") else str(value)
         return out
+
+
+def next_larger(model: str) -> str:
+    """The checkpoint that decodes what is too hard for this one; empty where there is none."""
+    family, _, size = model.rpartition("_hiera_")
+    if family and size != "large":
+        return f"{family}_hiera_large"
+    return {"nano-s": "nano-m"}.get(model, "")
 
 
 def is_loopback(host: str) -> bool:

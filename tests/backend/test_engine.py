@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from backend.actions import denser
 from backend.embeddings import EmbeddingCache, ImageIndex, ImageRef, content_hash
 from backend.engine import Engine
 from backend.errors import EngineBusy, EngineStopped
@@ -222,19 +223,101 @@ def test_a_click_overtakes_a_batch(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("gain", [True, False])
-def test_the_larger_model_is_asked_where_the_gap_is_high(gain: bool, tmp_path: object) -> None:
+def test_the_larger_model_is_asked_where_the_gap_is_high(gain: bool) -> None:
     unsure = heads(1, iou_nano_s=-3.0 if gain else 6.0, model_gap=5.0)
-    with Engine(settings(larger_model=LARGER)) as engine:
+    with Engine(settings(larger_model=LARGER, larger_budget=1.0, budget_warm_up=1)) as engine:
         engine.wait_ready(60)
-        sure = engine.click("a", png, click())[0]
+        engine.set_heads(2, heads(1, model_gap=-5.0))
+        sure = engine.click("a", png, click(), project=2)[0]
         assert sure.checkpoint == MODEL
         engine.set_heads(1, unsure)
         found = engine.click("b", lambda: png(1), click(), project=1)[0]
-        counted = engine.metrics
-        assert counted.larger_asked._value.get() == 1
-        assert counted.larger_kept._value.get() == gain
+        assert counted(engine, "action_considered_total", "larger") == 2
+        assert counted(engine, "action_taken_total", "larger") == 1
+        assert counted(engine, "action_kept_total", "larger") == gain
+        assert counted(engine, "action_seconds_total", "larger") > 0
         assert (found.checkpoint == LARGER) is gain
-        assert (counted.larger_gain._value.get() > 0) is gain
+        assert found.gaps["model_gap"] == pytest.approx(0.5, abs=0.02), "the gaps are the first model's"
+        assert (counted(engine, "action_predicted_gain", "larger") > 0) is gain
+
+
+def counted(engine: Engine, name: str, action: str) -> float:
+    value = engine.metrics.registry.get_sample_value(f"usam_{name}", {"action": action})
+    return 0.0 if value is None else value
+
+
+def test_a_budget_bounds_how_often_the_larger_model_is_asked() -> None:
+    with Engine(settings(larger_model=LARGER, larger_budget=0.3, budget_warm_up=5, grid_side=6)) as engine:
+        engine.wait_ready(60)
+        engine.set_heads(1, heads(1, model_gap=1.0))
+        for number in range(2):
+            engine.propose(f"p{number}", lambda n=number: png(n), project=1)
+        seen = counted(engine, "action_considered_total", "larger")
+        taken = counted(engine, "action_taken_total", "larger")
+        assert seen == 72
+        assert 0.15 * seen < taken <= 0.3 * seen
+        assert 0 < counted(engine, "action_threshold", "larger") <= 0.5
+    with Engine(settings(larger_model=LARGER, larger_budget=0.0)) as engine:
+        engine.wait_ready(60)
+        engine.set_heads(1, heads(1, model_gap=5.0))
+        assert engine.click("a", png, click(), project=1)[0].checkpoint == MODEL
+
+
+def test_more_points_are_put_inside_the_mask_where_the_prompt_gap_is_high() -> None:
+    with Engine(settings(points_budget=1.0, budget_warm_up=1)) as engine:
+        engine.wait_ready(60)
+        engine.set_heads(1, heads(1, prompt_gap=-5.0))
+        engine.click("a", png, click(), project=1)
+        assert counted(engine, "action_taken_total", "points") == 0
+        decoded = engine.metrics.decoded.labels(MODEL)._value.get()
+        engine.set_heads(1, heads(1, prompt_gap=5.0))
+        engine.click("a", refuse, click(), project=1)
+        assert counted(engine, "action_taken_total", "points") == 1
+        assert engine.metrics.decoded.labels(MODEL)._value.get() == decoded + 2
+
+
+def test_added_points_lie_in_the_mask_and_are_the_same_again() -> None:
+    logits = np.full((64, 64), -1.0, np.float32)
+    logits[10:20, 30:40] = 1.0
+    first, second = (denser(click(35, 15), logits, HW) for _ in range(2))
+    assert first.points.tolist() == second.points.tolist()
+    assert len(first.points) == 8
+    assert all(logits[int(y * 64 / HW[0]), int(x * 64 / HW[1])] > 0 for x, y in first.points[1:])
+
+
+def test_alternatives_are_offered_where_the_task_gap_is_high() -> None:
+    with Engine(settings(click_alternatives_budget=1.0, budget_warm_up=1)) as engine:
+        engine.wait_ready(60)
+        engine.set_heads(1, heads(1, task_gap=5.0))
+        found = engine.click("a", png, click(), project=1)[0]
+        assert len(found.alternatives) == 2
+        assert found.iou >= found.alternatives[0].iou >= found.alternatives[1].iou
+        assert found.alternatives[0].mask.shape == HW
+        assert counted(engine, "action_taken_total", "alternatives") == 1
+        engine.set_heads(1, heads(1, task_gap=-5.0))
+        assert engine.click("a", refuse, click(), project=1)[0].alternatives == ()
+
+
+def test_masks_are_chosen_by_what_is_set() -> None:
+    with Engine(settings()) as engine:
+        engine.wait_ready(60)
+        tokens = engine.tokens("a", png, [click()])
+        best = float(tokens.ious[0, 1:].max())
+        worst = int(tokens.ious[0, 1:].argmin())
+        opposite = next(
+            one
+            for seed in range(200)
+            if (one := heads(seed)).score(tokens.iou_token, tokens.mask_tokens)["iou_nano_s"][0].argmax() == worst
+        )
+        engine.set_heads(1, opposite)
+        assert engine.click("a", refuse, click(), project=1)[0].samscore < best
+        engine.set_choice(1, "samscore")
+        chosen = engine.click("a", refuse, click(), project=1)[0]
+        assert chosen.samscore == pytest.approx(best, abs=1e-4)
+        assert chosen.iou == pytest.approx(chosen.scores["iou_nano_s"], abs=1e-6), "its predicted IoU is still told"
+    with Engine(settings(mask_choice="predicted-iou")) as engine:
+        engine.set_choice(1, "samscore")
+        assert engine.choice(1) == "predicted-iou"
 
 
 def test_embeddings_dropped_for_room_are_made_again() -> None:

@@ -100,3 +100,19 @@ def test_docs_table_has_every_setting_with_its_default() -> None:
         row = next((line for line in text.splitlines() if line.startswith(f"| `{name}` ")), "")
         shown = default if default not in ("", "not set") else "none"
         assert f"| `{shown}` |" in row, f"{name} with default {shown} is missing in docs/backend.md"
+
+
+@pytest.mark.parametrize(
+    ("model", "larger"),
+    [
+        ("nano-s", "nano-m"),
+        ("nano-m", ""),
+        ("sam2.1_hiera_tiny", "sam2.1_hiera_large"),
+        ("sam2_hiera_base_plus", "sam2_hiera_large"),
+        ("sam2.1_hiera_large", ""),
+    ],
+)
+def test_auto_names_the_next_larger_model(model: str, larger: str) -> None:
+    assert Settings.from_environment(model=model, larger_model="auto").larger_model == larger
+    assert Settings.from_environment(model=model).larger_model == ""
+    assert Settings.from_environment(model=model, larger_model="nano-m").larger_model == "nano-m"
