@@ -1,6 +1,7 @@
 """`python -m bench [TOPIC ...]`: measure, print, and append to `results.csv`. Without a topic: all of them.
 
-A topic is a module of this package with `run() -> list[Row]`. `--dry` prints without storing.
+A topic is a module of this package with `run() -> list[Row]`. `--dry` prints without storing. The newest
+row of each figure is also set out in docs/figures.md; `--page` only writes that page again.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import pkgutil
 import sys
 import traceback
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from bench.rows import Row, append
+from bench.page import write_page
+from bench.rows import Row, append, read
 
-NOT_TOPICS = {"__main__", "rows", "served"}
+NOT_TOPICS = {"__main__", "page", "rows", "served"}
 
 
 def topics() -> list[str]:
@@ -24,6 +27,9 @@ def topics() -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Run the topics. Returns 0, 1 when one of them broke, or 2 for an unknown topic."""
+    if arguments == ["--page"]:
+        write_page(read())
+        return 0
     store = "--dry" not in arguments
     wanted = [argument for argument in arguments if argument != "--dry"] or topics()
     if unknown := sorted(set(wanted) - set(topics())):
@@ -39,7 +45,8 @@ def main(arguments: list[str]) -> int:
             broken.append(topic)
             continue
         if store:
-            append(rows)
+            append(replace(row, topic=topic) for row in rows)
+            write_page(read())
         for row in rows:
             verdict = {None: "", True: "reached", False: "MISSED"}[row.met]
             aim = f"{row.target} {verdict}" if row.target else ""

@@ -77,6 +77,8 @@ class Row:
     versions: str = field(default_factory=versions)
     commit: str = field(default_factory=commit)
     note: str = ""
+    topic: str = ""
+    """The module that measured it; filled in when it is stored."""
 
     @property
     def met(self) -> bool | None:
@@ -91,6 +93,12 @@ class Row:
             "<": self.value < limit,
             ">": self.value > limit,
         }[match[1]]
+
+
+def read(path: Path = RESULTS) -> list[Row]:
+    """All rows of a results file, oldest first."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [Row(**{**line, "value": float(line["value"])}) for line in csv.DictReader(file)]  # type: ignore[arg-type]
 
 
 def append(rows: Iterable[Row], path: Path = RESULTS) -> None:

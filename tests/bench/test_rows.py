@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main, topics
-from bench.rows import Row, append
+from bench.page import page, write_page
+from bench.rows import RESULTS, Row, append, read
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,21 @@ def test_asking_for_an_unknown_topic_does_not_import_torch() -> None:
     code = "import sys; from bench.__main__ import main; main(['x']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_shows_the_newest_row_of_each_figure_with_its_verdict(tmp_path: Path) -> None:
+    file = tmp_path / "results.csv"
+    append([Row("old | new", 2.0, "s", target="<= 1", topic="rle"), Row("other", 1.0, "", topic="rle")], file)
+    append([Row("old | new", 0.5, "s", target="<= 1", topic="rle", note="again")], file)
+    text = page(read(file))
+    assert "| old / new | 0.5 s | <= 1 reached |  | again |" in text
+    assert "| other | 1 |  |" in text
+    assert "| 2 s |" not in text
+    assert text.count("## rle") == 1
+    write_page(read(file), tmp_path / "figures.md")
+    assert (tmp_path / "figures.md").read_text() == text
+
+
+def test_the_page_in_the_docs_is_that_of_the_results() -> None:
+    figures = Path(__file__).parents[2] / "docs" / "figures.md"
+    assert figures.read_text(encoding="utf-8") == page(read(RESULTS)), "run python -m bench --page"
