@@ -10,7 +10,7 @@ import pytest
 from backend.jobs.proposals import ObjectScores
 from backend.jobs.ranking import OWN_MODEL, OWN_VERSION, Subject, audit_tasks, rank, settings_key, strategy_for
 from backend.settings import Settings
-from tests.backend.jobs.test_gate import constant
+from tests.usam.training.test_gate import constant
 
 
 def subject(task: int, *gaps: float, failure: str = "") -> Subject:
