@@ -13,8 +13,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "figures.md"
 HEAD = """# Figures
 
 Made by `make bench` from [bench/results.csv](../bench/results.csv), which has hardware, versions and commit of each;
-this page shows the newest row of each figure. Ratios come from one run in which both sides took turns. A target that was
-missed says so.
+this page shows the newest row of each figure. Ratios come from one run in which both sides took turns. A target
+that was missed says so.
 """
 VERDICTS = {None: "", True: "reached", False: "**missed**"}
 
