@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend import trust_cli
+from backend import planning_cli, trust_cli
 from backend.errors import SettingsError
 from backend.settings import Settings
 from usam.cli import ErrorGroup
@@ -309,6 +309,7 @@ def _say(line: str) -> None:
 
 
 trust_cli.register(app)
+planning_cli.register(app)
 
 
 def main() -> None:
