@@ -6,6 +6,7 @@ nothing is computed in the parent, whose threads a fork would not survive.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import os
@@ -21,6 +22,19 @@ from backend.store import Store
 
 MAINTENANCE_S = 60
 REDIS_PATIENCE_S = 2.0
+PRELOADED = (
+    "backend.decoding",
+    "backend.jobs.pseudo_label",
+    "backend.jobs.retrain",
+    "backend.jobs.score_pool",
+    "backend.jobs.sync",
+    "label_studio_sdk.label_interface",
+    "sam2.sam2_image_predictor",
+    "usam.nano.model",
+    "usam.proposals",
+    "usam.tokens.forward",
+    "usam.training.adaptation",
+)
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +63,7 @@ def _work_on(queue: JobQueue, burst: bool) -> None:
     from rq import Worker
     from rq.serializers import JSONSerializer
 
-    _preload()
+    preload()
     while True:
         try:
             worker = Worker(
@@ -68,14 +82,11 @@ def _work_on(queue: JobQueue, burst: bool) -> None:
             time.sleep(REDIS_PATIENCE_S)
 
 
-def _preload() -> None:
-    """Import what jobs need; compute nothing."""
-    import sam2.sam2_image_predictor
-    import torch
-
-    import usam.training  # noqa: F401
-
-    _log.info("worker ready (torch %s, sam2 from %s)", torch.__version__, sam2.__name__)
+def preload() -> None:
+    """Import what jobs need, which takes seconds; compute nothing."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    _log.info("worker ready")
 
 
 def tick_forever(settings: Settings, parent: int) -> None:
