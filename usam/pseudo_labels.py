@@ -9,25 +9,19 @@ mask *fails* where its true IoU is below the promised one.
 How it is kept (Learn then Test: Angelopoulos et al., arXiv 2110.01052):
 
 1. Thresholds come from the pool, whose labels nobody knows, strictest first; none depends on an audit label.
-2. At each, the hypothesis "more than `risk` of what is accepted fails" gets a p-value from the audit labels.
-3. They are tested in that order until one is not rejected at `1 - confidence`; the last rejected one is used. Testing
-   in a fixed order needs no correction for the number of tests.
+2. At each, the hypothesis "more than `risk` of what is accepted fails" gets a p-value from the audit labels
+   (`usam.promises`).
+3. They are tested in that order, each at a level of its own plus that of the one before where that was rejected (the
+   fallback procedure: Wiens, Dmitrienko, J. Biopharm. Stat. 15, 2005). The levels add up to `1 - confidence`, so the
+   chance to reject any that is true is no higher. The loosest that is rejected is used.
 
-Images are independent of one another, the masks of one image are not: a dark picture spoils all of its masks at once.
-A p-value that takes masks for independent breaks the promise; so an image's failures are one draw of up to `per_image`.
-With one mask an image, the p-value is the binomial tail, which is exact. With more, it is that of a bet against the
-hypothesis (Waudby-Smith and Ramdas, arXiv 2010.09686): wealth multiplies by `1 - stake * (failed - risk * accepted)`
-with each image, a fair game at best where the hypothesis is true, so wealth W has a chance of 1/W at most (Markov).
-Larger `per_image` asks for more labels, since one image may do more harm.
-
-MAPIE 1.6 tests masks as if they were independent, chooses among thresholds it is given whole predictions for, and
-watches with estimators of its own; its p-value for one mask an image is this one, which the tests check.
+MAPIE 1.6 chooses among thresholds it is given whole predictions for, takes masks for independent, and watches with
+estimators of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -37,6 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import PseudoLabelError
+from usam.promises import MOST_IMAGES, Promise, expected_p, images_needed, p_value
+
+__all__ = ["Acceptance", "Calibration", "Candidates", "Promise", "Step", "accept", "calibrate", "thresholds"]
 
 Float64s = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -46,44 +43,10 @@ STEP = 0.025
 """Share of the pool by which each threshold accepts more than the one before."""
 SPREAD = 0.1
 """Standard deviation of true IoUs about their qualities, as it is guessed before any label is looked at."""
-_STAKES = (0.98, 0.7, 0.45, 0.25, 0.12)
-_PRIOR = (0.5, 0.2, 0.15, 0.1, 0.05)
-"""Stakes as shares of the largest that cannot ruin, and how the first unit is spread over them: full stakes win
-soonest where nothing fails, small ones survive failures."""
-_MOST_IMAGES = 100_000
-
-
-@dataclass(frozen=True)
-class Promise:
-    """What is promised of accepted masks.
-
-    `iou`, `risk` and `confidence` are in (0, 1). At most `per_image` masks of an image are accepted, the best. A mask
-    with a task gap above `task_gap` (in IoU) is never accepted: which object is meant is a person's to say. With
-    `whole_images`, masks are accepted only together with all others of their image, by the worst of them, and images of
-    more than `per_image` masks not at all. Raises `PseudoLabelError` on values out of range.
-    """
-
-    iou: float = 0.9
-    risk: float = 0.05
-    confidence: float = 0.9
-    per_image: int = 3
-    task_gap: float = 0.1
-    whole_images: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("iou", "risk", "confidence"):
-            value = getattr(self, name)
-            if not 0.0 < value < 1.0:
-                raise PseudoLabelError(f"{name} between 0 and 1", str(value), "0.9 means 90 %")
-        if self.per_image < 1:
-            raise PseudoLabelError("per_image of at least 1", str(self.per_image), "say how many an image may have")
-        if not -0.5 <= self.task_gap <= 0.5:
-            raise PseudoLabelError("a task gap from -0.5 to 0.5", str(self.task_gap), "0.1 is the usual one")
-
-    @property
-    def level(self) -> float:
-        """Chance of breaking the promise: 1 - confidence."""
-        return 1.0 - self.confidence
+STARTS = 4
+"""Thresholds beside the guessed one that may be supported on their own, so that a wrong guess is not the end."""
+START_LEVEL = 1 / 8
+"""What each of them has of the level; the guessed one has the rest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,12 +119,19 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Step:
-    """One threshold tested: how many audited masks it accepts, how many of them fail, and the p-value of "too many"."""
+    """One threshold tested: how many audited masks it accepts, how many of them fail, the p-value of "too many" and the
+    level it was tested at."""
 
     threshold: float
     accepted: int
     failed: int
     p_value: float
+    level: float
+
+    @property
+    def held(self) -> bool:
+        """Whether the audits support it."""
+        return self.p_value <= self.level
 
 
 @dataclass(frozen=True)
@@ -221,19 +191,23 @@ def calibrate(audit: Candidates, pool: Candidates, promise: Promise, heads: str 
     """
     if audit.true_iou is None:
         raise PseudoLabelError("audit labels", "masks without a true IoU", "label the audit tasks")
-    sequence = thresholds(pool, promise, audit.image_count)
-    quality = audit.ranked(promise)
+    sequence, levels = thresholds(pool, promise, audit.image_count)
+    quality, to_come = audit.ranked(promise), pool.ranked(promise)
     fails = ~(np.asarray(audit.true_iou, np.float64) >= promise.iou)
     steps: list[Step] = []
-    for threshold in sequence:
+    passed_on = 0.0
+    for threshold, own in zip(sequence.tolist(), levels.tolist(), strict=True):
+        level, passed_on = own + passed_on, 0.0
+        if level == 0.0:
+            continue
         taken = quality >= threshold
         accepted = np.bincount(audit.places[taken], minlength=1)
         failed = np.bincount(audit.places[taken], fails[taken], minlength=1)
-        value = p_value(failed, accepted, promise)
-        steps.append(Step(float(threshold), int(accepted.sum()), int(failed.sum()), value))
-        if value > promise.level:
-            break
-    held = [step for step in steps if step.p_value <= promise.level]
+        value = p_value(failed, accepted, promise, int(np.count_nonzero(to_come >= threshold)))
+        steps.append(Step(threshold, int(accepted.sum()), int(failed.sum()), value, level))
+        if steps[-1].held:
+            passed_on = level
+    held = [step for step in steps if step.held]
     if not held:
         raise _refusal(audit, pool, promise, steps)
     last = held[-1]
@@ -275,79 +249,40 @@ def accept(candidates: Candidates, calibration: Calibration, heads: str = "") ->
     ]
 
 
-def thresholds(pool: Candidates, promise: Promise, audit_images: int) -> Float64s:
+def thresholds(pool: Candidates, promise: Promise, audit_images: int) -> tuple[Float64s, Float64s]:
     """(S,) thresholds to be tested in turn, strictest first: qualities at which the pool's accepted share grows by
-    `STEP`.
+    `STEP`; and (S,) the level that each has of its own.
 
-    A strict threshold has few audited masks to be judged by, a loose one many that fail. The first is the one whose
-    p-value is expected to be lowest if true IoUs lie about the qualities with a spread of `SPREAD`; a wrong guess costs
-    acceptances, never the promise. Empty where so many audited images cannot support any, even if no mask fails.
+    A strict threshold has few audited masks to be judged by, a loose one many that fail. Most of the level goes to the
+    one whose p-value is expected to be lowest if true IoUs lie about the qualities with a spread of `SPREAD`; the rest
+    to some that accept ever more, each twice what the last does. A wrong guess costs acceptances, never the promise.
+    Empty where so many audited images cannot support any, even if no mask fails.
     """
     from scipy.special import ndtr
 
     best = pool.ranked(promise)
     best = np.sort(best[np.isfinite(best)])[::-1]
     images = max(pool.image_count, 1)
-    if not len(best) or audit_images < images_needed(promise, len(best) / images):
-        return best[:0]
-    ends = np.unique(np.ceil(np.arange(STEP, 1 + STEP / 2, STEP) * len(best)).astype(int).clip(1, len(best)))
+    ends = np.unique(np.ceil(np.arange(STEP, 1 + STEP / 2, STEP) * len(best)).astype(int).clip(0, len(best)))
+    flawless = np.array([expected_p(promise, end / images, 0.0, audit_images, int(end)) for end in ends])
+    ends, flawless = ends[flawless <= promise.level], flawless[flawless <= promise.level]
+    if not len(ends):
+        return best[:0], best[:0]
+    found, last = np.unique(-best[ends - 1], return_index=True)
     failing = np.cumsum(ndtr((promise.iou - best) / SPREAD))[ends - 1] / ends
-    expected = [
-        _expected_p(promise, rate, fails, audit_images) for rate, fails in zip(ends / images, failing, strict=True)
-    ]
-    return np.asarray(np.unique(best[ends[int(np.argmin(expected)) :] - 1])[::-1], np.float64)
-
-
-def p_value(failed: npt.NDArray[Any], accepted: npt.NDArray[Any], promise: Promise) -> float:
-    """How well the hypothesis "more than `risk` of what is accepted fails" explains the audit, in (0, 1].
-
-    `failed` and `accepted` (I,) count each image's masks, `accepted` at most `per_image`. Valid for any number of
-    independent images: under the hypothesis, the value is at most x with a chance of at most x.
-    """
-    if promise.per_image == 1:
-        return _binomial_tail(int(failed.sum()), int(accepted.sum()), promise.risk)
-    excess = np.asarray(failed, np.float64) - promise.risk * np.asarray(accepted, np.float64)
-    stakes = np.array(_STAKES) / ((1.0 - promise.risk) * promise.per_image)
-    won = np.log1p(-stakes[:, None] * excess[None]).sum(axis=1) + np.log(_PRIOR)
-    top = won.max()
-    return min(1.0, math.exp(-(top + math.log(np.exp(won - top).sum()))))
-
-
-def images_needed(promise: Promise, rate: float, failing: float = 0.0) -> int:
-    """Audited images that it takes to support the promise when each has `rate` accepted masks and the share `failing`
-    of them fails; `_MOST_IMAGES` where no number does.
-
-    For one mask an image, whole failures are counted; for more, growth of the bet's wealth.
-    """
-    if rate <= 0.0 or failing >= promise.risk:
-        return _MOST_IMAGES
-    low, high = 0, 1
-    while high < _MOST_IMAGES and _expected_p(promise, rate, failing, high) > promise.level:
-        low, high = high, high * 2
-    while high - low > 1 and high <= _MOST_IMAGES:
-        middle = (low + high) // 2
-        if _expected_p(promise, rate, failing, middle) > promise.level:
-            low = middle
-        else:
-            high = middle
-    return min(high, _MOST_IMAGES)
-
-
-def _expected_p(promise: Promise, rate: float, failing: float, images: int) -> float:
-    masks = images * rate
-    if promise.per_image == 1:
-        return _binomial_tail(math.floor(failing * masks + 1e-9), math.floor(masks + 1e-9), promise.risk)
-    stakes = np.array(_STAKES) / ((1.0 - promise.risk) * promise.per_image)
-    won = images * np.log1p(stakes * promise.risk * rate * (1 - failing)) + np.log(_PRIOR)
-    won += masks * failing * np.log1p(-stakes * (1 - promise.risk))
-    return float(min(1.0, np.exp(-np.logaddexp.reduce(won))))
-
-
-def _binomial_tail(failed: int, masks: int, risk: float) -> float:
-    """Chance of at most `failed` failures among `masks` that fail with the chance `risk` each."""
-    from scipy.special import bdtr
-
-    return float(bdtr(failed, masks, risk)) if failed < masks else 1.0
+    guess = np.argmin(
+        [
+            expected_p(promise, end / images, fails, audit_images, int(end))
+            for end, fails in zip(ends, failing, strict=True)
+        ]
+    )
+    levels = np.zeros(len(ends))
+    share, starts = 0, np.flatnonzero(flawless <= START_LEVEL * promise.level)
+    for place in starts:
+        if ends[place] >= 2 * share and np.count_nonzero(levels) < STARTS:
+            levels[place], share = START_LEVEL * promise.level, ends[place]
+    levels[guess] += promise.level - levels.sum()
+    return -found, np.add.reduceat(levels, last)
 
 
 def _among_best(quality: Float64s, places: Places, count: int) -> Float64s:
@@ -365,22 +300,25 @@ def _refusal(audit: Candidates, pool: Candidates, promise: Promise, steps: Seque
     have = audit.image_count
     expected = f"audit labels that support IoU {promise.iou:g} for all but {promise.risk:.1%} of masks"
     best = pool.ranked(promise)
-    rate = float(np.isfinite(best).sum()) / max(pool.image_count, 1)
+    masks = int(np.isfinite(best).sum())
+    rate = masks / max(pool.image_count, 1)
     if not rate:
         return PseudoLabelError(expected, "no mask in the pool that may be accepted", "raise the task gap's limit")
     if not steps:
-        more = images_needed(promise, rate) - have
+        more = max(images_needed(promise, rate, pool_masks=masks) - have, 1)
         return PseudoLabelError(
             expected,
             f"{have} audited images, too few even if no mask fails",
             f"label {more} more audit tasks, or ask for less",
             needed=more,
         )
-    tried = steps[0]
+    tried = min(steps, key=lambda step: step.p_value / step.level)
     seen = max(have, 1)
-    more = images_needed(promise, tried.accepted / seen, tried.failed / max(tried.accepted, 1)) - have
+    failing = tried.failed / max(tried.accepted, 1)
+    masks = int(np.count_nonzero(best >= tried.threshold))
+    more = images_needed(promise, tried.accepted / seen, failing, level=tried.level, pool_masks=masks) - have
     got = f"{tried.failed} failures among the {tried.accepted} best masks of {have} audited images"
-    if have + more >= _MOST_IMAGES:
+    if have + more >= MOST_IMAGES:
         return PseudoLabelError(expected, got, "more labels alone would not do: lower the IoU, or raise the risk")
     more = max(more, 1)
     return PseudoLabelError(expected, got, f"label about {more} more audit tasks, or ask for less", needed=more)
