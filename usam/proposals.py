@@ -73,6 +73,7 @@ def propose_masks(
     keep_iou: float = 0.0,
     nms_iou: float = 0.7,
     max_masks: int | None = None,
+    by_samscore: bool = False,
 ) -> Proposals:
     """Masks of the objects at `point_coords` (P, 2), pixels x, y, on the image that is set.
 
@@ -82,6 +83,7 @@ def propose_masks(
             else SAM's own estimate.
         nms_iou: of two masks that overlap by more than this IoU, 0..1, the better ranked stays.
         max_masks: keep at most so many, the best.
+        by_samscore: rank by SAM's own estimate whatever the heads.
 
     Masks are those of `predict` up to rounding of the logits. Empty masks are dropped. Overlap is judged on
     low-resolution masks, and where it is clear on sampled ones. Raises ImageError,
@@ -100,7 +102,8 @@ def propose_masks(
     tokens, tables, low_res = [], [], []
     for start in range(0, len(points), group):
         chunks = list(predictor.token_chunks(prompt.take(slice(start, start + group))))
-        table = _Table.of(heads, [chunk for chunk, _ in chunks], outputs, predictor.checkpoint_name)
+        quality = heads.quality_for(predictor.checkpoint_name) if heads is not None and not by_samscore else None
+        table = _Table.of(heads, [chunk for chunk, _ in chunks], outputs, quality)
         table = table.take(np.flatnonzero(table.rank >= keep_iou))
         limit = max_masks if len(points) <= group else None
         table, logits = _distinct(_Source(path, chunks, outputs), table, nms_iou, limit)
@@ -137,16 +140,15 @@ class _Table:
 
     @classmethod
     def of(
-        cls, heads: HeadSet | None, tokens: list[TokenOutput], outputs: tuple[int, ...], checkpoint: str | None
+        cls, heads: HeadSet | None, tokens: list[TokenOutput], outputs: tuple[int, ...], quality: str | None
     ) -> _Table:
-        """All candidates of some prompts: prompt by prompt, column by column."""
+        """All candidates of some prompts: prompt by prompt, column by column. Without a head `quality` SAM ranks."""
         iou_token, mask_tokens = (torch.cat([getattr(t, n) for t in tokens]) for n in ("iou_token", "mask_tokens"))
         ious = torch.cat([t.ious for t in tokens])[:, list(outputs)].float().cpu().numpy()
         prompts, columns = ious.shape
         scores: dict[str, FloatArray] = {}
         if heads is not None:
             scores = heads.score(iou_token, mask_tokens, "multimask" if columns == 3 else "single")
-        quality = heads.quality_for(checkpoint) if heads else None
         rank = scores[quality] if quality else ious
         prompt, column = np.divmod(np.arange(prompts * columns), columns)
         table = np.array(list(scores.values()), np.float32).reshape(len(scores), rank.size)

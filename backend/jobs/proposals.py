@@ -26,13 +26,14 @@ from backend.label_studio_records import Json, Prediction
 from backend.regions import ScoredMask, describe, masks_to_regions, validated
 from backend.settings import Settings
 from backend.store.records import ProposalRow
-from usam.prompts import grid_points
+from usam.choice import Choice
+from usam.prompts import Prompt, grid_points
 
 if TYPE_CHECKING:
     from usam.heads import HeadSet
     from usam.tokens.forward import Encoded
 
-PROPOSALS_VERSION = 2
+PROPOSALS_VERSION = 3
 """Raised when the same image gives other proposals."""
 Arrays = Mapping[str, npt.NDArray[Any]]
 UInt8Image = npt.NDArray[np.uint8]
@@ -51,7 +52,7 @@ class ObjectScores:
         return {name: value for name, value in self.scores.items() if name.endswith("_gap")}
 
 
-def proposal_key(settings: Settings, label_config: str, data_key: str) -> str:
+def proposal_key(settings: Settings, label_config: str, data_key: str, choice: Choice = "predicted-iou") -> str:
     """Digest of everything that cached proposals of a task depend on."""
     parts = [
         PROPOSALS_VERSION,
@@ -64,6 +65,7 @@ def proposal_key(settings: Settings, label_config: str, data_key: str) -> str:
         settings.polygon_tolerance,
         label_config,
         data_key,
+        choice,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -71,8 +73,11 @@ def proposal_key(settings: Settings, label_config: str, data_key: str) -> str:
 @dataclass(frozen=True, eq=False)
 class Found:
     """K objects of one image, best first: masks (K, H, W), logits (K, h, w), SamScores (K,), tokens, the decoder's
-    output (K,) 1..3 that each mask is, and labels from the prompts, None where they say none."""
+    output (K,) 1..3 that each mask is, and labels from the prompts, None where they say none. `features` (D,) are
+    the image's, `prompts` what was asked for each object."""
 
+    features: npt.NDArray[np.float32]
+    prompts: list[Prompt]
     masks: npt.NDArray[np.bool_]
     logits: npt.NDArray[np.float32]
     samscore: npt.NDArray[np.float32]
@@ -89,6 +94,7 @@ def propose(
     controls: Controls,
     settings: Settings,
     others: Sequence[Prediction] = (),
+    choice: Choice = "predicted-iou",
 ) -> tuple[Arrays, list[Json]]:
     """Proposals of one image: arrays of its K objects, and their regions, `{"object": k, "region": {...}}` each.
 
@@ -96,35 +102,89 @@ def propose(
     setting are dropped, as is the worse of two that overlap too much. Raises `RegionError` where the result does
     not fit the labelling configuration.
     """
-    from usam.entropy import h_std
+    found = look(model, heads, image, settings, others, choice)
+    return describe_found(found, heads, model.checkpoint, controls, settings)
 
+
+def look(
+    model: JobModel,
+    heads: HeadSet | None,
+    image: UInt8Image,
+    settings: Settings,
+    others: Sequence[Prediction] = (),
+    choice: Choice = "predicted-iou",
+) -> Found:
+    """The part of `propose` that needs the model."""
     hw = (int(image.shape[0]), int(image.shape[1]))
     encoded = model.encode(image)
     given = _prompts(others, hw)
     if any(one.prompt.box is not None or len(one.prompt.points) != 1 for one in given):
-        found = _decode_prompts(model, heads, encoded, given, settings, hw)
-    else:
-        found = _decode_points(model, heads, given, settings, hw)
+        return _decode_prompts(model, heads, encoded, given, settings, hw, choice)
+    return _decode_points(model, heads, encoded, given, settings, hw, choice)
+
+
+def describe_found(
+    found: Found, heads: HeadSet | None, checkpoint: str, controls: Controls, settings: Settings
+) -> tuple[Arrays, list[Json]]:
+    """The part of `propose` that does not need the model, and can be done while it works on the next image."""
+    from usam.entropy import h_std
+
     arrays: Arrays = {
         "iou_token": found.iou_token.astype(np.float16),
         "mask_tokens": found.mask_tokens.astype(np.float16),
         "output": found.output,
         "samscore": found.samscore,
         "entropy": np.asarray(h_std(found.logits), np.float32).reshape(len(found.output)),
-        "features": image_features(encoded),
+        "features": found.features,
+        **_prompt_arrays(found.prompts),
     }
-    per_region = replace(controls, gauges=tuple(gauge for gauge in controls.gauges if gauge.per_region))
     regions: list[Json] = []
-    for k, scores in enumerate(score_objects(heads, model.checkpoint, arrays)):
+    for k, scores in enumerate(score_objects(heads, checkpoint, arrays)):
         scored = ScoredMask(found.masks[k], scores.iou, scores.gaps, found.labels[k])
-        made = masks_to_regions([scored], per_region, tolerance=settings.polygon_tolerance)
-        regions += [{"object": k, "region": region} for region in made]
+        regions += object_regions(k, scored, controls, settings)
     validated([one["region"] for one in regions], 0.5, controls)
     return arrays, regions
 
 
+def object_regions(number: int, scored: ScoredMask, controls: Controls, settings: Settings) -> list[Json]:
+    """The regions of object `number`, with its own gauges, as they are kept."""
+    per_region = replace(controls, gauges=tuple(gauge for gauge in controls.gauges if gauge.per_region))
+    made = masks_to_regions([scored], per_region, tolerance=settings.polygon_tolerance)
+    return [{"object": number, "region": region} for region in made]
+
+
+def _prompt_arrays(prompts: Sequence[Prompt]) -> Arrays:
+    """K prompts: points (K, n, 2) with labels (K, n), -1 where a prompt has fewer, and boxes (K, 4) or NaN."""
+    most = max((len(prompt.points) for prompt in prompts), default=0)
+    points = np.zeros((len(prompts), most, 2), np.float32)
+    labels = np.full((len(prompts), most), -1, np.int32)
+    boxes = np.full((len(prompts), 4), np.nan, np.float32)
+    for place, prompt in enumerate(prompts):
+        points[place, : len(prompt.points)] = prompt.points
+        labels[place, : len(prompt.points)] = prompt.labels
+        if prompt.box is not None:
+            boxes[place] = prompt.box
+    return {"prompt_points": points, "prompt_labels": labels, "prompt_boxes": boxes}
+
+
+def kept_prompts(arrays: Arrays) -> list[Prompt]:
+    """The prompts of the K objects of a task's arrays."""
+    return [
+        Prompt(points[labels >= 0], labels[labels >= 0], None if np.isnan(box).any() else box)
+        for points, labels, box in zip(
+            arrays["prompt_points"], arrays["prompt_labels"], arrays["prompt_boxes"], strict=True
+        )
+    ]
+
+
 def _decode_points(
-    model: JobModel, heads: HeadSet | None, given: Sequence[LabelledPrompt], settings: Settings, hw: tuple[int, int]
+    model: JobModel,
+    heads: HeadSet | None,
+    encoded: Encoded,
+    given: Sequence[LabelledPrompt],
+    settings: Settings,
+    hw: tuple[int, int],
+    choice: Choice,
 ) -> Found:
     """From single points, of which a grid has many: only the masks that stay are ever made."""
     from usam.proposals import propose_masks
@@ -133,9 +193,16 @@ def _decode_points(
     predictor = model.runner.predictor
     predictor.set_heads(heads)
     kept = propose_masks(
-        predictor, points, keep_iou=settings.keep_iou, nms_iou=settings.nms_iou, max_masks=settings.max_regions
+        predictor,
+        points,
+        keep_iou=settings.keep_iou,
+        nms_iou=settings.nms_iou,
+        max_masks=settings.max_regions,
+        by_samscore=choice == "samscore",
     )
     return Found(
+        features=image_features(encoded),
+        prompts=[Prompt(point[None], np.ones(1, np.int32)) for point in kept.points],
         masks=kept.masks,
         logits=kept.low_res,
         samscore=kept.ious.astype(np.float32),
@@ -153,13 +220,14 @@ def _decode_prompts(
     given: Sequence[LabelledPrompt],
     settings: Settings,
     hw: tuple[int, int],
+    choice: Choice,
 ) -> Found:
     """From boxes and prompts of several points: the best mask of each."""
     from usam.masks import nms, resize_logits
 
     decoded = model.decode(encoded, [one.prompt for one in given])
     predicted = _quality(heads, model.checkpoint, decoded.iou_token, decoded.mask_tokens)
-    if predicted is None:
+    if predicted is None or choice == "samscore":
         predicted = decoded.samscore[:, 1:]
     best = predicted.argmax(axis=1)
     rows = np.arange(len(given))
@@ -170,6 +238,8 @@ def _decode_prompts(
         kept = good[nms(logits[good] > 0, iou[good], settings.nms_iou)[: settings.max_regions]]
     masks = [resize_logits(logits[place], hw) > 0 for place in kept]
     return Found(
+        features=image_features(encoded),
+        prompts=[given[place].prompt for place in kept],
         masks=np.stack(masks) if masks else np.zeros((0, *hw), np.bool_),
         logits=logits[kept],
         samscore=decoded.samscore[kept, best[kept] + 1],
@@ -194,6 +264,9 @@ def score_many(heads: HeadSet | None, checkpoint: str, tasks: Sequence[Arrays]) 
         columns = _score_outputs(heads, tasks)
     quality = heads.quality_for(checkpoint) if heads is not None else None
     iou = columns.get(quality or "", samscore)
+    shown = [arrays.get("acted_iou", np.full(count, np.nan)) for arrays, count in zip(tasks, counts, strict=True)]
+    if shown:
+        iou = np.where(np.isnan(np.concatenate(shown)), iou, np.concatenate(shown))
     columns["entropy"] = np.concatenate([arrays["entropy"] for arrays in tasks]) if tasks else samscore
     columns["samscore"] = samscore
     found = [

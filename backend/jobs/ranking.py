@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.choices import mask_choice
 from backend.jobs.proposals import ObjectScores
 from backend.settings import Settings
 from backend.store.records import ScoreRow
+from usam.choice import Choice
 
 if TYPE_CHECKING:
     from backend.jobs.context import Context
@@ -72,6 +74,13 @@ def heads_in_use(context: Context, project: int) -> tuple[HeadSet | None, str]:
     if not heads.fits(context.settings.model):
         return context.model.heads, f"heads {name} are for {heads.checkpoint}, not for {context.settings.model}"
     return heads, ""
+
+
+def choice_in_use(context: Context, project: int, heads: HeadSet | None) -> Choice:
+    """What this project's masks are chosen by, with these heads."""
+    base = context.model.heads
+    versions = [one.version if one is not None else "" for one in (heads, base)]
+    return mask_choice(context.settings, context.store, project, *versions)
 
 
 def strategy_for(settings: Settings, heads: HeadSet | None) -> tuple[str, str]:
@@ -191,6 +200,11 @@ def settings_key(settings: Settings, champion: str, label_config: str) -> str:
         settings.nms_iou,
         settings.max_regions,
         settings.polygon_tolerance,
+        settings.mask_choice,
+        settings.larger_model,
+        settings.larger_budget,
+        settings.points_budget,
+        settings.alternatives_budget,
         champion,
         label_config,
     ]

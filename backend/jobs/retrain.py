@@ -10,15 +10,15 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backend.jobs.context import Context, RunProgress
 from backend.jobs.ranking import audit_tasks, heads_in_use, project_seed
 from backend.jobs.samples import stacked, usable
-from backend.store.records import SampleRow
-from usam.training.gate import Batch, Verdict, judge
+from backend.store.records import Run, SampleRow
+from usam.training.gate import Batch, Verdict, judge, take
 
 if TYPE_CHECKING:
     from usam.heads import HeadSet
@@ -48,7 +48,7 @@ def run(context: Context, project: int) -> str:
             held = [row for row in rows if row.task in audits]
             _train_and_judge(context, project, train, held, progress)
             store.use_labels(project, progress.id, {row.annotation for row in rows})
-        if progress.state == "done":
+        if progress.state == "done" or _choice_turned(context, project, last, progress):
             context.queue.wake(project, "score_pool", at_front=True)
     return progress.state
 
@@ -81,18 +81,23 @@ def _train_and_judge(
     fitted = time.perf_counter()
     progress.step(1, 2, "gate")
     verdict: Verdict | None = None
+    folds: list[tuple[HeadSet, Batch]] = []
+
+    def refit(part: Batch) -> HeadSet:
+        folds.append((fit(part, base, context.settings.model, seed), part))
+        return folds[-1][0]
+
     if champion is not None and candidate.version == champion.version:
         progress.state, progress.reason = "rejected", "no change was the best that these labels support"
     else:
         unseen = np.array([not trained_on.issuperset(label_names([row])) for row in train])
-        verdict = judge(
-            champion, candidate, batch, audit, lambda part: fit(part, base, context.settings.model, seed), unseen, seed
-        )
+        verdict = judge(champion, candidate, batch, audit, refit, unseen, seed)
         progress.state, progress.reason = "done" if verdict.promote else "rejected", verdict.reason
     progress.details = {
         "objects": len(batch["groups"]),
         "audit_objects": len(audit["groups"]) if audit else 0,
         "gate": verdict.figures() if verdict else {},
+        "choice": measure_choices(context.settings.model, base, candidate, batch, audit, folds, seed),
         "seconds": {"fit": round(fitted - started, 3), "gate": round(time.perf_counter() - fitted, 3)},
     }
     if verdict is not None and verdict.promote:
@@ -107,6 +112,57 @@ def _train_and_judge(
         context.registry.promote(project, version.version, verdict.reason)
         progress.details["version"] = version.version
     progress.step(2, 2)
+
+
+def _choice_turned(context: Context, project: int, last: Run | None, progress: RunProgress) -> bool:
+    """Whether masks are now chosen otherwise than after the run `last`, with the heads that are in use."""
+    from backend.choices import gain_of
+    from usam.choice import decide
+
+    heads, _ = heads_in_use(context, project)
+    if heads is None or heads.version not in progress.details.get("choice", {}):
+        return False
+    figures = [
+        details.get("choice", {}).get(heads.version, {}) for details in (last.details if last else {}, progress.details)
+    ]
+    before, after = (decide(gain_of(one)) for one in figures)
+    return context.settings.mask_choice == "auto" and before != after
+
+
+def measure_choices(
+    checkpoint: str,
+    base: HeadSet | None,
+    candidate: HeadSet,
+    batch: Batch,
+    audit: Batch | None,
+    folds: Sequence[tuple[HeadSet, Batch]],
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Head set's version -> what choosing masks by its predicted IoU gains in true IoU over SAM's own score.
+
+    The checkpoint's heads are judged by every label, for they have seen none. The candidate is judged by audit labels
+    and, where the gate refitted it on folds (`folds`: the heads and what they learned from), by the labels left out.
+    """
+    from usam.choice import choice_gain, choice_gains
+
+    held = [audit] if audit is not None else []
+    gains: list[Any] = []
+    groups: list[Any] = []
+    for part in held:
+        gains.append(choice_gains(candidate, checkpoint, part))
+        groups.append(part["groups"])
+    for heads, learned in folds:
+        outside = ~np.isin(batch["groups"], np.unique(learned["groups"]))
+        gains.append(choice_gains(heads, checkpoint, take(batch, outside)))
+        groups.append(np.asarray(batch["groups"])[outside])
+    found = {}
+    if gains:
+        found[candidate.version] = choice_gain(np.concatenate(gains), np.concatenate(groups), seed).figures()
+    if base is not None:
+        parts = [batch, *held]
+        told = np.concatenate([choice_gains(base, checkpoint, part) for part in parts])
+        found[base.version] = choice_gain(told, np.concatenate([part["groups"] for part in parts]), seed).figures()
+    return found
 
 
 def fit(batch: Batch, base: HeadSet | None, checkpoint: str, seed: int) -> HeadSet:

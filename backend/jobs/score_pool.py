@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,18 +18,31 @@ import numpy.typing as npt
 
 from backend.controls import Controls, parse_config
 from backend.errors import JobError
+from backend.jobs.acting import act_where_due, offer_alternatives
 from backend.jobs.context import Context, RunProgress
-from backend.jobs.proposals import ObjectScores, pack, proposal_key, propose, rescored, score_many, unpack
+from backend.jobs.proposals import (
+    Found,
+    ObjectScores,
+    describe_found,
+    look,
+    pack,
+    proposal_key,
+    rescored,
+    score_many,
+    unpack,
+)
 from backend.jobs.publication import delete_others, verify, write
 from backend.jobs.ranking import (
     OWN_MODEL,
     Subject,
+    choice_in_use,
     heads_in_use,
     rank,
     ranking_is_stale,
     settings_key,
     strategy_for,
 )
+from backend.jobs.remaking import alternative_predictions
 from backend.jobs.sync import refresh_tasks
 from backend.label_studio_records import Json, Project
 from backend.store.records import KnownTask, ProposalRow, ScoreRow
@@ -38,6 +52,8 @@ if TYPE_CHECKING:
     from usam.heads import HeadSet
 
 _SCORED_AT_ONCE = 256
+_KEPT_BEHIND = 2
+"""Images whose masks may wait to be kept."""
 UInt8Image = npt.NDArray[np.uint8]
 
 
@@ -76,6 +92,9 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
     heads, passed_over = heads_in_use(context, project)
     strategy, fallback = strategy_for(context.settings, heads)
     made = propose_missing(context, known, pool, heads, controls, progress)
+    choice = choice_in_use(context, project, heads)
+    act = partial(act_where_due, context, project, pool, heads, controls, choice, progress, made)
+    acting = act(("larger", "points"))
     version = f"{context.settings.model}+{heads.version if heads else 'no-heads'}.{progress.id}"
     scored = time.perf_counter()
     subjects = list(_subjects(context, pool, known, heads))
@@ -84,7 +103,7 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
     if failed == len(subjects):
         raise JobError("an image that can be read", f"{failed} that cannot; {subjects[0].failure}", "see the settings")
     objects = {subject.task: subject.objects for subject in subjects}
-    keys = {task.id: proposal_key(context.settings, known.label_config, task.data_key) for task in pool}
+    keys = {task.id: proposal_key(context.settings, known.label_config, task.data_key, choice) for task in pool}
 
     def prediction_of(row: ScoreRow) -> Json:
         regions = _kept_regions(context, project, row.task, keys[row.task])
@@ -100,6 +119,11 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
     store.put_scores(project, rows)
     store.set_served(project, published.version)
     switched = time.perf_counter()
+    offered = 0
+    acting |= act(("alternatives",))  # needs no place in the order: nobody waits for it
+    if acting.get("alternatives", {}).get("total", {}).get("acted"):
+        others = alternative_predictions(context, project, rows, objects, controls, published.version)
+        offered = offer_alternatives(context, project, others)
     trouble = verify(client, project, published.version, rows[0].task)
     deleted = delete_others(client, project, published.version)
     progress.reason = "; ".join(filter(None, (passed_over, fallback, trouble))) or f"first is task {rows[0].task}"
@@ -111,6 +135,9 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
         "failed": failed,
         "verified": not trouble,
         "deleted": deleted,
+        "mask_choice": choice,
+        "acting": acting,
+        "alternatives": offered,
         "seconds": {
             "propose": round(scored - started, 3),
             "rank": round(ranked - scored, 3),
@@ -131,27 +158,51 @@ def propose_missing(
     controls: Controls,
     progress: RunProgress,
 ) -> int:
-    """Ask the model about every task it has not been asked about; returns how many."""
+    """Ask the model about every task it has not been asked about; returns how many.
+
+    The model does not wait: the next image is fetched, and what it said of the last one is made into regions and kept,
+    while it works.
+    """
     store, project = context.store, known.id
     cached = store.proposal_keys(project)
-    keys = {task.id: proposal_key(context.settings, known.label_config, task.data_key) for task in pool}
+    choice = choice_in_use(context, project, heads)
+    keys = {task.id: proposal_key(context.settings, known.label_config, task.data_key, choice) for task in pool}
     missing = [task for task in pool if cached.get(task.id) != keys[task.id]]
     done = len(pool) - len(missing)
     served = {row.task for row in store.ranking(project)}
-    with ThreadPoolExecutor(1, thread_name_prefix="fetch") as ahead:
+
+    def keep(task: int, found: Found | UsamError) -> None:
+        try:
+            if isinstance(found, UsamError):
+                raise found
+            arrays, regions = describe_found(found, heads, context.settings.model, controls, context.settings)
+            row = pack(task, keys[task], arrays, regions)
+        except UsamError as error:
+            row = ProposalRow(task, "", b"", [], str(error))  # no key: asked again the next time
+        store.put_proposal(project, row)
+
+    keeping: deque[Future[None]] = deque()
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="fetch") as ahead,
+        ThreadPoolExecutor(1, thread_name_prefix="keep") as behind,
+    ):
         for task, fetched in _fetch_ahead(ahead, context, controls, missing):
             progress.step(done, len(pool), "images")
             others = []
             if task.predictions > (task.id in served):
                 stored = context.label_studio.predictions(project, [task.id])
                 others = [one for one in stored if not OWN_MODEL.fullmatch(one.model_version)]
+            found: Found | UsamError
             try:
-                arrays, regions = propose(context.model, heads, fetched.result(), controls, context.settings, others)
-                row = pack(task.id, keys[task.id], arrays, regions)
+                found = look(context.model, heads, fetched.result(), context.settings, others, choice)
             except UsamError as error:
-                row = ProposalRow(task.id, "", b"", [], str(error))  # no key: asked again the next time
-            store.put_proposal(project, row)
+                found = error
+            keeping.append(behind.submit(keep, task.id, found))
+            if len(keeping) > _KEPT_BEHIND:
+                keeping.popleft().result()
             done += 1
+        for one in keeping:
+            one.result()
     return len(missing)
 
 
