@@ -44,7 +44,8 @@ def work(settings: Settings, *, burst: bool = False) -> None:
     With `burst`, return once the queue is empty. Raises `QueueError` where Redis's address is malformed.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    timer = None
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request, with its address
+    timer, here = None, os.getpid()
     if not burst:
         timer = multiprocessing.get_context("spawn").Process(
             target=tick_forever, args=(settings, os.getpid()), name="usam-timer", daemon=True
@@ -53,7 +54,7 @@ def work(settings: Settings, *, burst: bool = False) -> None:
     try:
         _work_on(open_queue(settings), burst)
     finally:
-        if timer is not None:
+        if timer is not None and os.getpid() == here:  # a fork that is interrupted passes by here too
             timer.terminate()
             timer.join(5)
 

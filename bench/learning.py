@@ -14,13 +14,14 @@ from typing import Any
 from backend.connection import connect
 from backend.label_studio import LabelStudio
 from backend.label_studio_records import UNCERTAINTY_SAMPLING
+from backend.queue import open_queue
 from backend.settings import Settings
 from backend.stack import Stack
 from backend.store import Store
 from bench.rows import Row
 from bench.served import CONFIG, ROOT, environment, label_studio_program, photographs
 
-LABELS, POOL = 20, 60
+LABELS, POOL = 20, 40
 REGIONS = 3
 PATIENCE_S = 170.0
 JOBS = ("sync", "retrain", "score_pool")
@@ -51,6 +52,7 @@ def _measure(client: LabelStudio, store: Store, settings: Settings, url: str, pi
     store.join(project, client.project(project).stamp)
     if failed := [step.detail for step in connect(client, settings, project, url) if step.failed]:
         raise AssertionError(failed)
+    open_queue(settings).wake(project, "sync")  # as `usam-backend up` does
     _wait(lambda: len(store.ranking(project)) == POOL, "first ranking", store)
     before = client.project(project).model_version
     for row in store.ranking(project, LABELS):

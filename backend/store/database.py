@@ -33,10 +33,12 @@ class Database:
                 self._upsert(connection, about, [{"name": "schema", "value": str(SCHEMA_VERSION)}], keep_existing=True)
                 made_by = connection.scalar(sql.select(about.c.value).where(about.c.name == "schema"))
         except sql.exc.SQLAlchemyError as error:
+            self.close()
             raise StoreError(
                 "a store that opens", type(error).__name__, "check USAM_DATABASE_URL and the folder's rights"
             ) from error
         if made_by != str(SCHEMA_VERSION):
+            self.close()
             raise StoreError(
                 f"a store of schema {SCHEMA_VERSION}", str(made_by), "use the release that made it, or a new folder"
             )

@@ -1,4 +1,5 @@
-"""The store keeps what it was told, also when several processes write and one of them is killed."""
+"""The store keeps what it was told, also when several processes write and one of them is killed: on SQLite and on a
+real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -6,13 +7,13 @@ import multiprocessing
 import os
 import signal
 import socket
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sql
 
 from backend.errors import StoreError
 from backend.label_studio_records import Annotation, Task
@@ -20,8 +21,10 @@ from backend.store import Store
 from backend.store.records import ProposalRow, SampleRow, ScoreRow
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
     return f"sqlite:///{tmp_path / 'sub' / 'usam.db'}"
 
 
@@ -210,10 +213,10 @@ def test_kill_9_leaves_one_whole_ranking(store: Store, url: str) -> None:
 
 
 def test_a_store_of_another_schema_is_refused(store: Store, url: str) -> None:
-    connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-    with connection:
-        connection.execute("UPDATE about SET value = '99' WHERE name = 'schema'")
-    connection.close()
+    engine = sql.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sql.text("UPDATE about SET value = '99' WHERE name = 'schema'"))
+    engine.dispose()
     with pytest.raises(StoreError, match="99"):
         Store(url)
 
