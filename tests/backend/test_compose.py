@@ -91,6 +91,17 @@ def test_every_setting_in_it_is_one_the_service_reads(site: Path) -> None:
         assert set(services[name]["environment"]) <= known
 
 
+@needs_compose
+def test_images_named_by_the_public_address_are_label_studios_own(site: Path) -> None:
+    with (site / ".env").open("a") as file:
+        file.write("LABEL_STUDIO_PUBLIC_URL=https://labels.example.com\n")
+    services = composed(site)["services"]
+    assert services["label-studio"]["environment"]["LABEL_STUDIO_HOST"] == "https://labels.example.com"
+    for name in ("backend", "worker"):
+        aliases = services[name]["environment"]["USAM_LABEL_STUDIO_ALIASES"]
+        assert Settings(label_studio_aliases=aliases).label_studio_aliases == ("https://labels.example.com",)
+
+
 def test_the_dockerfile_copies_and_installs_what_exists() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     for sources in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE):
