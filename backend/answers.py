@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from pydantic import ValidationError
 
-from backend.choices import RunRecords, mask_choice
+from backend.choices import mask_choice
 from backend.engine import NO_HEADS, Engine, ObjectMask
 from backend.errors import EngineBusy, EngineStopped
 from backend.images import ImageFetcher
 from backend.jobs.ranking import strategy_for
 from backend.metrics import Metrics
+from backend.pool_actions import PoolRuns
 from backend.protocol import PredictAnswer, Prediction, PredictRequest, Task
 from backend.regions import (
     LabelledPrompt,
@@ -53,7 +54,7 @@ FRESH_S = 30.0
 log = logging.getLogger(__name__)
 
 
-class ServedRankings(RunRecords, Protocol):
+class ServedRankings(PoolRuns, Protocol):
     """What knows a project's runs, and under which version its predictions are served, in which order."""
 
     def served(self, project: int) -> str: ...
@@ -75,6 +76,8 @@ class Answers:
     ) -> None:
         self._settings, self._engine, self._fetcher, self._metrics = settings, engine, fetcher, metrics
         self._registry, self._served = registry, served
+        if served is not None:
+            metrics.show_pool(served)
         self._lock = threading.Lock()
         self._in_use: dict[int, str] = {}
         self._places: dict[int, Places] = {}

@@ -116,6 +116,7 @@ def status(project: Annotated[int | None, typer.Option("--project", help="Only t
     from rich.console import Console
     from rich.table import Table
 
+    from backend.pool_actions import last_acting, lines_of
     from backend.registry import Registry
 
     settings = Settings.from_environment()
@@ -133,6 +134,8 @@ def status(project: Annotated[int | None, typer.Option("--project", help="Only t
             progress = f"{run.done}/{run.total}" if run.total else ""
             table.add_row(run.job, run.state, progress, f"{seconds:.0f} s", run.reason)
         console.print(table)
+        for line in lines_of(last_acting(store.runs(number, "score_pool", limit=50))):
+            console.print(line, highlight=False)
         _print_ranking(store, number, 5)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from backend.pool_actions import PoolRuns
 
 SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.09, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30, 100)
 
@@ -12,6 +17,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._shows_pool = False
         reg = self.registry
         self.requests = Counter(
             "usam_requests", "Requests answered, by route and status.", ["route", "status"], registry=reg
@@ -58,6 +64,14 @@ class Metrics:
             "usam_webhook_events_lost", "Events not stored; the timer's sync finds them.", registry=reg
         )
         self.version = Gauge("usam_model_version", "1 for the version in use.", ["version"], registry=reg)
+
+    def show_pool(self, store: PoolRuns) -> None:
+        """Show what the pool's actions did as well, from the store's records."""
+        from backend.pool_actions import PoolActions
+
+        if not self._shows_pool:
+            self.registry.register(PoolActions(store))
+            self._shows_pool = True
 
     def text(self) -> bytes:
         """The exposition format."""

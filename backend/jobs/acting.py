@@ -24,6 +24,7 @@ from backend.jobs.context import Context, RunProgress
 from backend.jobs.proposals import score_many, unpack
 from backend.jobs.remaking import BITS, Remaker, true_gains
 from backend.label_studio_records import Annotation, Json
+from backend.pool_actions import last_acting
 from backend.store.records import KnownTask
 from usam.actions import GAP_OF, Action, Cost, Gain, Plan, plan_images, plan_objects
 from usam.choice import Choice
@@ -232,10 +233,7 @@ def offer_alternatives(context: Context, project: int, predictions: Sequence[Jso
 
 def last_report(context: Context, project: int) -> dict[str, Any]:
     """What the last ranking that acted said of its actions."""
-    for run in context.store.runs(project, "score_pool", limit=50):
-        if found := run.details.get("acting"):
-            return dict(found)
-    return {}
+    return last_acting(context.store.runs(project, "score_pool", limit=50))
 
 
 def cost_of(figures: Mapping[str, Any] | None) -> Cost:

@@ -10,7 +10,16 @@ import pytest
 from backend.controls import parse_config
 from backend.errors import StoreError
 from backend.jobs.model import JobModel
-from backend.jobs.proposals import pack, proposal_key, propose, rescored, score_many, score_objects, unpack
+from backend.jobs.proposals import (
+    kept_prompts,
+    pack,
+    proposal_key,
+    propose,
+    rescored,
+    score_many,
+    score_objects,
+    unpack,
+)
 from backend.label_studio_records import Prediction
 from backend.regions import validated
 from backend.settings import Settings
@@ -158,3 +167,24 @@ def test_the_key_follows_image_model_and_configuration_but_not_heads(settings: S
     assert key != proposal_key(settings, CONFIG, "b")
     assert key != proposal_key(settings, CONFIG.replace("other", "else"), "a")
     assert key != proposal_key(settings.model_copy(update={"grid_side": 4}), CONFIG, "a")
+
+
+def test_masks_are_chosen_by_sams_own_score_where_that_is_what_pays(
+    model: JobModel, settings: Settings, image: np.ndarray[Any, Any]
+) -> None:
+    heads = head_set(0, model.runner.width)
+    prompt = {
+        "id": "p",
+        "from_name": "point",
+        "to_name": "img",
+        "type": "keypointlabels",
+        "original_width": 120,
+        "original_height": 90,
+        "value": {"x": 45.0, "y": 38.0, "width": 1, "keypointlabels": ["thing"]},
+    }
+    box = {**prompt, "type": "rectanglelabels", "value": {"x": 25, "y": 22, "width": 42, "height": 33}}
+    for others in ([Prediction(1, 3, "detector-7", 0.5, [prompt])], [Prediction(1, 3, "detector-7", 0.5, [box])]):
+        arrays, _ = propose(model, heads, image, parse_config(CONFIG), settings, others, "samscore")
+        decoded = model.decode(model.encode(image), kept_prompts(arrays)[:1])
+        assert int(arrays["output"][0]) == int(decoded.samscore[0, 1:].argmax()) + 1
+    assert proposal_key(settings, CONFIG, "a") != proposal_key(settings, CONFIG, "a", "samscore")
