@@ -18,12 +18,14 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from backend.access import Access
 from backend.answers import Answers
+from backend.dashboard.page import HEADERS, render
+from backend.dashboard.view import gather
 from backend.engine import Engine
 from backend.errors import EngineBusy, EngineError
 from backend.images import ImageFetcher
@@ -73,8 +75,10 @@ def create_app(
     queue: JobQueue | None = None,
     registry: Registry | None = None,
     metrics: Metrics | None = None,
+    *,
+    alone: bool = False,
 ) -> FastAPI:
-    """The service as an ASGI application.
+    """The service as an ASGI application; `alone` in its process, it may set the interpreter up for itself.
 
     What is not given is done without: no store, no memory of events; no queue, no jobs; no registry, no
     project heads. An engine that is not given is made here, and closed when the application stops.
@@ -90,8 +94,10 @@ def create_app(
             log.info("%s=%s", name, value)
         if not settings.auth_on:
             log.warning("no password is asked for: only this machine can be trusted with that")
-        sys.setswitchinterval(SWITCH_S)
-        freezing = asyncio.create_task(_freeze_what_stays(engine)) if own_engine else None
+        freezing = None
+        if alone:
+            sys.setswitchinterval(SWITCH_S)
+            freezing = asyncio.create_task(_freeze_what_stays(engine))
         yield
         if freezing is not None:
             freezing.cancel()
@@ -127,6 +133,7 @@ class Service:
         metrics: Metrics,
     ) -> None:
         self.settings, self.engine, self.metrics = settings, engine, metrics
+        self._store, self._registry = store, registry
         self.fetcher = ImageFetcher(settings)
         self.answers = Answers(settings, engine, self.fetcher, metrics, registry, store)
         self.inbox = Inbox(store, queue, metrics, settings.data_dir / "inbox" if store is not None else None)
@@ -146,6 +153,10 @@ class Service:
     async def small(self, work: Callable[[], Result]) -> Result:
         """Something short that may wait for a file or the heads."""
         return await asyncio.get_running_loop().run_in_executor(self._small, work)
+
+    def page(self) -> str:
+        """The web page."""
+        return render(gather(self.settings, self.engine.state, self._store, self._registry))
 
     async def predict(self, raw: bytes) -> bytes:
         """The answer to `/predict` as JSON."""
@@ -202,8 +213,14 @@ async def _freeze_what_stays(engine: Engine) -> None:
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        """The web page for a browser, else the same as `/health`."""
+        if "text/html" not in request.headers.get("accept", ""):
+            return Response((await health()).model_dump_json(), media_type="application/json")
+        return HTMLResponse(await service.small(service.page), headers=HEADERS)
+
     @app.get("/health", response_model=HealthAnswer)
-    @app.get("/", response_model=HealthAnswer, include_in_schema=False)
     async def health() -> HealthAnswer:
         """Whether the service is up; it is, also while the model loads."""
         engine = service.engine

@@ -22,4 +22,5 @@ def service_app(settings: Settings) -> FastAPI:
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     store = Store(settings.store_url)
-    return create_app(settings, store=store, queue=open_queue(settings), registry=Registry(settings.registry_dir))
+    queue, registry = open_queue(settings), Registry(settings.registry_dir)
+    return create_app(settings, store=store, queue=queue, registry=registry, alone=True)

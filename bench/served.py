@@ -35,7 +35,7 @@ def _serve(settings: dict[str, Any], port: int, with_store: bool) -> None:
 
     made = Settings(**settings)
     store = Store(made.store_url) if with_store else None
-    uvicorn.run(create_app(made, store=store), port=port, log_level="error", access_log=False)
+    uvicorn.run(create_app(made, store=store, alone=True), port=port, log_level="error", access_log=False)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sqlalchemy as sql
 
 from backend.label_studio_records import Annotation, Task
 from backend.store.database import Database, parts
-from backend.store.records import KnownAnnotation, KnownTask, SampleRow, TaskChanges, data_key
+from backend.store.records import Counts, KnownAnnotation, KnownTask, SampleRow, TaskChanges, data_key
 from backend.store.schema import annotation_map, proposals, samples, scores, tasks
 
 
@@ -76,11 +76,14 @@ class Labels(Database):
                 mine = (annotation_map.c.project == project, annotation_map.c.task.in_(part))
                 connection.execute(annotation_map.update().where(*mine).values(deleted=True))
 
-    def tasks(self, project: int, *, unlabelled: bool = False) -> list[KnownTask]:
-        """Tasks by id; with `unlabelled` those that Label Studio would still serve."""
+    def tasks(self, project: int, *, unlabelled: bool = False, only: Sequence[int] | None = None) -> list[KnownTask]:
+        """Tasks by id; with `unlabelled` those that Label Studio would still serve, with `only` those of these
+        few ids."""
         query = sql.select(tasks).where(tasks.c.project == project).order_by(tasks.c.id)
         if unlabelled:
-            query = query.where(~tasks.c.labeled, tasks.c.annotations == 0)
+            query = query.where(*_OPEN)
+        if only is not None:
+            query = query.where(tasks.c.id.in_(list(only)))
         with self._read() as connection:
             return [
                 KnownTask(
@@ -101,6 +104,15 @@ class Labels(Database):
         query = sql.select(sql.func.count()).select_from(tasks).where(tasks.c.project == project)
         with self._read() as connection:
             return int(connection.scalar(query) or 0)
+
+    def counts(self, project: int) -> Counts:
+        """How many tasks and annotations there are."""
+        known = sql.select(sql.func.count()).select_from(tasks).where(tasks.c.project == project)
+        answered = sql.select(sql.func.count()).select_from(annotation_map)
+        answered = answered.where(annotation_map.c.project == project, ~annotation_map.c.deleted)
+        with self._read() as connection:
+            numbers = [connection.scalar(query) or 0 for query in (known, known.where(*_OPEN), answered)]
+        return Counts(*map(int, numbers))
 
     def annotations(self, project: int, *, deleted: bool = False) -> list[KnownAnnotation]:
         """Annotations by id, without deleted ones unless asked."""
@@ -190,6 +202,10 @@ class Labels(Database):
         )
         with self._read() as connection:
             return [SampleRow.of_row(row) for row in connection.execute(query)]
+
+
+_OPEN = (~tasks.c.labeled, tasks.c.annotations == 0)
+"""What Label Studio would still serve."""
 
 
 def _new(project: int) -> tuple[sql.ColumnElement[bool], ...]:

@@ -152,6 +152,15 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """How many tasks, of them unlabelled ones, and annotations a project has."""
+
+    tasks: int
+    unlabelled: int
+    annotations: int
+
+
+@dataclass(frozen=True)
 class Run:
     """One run of a job. `state`: running, done, rejected, skipped, failed or cut-short. Times in seconds."""
 

@@ -1,0 +1,5 @@
+"""The web page of the service: what it did and does for each project, and what it would ask first.
+
+view   what is shown, from store, registry and records
+page   that as HTML
+"""
