@@ -75,7 +75,8 @@ def run(context: Context, project: int, promise: Promise, *, as_annotations: boo
         try:
             record = _accept(context, project, promise, as_annotations, progress)
         except PseudoLabelError as error:
-            progress.state, progress.reason, refused = "rejected", str(error), error
+            refused = _with_audits_left(context, project, error)
+            progress.state, progress.reason = "rejected", str(refused)
             progress.details = {"needed": error.needed, "promise": asdict(promise)}
     if refused is not None:
         raise refused
@@ -148,6 +149,16 @@ def watch_in_background(context: Context, project: int) -> None:
 def acceptances(context: Context) -> Acceptances:
     """The records of what was accepted."""
     return Acceptances(context.settings.data_dir / "pseudo_labels")
+
+
+def _with_audits_left(context: Context, project: int, error: PseudoLabelError) -> PseudoLabelError:
+    """The refusal, and, where it asks for more audit labels than there are audit tasks, that too."""
+    unlabelled = [task.id for task in context.store.tasks(project, unlabelled=True)]
+    left = len(audit_tasks(context.settings, project, unlabelled))
+    if error.needed <= left:
+        return error
+    remedy = f"{error.remedy}; {left} audit tasks are unlabelled: add tasks, or raise USAM_AUDIT_SHARE"
+    return PseudoLabelError(error.expected, error.got, remedy, needed=error.needed)
 
 
 def _accept(

@@ -67,6 +67,8 @@ def test_the_command_refuses_accepts_skips_and_undoes(place: Workplace) -> None:
     asked = len(audits(place))
     assert int(needed[1]) == images_needed(PROMISE, 1.0, pool_masks=10 - asked)
     assert asked >= int(needed[1])
+    assert "are unlabelled" not in said
+    assert f"; {asked} audit tasks are unlabelled: add tasks" in command(place, "--risk", "0.05")[1]
     label_as_proposed(place, audits(place))
     code, said = command(place, *promise)
     assert code == 0
