@@ -1,0 +1,65 @@
+"""Several workers on one queue and one store: work is shared, done once, and taken over from one that is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.label_studio_server import LabelStudioServer
+from backend.redis_server import RedisServer
+from tests.e2e.workplace import Workplace, workplace
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def place(tmp_path: Path, label_studio_server: LabelStudioServer, redis_server: RedisServer) -> Iterator[Workplace]:
+    with workplace(
+        tmp_path, label_studio_server, redis_server, audit_share="0", grid_side="12", sync_seconds="1"
+    ) as place:
+        yield place
+
+
+def holders(place: Workplace, projects: list[int]) -> set[str]:
+    """Who ranks these projects now, by their leases."""
+    import sqlalchemy as sql
+
+    from backend.store.schema import leases
+
+    names = [f"score_pool-{project}" for project in projects]
+    with place.store._read() as connection:
+        return set(connection.scalars(sql.select(leases.c.holder).where(leases.c.name.in_(names))))
+
+
+def test_two_workers_rank_two_projects_each_task_once_and_one_takes_over(
+    place: Workplace, pictures: list[Path]
+) -> None:
+    projects = [place.new_project(pictures[:6]), place.new_project(pictures[4:])]
+    workers = [place.start(f"worker-{number}", "worker") for number in (1, 2)]
+    place.wait("both workers at work", lambda: len(holders(place, projects)) == 2, 120)
+
+    # one is lost while it ranks: worker, timer, and the process of its job, which is in a group of its own
+    children = place.children(workers[0])
+    os.killpg(workers[0].pid, signal.SIGKILL)
+    workers[0].stop()
+    for child in children:
+        try:
+            os.kill(child, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+    for project, count in zip(projects, (6, len(pictures) - 4), strict=True):
+        place.project = project
+        place.run_after("score_pool", 0, seconds=200)
+        ranking = place.store.ranking(project)
+        assert len({row.task for row in ranking}) == len(ranking) == count
+        runs = place.store.runs(project, "score_pool")
+        assert "failed" not in {run.state for run in runs}
+        (done,) = [run for run in runs if run.state == "done"]
+        assert done.details["verified"], done.reason
+        assert list(place.label_studio.model_versions(project)) == [done.details["version"]]
+        assert place.label_studio.first_by_score(project)[0][0] == ranking[0].task
