@@ -31,6 +31,7 @@ from backend.errors import EngineBusy, EngineError
 from backend.images import ImageFetcher
 from backend.inbox import Inbox
 from backend.metrics import Metrics
+from backend.progress import Progress
 from backend.protocol import (
     ErrorAnswer,
     HealthAnswer,
@@ -134,6 +135,7 @@ class Service:
     ) -> None:
         self.settings, self.engine, self.metrics = settings, engine, metrics
         self._store, self._registry = store, registry
+        self._progress = Progress(store) if store is not None else None
         self.fetcher = ImageFetcher(settings)
         self.answers = Answers(settings, engine, self.fetcher, metrics, registry, store)
         self.inbox = Inbox(store, queue, metrics, settings.data_dir / "inbox" if store is not None else None)
@@ -153,6 +155,10 @@ class Service:
     async def small(self, work: Callable[[], Result]) -> Result:
         """Something short that may wait for a file or the heads."""
         return await asyncio.get_running_loop().run_in_executor(self._small, work)
+
+    def measured(self) -> bytes:
+        """All metrics as Prometheus reads them."""
+        return self.metrics.text() + (self._progress.text() if self._progress is not None else b"")
 
     def page(self) -> str:
         """The web page."""
@@ -256,8 +262,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
-        """Counters for Prometheus."""
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Counters of the service and progress of the workers, for Prometheus."""
+        return Response(await service.small(service.measured), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _add_error_handlers(app: FastAPI) -> None:

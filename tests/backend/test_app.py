@@ -21,6 +21,7 @@ from PIL import Image
 
 from backend.app import create_app
 from backend.engine import Engine
+from backend.label_studio_records import Task
 from backend.regions import region_to_mask
 from backend.registry import Registry
 from backend.settings import Settings
@@ -427,7 +428,8 @@ def test_bodies_are_capped_while_they_arrive(serve, tmp_path: Path, engine: Engi
 
 
 def test_metrics_and_openapi(client: httpx.Client) -> None:
-    client.post("/predict", json=ask([task()], {"result": [click()]}))
+    for _ in range(2):  # the second click is a warm one
+        client.post("/predict", json=ask([task()], {"result": [click()]}))
     text = client.get("/metrics").text
     assert 'usam_requests_total{route="/predict",status="200"}' in text
     assert 'usam_click_seconds_count{warm="yes"}' in text
@@ -439,8 +441,21 @@ def test_metrics_and_openapi(client: httpx.Client) -> None:
     assert "$ref" not in json.dumps(body)
 
 
+def test_metrics_show_what_the_workers_do(client: httpx.Client, store: Store) -> None:
+    store.join(3)
+    store.record_tasks(3, [Task(1, {"image": "a"}, "t", 0), Task(2, {"image": "b"}, "t", 1, is_labeled=True)])
+    run = store.start_run(3, "score_pool")
+    store.update_run(run, done=1, total=4)
+    store.finish_run(store.start_run(3, "retrain"), "rejected")
+    text = client.get("/metrics").text
+    assert 'usam_job_state{job="score_pool",project="3",state="running"} 1.0' in text
+    assert 'usam_job_progress{job="score_pool",project="3"} 0.25' in text
+    assert 'usam_job_state{job="retrain",project="3",state="rejected"} 1.0' in text
+    assert 'usam_tasks{labelled="no",project="3"} 1.0' in text
+    assert 'usam_new_labels{project="3"} 0.0' in text
+
+
 def test_next_tasks_are_computed_ahead(client: httpx.Client, store: Store, engine: Engine) -> None:
-    from backend.label_studio_records import Task
     from backend.store.records import ScoreRow
 
     images = {number: picture(60 + number) for number in range(1, 5)}
