@@ -58,6 +58,8 @@ class Actions:
     metrics: Metrics
     clicks: bool = False
     """Whether somebody waits: alternatives have a budget of their own then."""
+    suspended: dict[int, frozenset[str]] = field(default_factory=dict)
+    """Project -> actions that its labels say lose there."""
     tallies: dict[Action, Tally] = field(default_factory=lambda: {action: Tally() for action in GAP_OF})
     _allowances: dict[tuple[int, Action], Allowance] = field(default_factory=dict)
 
@@ -119,8 +121,9 @@ class Acting:
         self._prompts, self._project = prompts, project
 
     def admitted(self, action: Action) -> list[int]:
-        """Which candidates to act on. With a budget of 0 their gaps are not even counted."""
-        if not self._actions.budget(action):
+        """Which candidates to act on. With a budget of 0, or suspended, their gaps are not even counted."""
+        suspended = action in self._actions.suspended.get(self._project or 0, ())
+        if suspended or not self._actions.budget(action):
             return []
         gap, admits = GAP_OF[action], self._actions.admits
         told = [(i, one.scores[gap]) for i, one in enumerate(self._found) if gap in one.scores]

@@ -25,7 +25,7 @@ from backend.errors import EngineBusy, EngineStopped
 from backend.images import ImageFetcher
 from backend.jobs.ranking import strategy_for
 from backend.metrics import Metrics
-from backend.pool_actions import PoolRuns
+from backend.pool_actions import PoolRuns, last_acting
 from backend.protocol import PredictAnswer, Prediction, PredictRequest, Task
 from backend.regions import (
     LabelledPrompt,
@@ -140,7 +140,7 @@ class Answers:
                 self._metrics.version.labels(self._engine.model_version(known)).set(1)
 
     def _take_choice(self, project: int) -> None:
-        """Let the engine choose masks as the last retraining found best; read again every half minute."""
+        """Let the engine choose masks and act as the project's labels found best; read again every half minute."""
         if self._served is None or time.monotonic() - self._chosen_at.get(project, -FRESH_S) < FRESH_S:
             return
         base, own = self._engine.heads(), self._engine.heads(project)
@@ -149,6 +149,8 @@ class Answers:
         self._chosen_at[project] = time.monotonic()
         versions = [one.version if one is not None else NO_HEADS for one in (own, base)]
         try:
+            acting = last_acting(self._served.runs(project, "score_pool", limit=50))
+            self._engine.suspend(project, [name for name, told in acting.items() if told.get("suspended")])
             self._engine.set_choice(project, mask_choice(self._settings, self._served, project, *versions))
         except UsamError as error:
             log.warning("how masks of project %s are chosen is not known: %s", project, error)

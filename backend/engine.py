@@ -17,7 +17,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +107,8 @@ class Engine:
         self._index = ImageIndex()
         self._lock = threading.Lock()
         self._loaders: dict[str, threading.Lock] = {}
+        self._loaded: dict[str, tuple[ImageRef, UInt8Image]] = {}
+        """Images that wait for their encoding: who asks meanwhile need not load them again."""
         self._pending_bytes = 0
         self._project_heads: dict[int, HeadSet] = {}
         self._choices: dict[int, Choice] = {}
@@ -173,6 +175,11 @@ class Engine:
         """Choose a project's masks by this from the next step on; the setting wins unless it is `auto`."""
         with self._lock:
             self._choices[project] = choice
+
+    def suspend(self, project: int, actions: Iterable[str]) -> None:
+        """Take none of these actions for a project from the next step on, and again all others."""
+        for kind in (self._clicks, self._batches):
+            kind.suspended[project] = frozenset(actions)
 
     def choice(self, project: int | None = None) -> Choice:
         """What a project's masks are chosen by."""
@@ -359,14 +366,17 @@ class Engine:
                 with self._one_loader(image_key):
                     ref = self._index.get(image_key) if self.is_warm(image_key) else None
                     if ref is None:
-                        ref, image = self._load(load_image)
+                        ref, image = self._loaded.get(image_key) or self._load(load_image)
+                        self._loaded[image_key] = ref, image
                         self._index.put(image_key, ref)
-            with self._counted(image):
-                prepare(ref.hw)
-                try:
+            try:
+                with self._counted(image):
+                    prepare(ref.hw)
                     return ref, self._turns.do(priority, work(ref, image))
-                except _Evicted:
-                    continue
+            except _Evicted:
+                continue
+            finally:
+                self._loaded.pop(image_key, None)
         raise self._turns.busy("the embedding cache is too small for what is asked at once")
 
     def _load(self, load_image: LoadImage) -> tuple[ImageRef, UInt8Image]:
@@ -481,7 +491,7 @@ class Engine:
 
     def _wants_larger(self, found: Sequence[Candidate], project: int | None) -> bool:
         """Whether the next click on this image is likely to be one for the larger model."""
-        if not self._clicks.budget("larger"):
+        if not self._clicks.budget("larger") or "larger" in self._clicks.suspended.get(project or 0, ()):
             return False
         threshold = max(self._clicks.allowance("larger", project).threshold, self.settings.act_gap_above)
         return any(one.checkpoint == self.checkpoint and one.gap("model_gap") >= threshold for one in found)

@@ -263,6 +263,17 @@ def test_a_budget_bounds_how_often_the_larger_model_is_asked() -> None:
         assert engine.click("a", png, click(), project=1)[0].checkpoint == MODEL
 
 
+def test_what_labels_suspended_is_left_alone_and_taken_up_again() -> None:
+    with Engine(settings(larger_model=LARGER, larger_budget=1.0, budget_warm_up=1)) as engine:
+        engine.wait_ready(60)
+        engine.set_heads(1, heads(1, iou_nano_s=-3.0, model_gap=5.0))
+        engine.suspend(1, ["larger"])
+        assert engine.click("a", png, click(), project=1)[0].checkpoint == MODEL
+        assert counted(engine, "action_considered_total", "larger") == 0
+        engine.suspend(1, [])
+        assert engine.click("b", lambda: png(1), click(), project=1)[0].checkpoint == LARGER
+
+
 def test_more_points_are_put_inside_the_mask_where_the_prompt_gap_is_high() -> None:
     with Engine(settings(points_budget=1.0, budget_warm_up=1)) as engine:
         engine.wait_ready(60)
