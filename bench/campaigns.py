@@ -29,7 +29,7 @@ import numpy as np
 from bench.rows import Row
 
 MODEL, QUALITY = "nano-m", "iou_nano_m"
-LABELS, FEW, SEEDS, DRAWS = 50, 10, 5, 400
+LABELS, FEW, SEEDS, DRAWS = 50, 10, 5, 200
 SETS = {
     "ecssd": ("folders", "ECSSD", []),
     "bsds": ("bsds500", "BSDS500", ["--split", "val", "--limit", "40", "--max-objects", "8"]),
@@ -236,7 +236,7 @@ def _campaigns(labelled: Any) -> list[Row]:
     from usam.simulation.report import goals_of
     from usam.simulation.runs import play_all
 
-    base = Campaign("random", budget=10_000, step=8)
+    base = Campaign("random", budget=10_000, step=12)
     played = play_all(labelled, _shipped(), base, STRATEGIES, range(SEEDS))
     rows = []
     ends = np.array([[points[0].project_iou, points[-1].project_iou] for points in played.campaigns["random"]])
