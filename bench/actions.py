@@ -56,6 +56,7 @@ class Objects:
     predicted: dict[str, Float64s]
     """Model -> its highest predicted IoU."""
     gaps: dict[str, Float64s]
+    """Of the mask that the small model shows."""
     samscore: Float64s
     clicked: Float64s
     """IoU of the best mask of the small model with eight points in the true mask, minus that with one."""
@@ -107,7 +108,7 @@ def objects_of(folder: Path, name: str) -> Objects:
         plain[model], chosen[model] = picked(found["samscore"][:, 1:], iou), picked(quality, iou)
         any_mask[model] = iou.mean(axis=1).astype(np.float64)
         predicted[model] = quality.max(axis=1).astype(np.float64)
-        gaps = {gap: values.mean(axis=1).astype(np.float64) for gap, values in scores.items() if gap.endswith("_gap")}
+        gaps = {gap: picked(quality, values) for gap, values in scores.items() if gap.endswith("_gap")}
     samscore = found["samscore"][:, 1:].max(axis=1).astype(np.float64)
     clicked = (found["dense_iou"][:, 1:].max(axis=1) - iou.max(axis=1)).astype(np.float64)
     image = np.char.add(f"{name}/", table.texts()["image_id"])
@@ -343,6 +344,6 @@ def own_points(data: Path) -> tuple[Float64s, Float64s, Float64s, npt.NDArray[An
                 if told[quality].max() > scores[quality][best]:
                     place = int(told[quality].argmax())
                     after = float(truth.ious(again[place : place + 1])[0])
-            lines.append((float(scores["prompt_gap"].mean()), before, after, record.image_id))
+            lines.append((float(scores["prompt_gap"][best]), before, after, record.image_id))
     gap, first, second, image = zip(*lines, strict=True)
     return np.array(gap), np.array(first), np.array(second), np.array(image)
