@@ -31,7 +31,7 @@ _NOISE = np.geomspace(0.001, 0.1, 13)
 _SCALES = np.geomspace(0.05, 4.0, 12)
 """Labels over which a curve falls, as shares of the longest history; beyond, end and rise cannot be told apart."""
 _POWERS = (0.5, 1.0, 2.0)
-_FLAT, _FLAT_ODDS = (1e-9, 0.0), 0.1
+_FLAT, _FLAT_ODDS = (1e-9, 0.0), 0.01
 """The shape of a curve that does not rise at all, and its odds against all others before any label."""
 _PRIOR_END = (0.5, 0.5)
 _PRIOR_RISE = (0.0, 0.15)
