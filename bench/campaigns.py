@@ -263,7 +263,7 @@ def _campaigns(labelled: Any) -> list[Row]:
                 )
                 if quantity == "project_iou" and other == "random":
                     note += f"; by the true gain of each label {_oracle(labelled, base):.2f}"
-                figure = f"labels for 90 % of the gain of {what}, order {strategy}"
+                figure = f"labels for 90 % of the gain of {what}, order {strategy} against {other}"
                 aimed = target if strategy != "samscore" else ""
                 rows.append(Row(figure, found.ratio.value, "ratio", f"order {other}", aimed, note=note))
     return rows
