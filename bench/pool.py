@@ -21,7 +21,7 @@ from backend.worker import preload
 from bench.rows import Row
 from bench.served import CONFIG, beside_label_studio, photographs
 
-IMAGES = 48
+IMAGES = 64
 GRID_SIDE = 8
 
 
