@@ -224,8 +224,8 @@ def test_a_click_overtakes_a_batch(engine: Engine) -> None:
 
 @pytest.mark.parametrize("gain", [True, False])
 def test_the_larger_model_is_asked_where_the_gap_is_high(gain: bool) -> None:
-    unsure = heads(1, iou_nano_s=-3.0 if gain else 6.0, model_gap=5.0)
-    with Engine(settings(larger_model=LARGER, larger_budget=1.0, budget_warm_up=1)) as engine:
+    unsure = heads(1, iou_nano_s=-3.0 if gain else 12.0, model_gap=5.0)
+    with Engine(settings(larger_model=LARGER, larger_budget=1.0, larger_margin=0.0, budget_warm_up=1)) as engine:
         engine.wait_ready(60)
         engine.set_heads(2, heads(1, model_gap=-5.0))
         sure = engine.click("a", png, click(), project=2)[0]
