@@ -57,7 +57,7 @@ def train(
         decay_share=decay,
         workers=workers,
         seed=seed,
-        prompts=PromptCounts(3, 3, 1),
+        prompts=PromptCounts(3, 3, 2),
         corrected=8,
     )
     store = load_store(training_records(data))

@@ -49,7 +49,7 @@ class NanoSize:
 
 SIZES = {
     "nano-s": NanoSize("nano-s", "tf_efficientnet_lite0", 256, 128),
-    "nano-m": NanoSize("nano-m", "tf_efficientnet_lite0", 384, 128),
+    "nano-m": NanoSize("nano-m", "tf_efficientnet_lite0", 448, 128),
 }
 
 
