@@ -31,11 +31,20 @@ PROMISE = Promise(0.5, 0.4, 0.7, per_image=1)
 
 @pytest.fixture
 def place(
-    tmp_path: Path, label_studio_server: LabelStudioServer, redis_server: RedisServer, pictures: list[Path]
+    tmp_path: Path,
+    label_studio_server: LabelStudioServer,
+    redis_server: RedisServer,
+    pictures: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Workplace]:
     """Ten ranked pictures, about half of them audits; SamScore stands for the predicted IoU."""
     with workplace(tmp_path, label_studio_server, redis_server, audit_share="0.5", heads="none") as place:
         place.new_project(pictures)
+        for seed in range(50):  # which tasks are audits depends on their numbers, and how many there are on luck
+            monkeypatch.setenv("USAM_SEED", str(seed))
+            place.context.settings = Settings.from_environment()
+            if 4 <= len(audits(place)) <= 6:
+                break
         place.do("score_pool")
         yield place
 
