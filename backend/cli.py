@@ -233,7 +233,7 @@ def _print_welcome(stack: Stack, settings: Settings, project: int) -> None:
     if stack.label_studio is not None:
         account = stack.label_studio.account
         typer.echo(f"  log in as     {account.username}   password {account.password}")
-    typer.echo(f"  backend       {stack.backend_url}   API {stack.backend_url}/docs   metrics {stack.backend_url}/metrics")
+    typer.echo(f"  backend       {stack.backend_url}   API /docs   metrics /metrics")
     typer.echo(f"  logs, data    {stack.folder}")
     typer.echo("")
     typer.echo("Open the project and press Label All Tasks. Ctrl-C stops everything and keeps everything.")
