@@ -26,7 +26,7 @@ from backend.contexts import LabelledPrompt, label_of, prompts_from_context, pro
 from backend.controls import Controls, Gauge, parse_config
 from backend.errors import RegionError
 from backend.geometry import MASK_TYPES, region_to_mask
-from usam.masks import encode_rle, mask_box, trace_regions
+from usam.masks import encode_rle, mask_box, trace_regions, without_specks
 
 __all__ = [
     "MASK_TYPES",
@@ -63,9 +63,9 @@ def masks_to_regions(
 ) -> list[dict[str, Any]]:
     """The regions (with unique ids) that show these masks in the output control of a configuration.
 
-    One region a mask; polygons need one for each separate part. Empty masks make none. `tolerance` is how
-    far, in pixels, a polygon may run from the mask's outline. Raises `RegionError` for a score that is not
-    finite.
+    One region a mask, without its specks (`usam.masks.without_specks`); polygons need one for each separate part.
+    Empty masks make none. `tolerance` is how far, in pixels, a polygon may run from the mask's outline. Raises
+    `RegionError` for a score that is not finite.
     """
     regions: list[dict[str, Any]] = []
     sent: list[ScoredMask] = []
@@ -73,7 +73,7 @@ def masks_to_regions(
         if not scored.mask.any():
             continue
         sent.append(scored)
-        for value, notes in _values(scored.mask, controls, tolerance):
+        for value, notes in _values(without_specks(scored.mask), controls, tolerance):
             regions += _with_gauges(scored, value, notes, controls)
     for gauge in controls.gauges:
         if not gauge.per_region and sent:

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis.extra import numpy as st_numpy
+
+from usam.masks import without_specks
+
+
+def square(size: int = 100) -> np.ndarray:
+    mask = np.zeros((size, size), bool)
+    mask[20:80, 20:80] = True
+    return mask
+
+
+def test_small_islands_go_and_small_holes_are_filled() -> None:
+    mask = square()
+    mask[5, 5] = True
+    mask[50, 50] = False
+    np.testing.assert_array_equal(without_specks(mask), square())
+
+
+def test_large_islands_and_holes_stay() -> None:
+    mask = square()
+    mask[2:12, 2:12] = True
+    mask[40:60, 40:60] = False
+    np.testing.assert_array_equal(without_specks(mask), mask)
+
+
+def test_a_gap_at_the_images_edge_is_no_hole() -> None:
+    mask = np.ones((60, 60), bool)
+    mask[0, 30] = False
+    np.testing.assert_array_equal(without_specks(mask), mask)
+
+
+def test_scattered_pixels_leave_one() -> None:
+    mask = np.zeros((60, 60), bool)
+    mask[::3, ::3] = True
+    assert without_specks(mask, share=0.1).sum() == 1
+
+
+@pytest.mark.parametrize("mask", [np.zeros((4, 5), bool), np.ones((4, 5), bool), np.ones((1, 1), bool)])
+def test_empty_and_full_masks_stay(mask: np.ndarray) -> None:
+    np.testing.assert_array_equal(without_specks(mask), mask)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st_numpy.arrays(bool, st_numpy.array_shapes(min_dims=2, max_dims=2, max_side=24)))
+def test_never_empties_a_mask(mask: np.ndarray) -> None:
+    once = without_specks(mask, share=0.05)
+    assert once.any() == mask.any()
+    assert once.shape == mask.shape
+    assert without_specks(mask, share=0) is mask
