@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml
 	@echo "installing torch (this is the long part, a few minutes on a slow line)"
 	$(PIP) "torch>=2.6" "torchvision>=0.21"
 	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation "sam2>=1.1"
-	$(PIP) --editable ".[science,service,demo,nano-training,dev]"
+	$(PIP) --editable ".[science,service,demo,postgres,nano-training,dev]"
 	touch $@
 
 run: setup ## start Label Studio, Redis, the backend and a worker on a demo project
