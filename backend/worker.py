@@ -62,12 +62,22 @@ def work(settings: Settings, *, burst: bool = False) -> None:
 def _work_on(queue: JobQueue, burst: bool) -> None:
     import redis
     from rq import Worker
+    from rq.exceptions import StopRequested
     from rq.serializers import JSONSerializer
+
+    class AskedWorker(Worker):
+        """Knows whether somebody asked it to stop: RQ's own loop also ends, quietly, when Redis fails under a job."""
+
+        asked = False
+
+        def handle_warm_shutdown_request(self) -> None:
+            self.asked = True
+            super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
 
     preload()
     while True:
         try:
-            worker = Worker(
+            worker = AskedWorker(
                 [queue.queue()],
                 connection=queue.connection(),
                 serializer=JSONSerializer,
@@ -75,12 +85,19 @@ def _work_on(queue: JobQueue, burst: bool) -> None:
                 job_monitoring_interval=5,
             )
             worker.work(burst=burst, with_scheduler=not burst, logging_level="WARNING")
+            if burst or worker.asked:
+                return
+            _log.warning("the worker's loop ended by itself; beginning again")
+        except StopRequested:
             return
         except (redis.RedisError, OSError) as error:
             if burst:
                 raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL") from error
             _log.warning("Redis does not answer (%s); trying again", type(error).__name__)
+        try:
             time.sleep(REDIS_PATIENCE_S)
+        except StopRequested:  # the signals still go to the worker that ended
+            return
 
 
 def preload() -> None:
