@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 from bench.rows import Row
+from usam.files import replace_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "figures.md"
 HEAD = """# Figures
@@ -60,6 +60,4 @@ def summary_of(topic: str) -> str:
 
 def write_page(rows: Sequence[Row], path: Path = PAGE) -> None:
     """Write the page, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page(rows), encoding="utf-8")
-    os.replace(partial, path)
+    replace_text(path, page(rows))

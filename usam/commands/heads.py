@@ -141,7 +141,7 @@ def _write_heads(result: FitResult, examples: Examples, folder: Path, before: fr
 
     from usam.evaluation.objects import scores_of
     from usam.evaluation.plots import write_reliability
-    from usam.evaluation.tables import write_text
+    from usam.files import replace_text
     from usam.training.examples import write_split
 
     result.heads.save(folder)
@@ -151,7 +151,7 @@ def _write_heads(result: FitResult, examples: Examples, folder: Path, before: fr
     lines = ["epoch," + ",".join(result.heads.names)]
     for number, losses in enumerate(result.history):
         lines.append(",".join([str(number), *(f"{losses.get(name, np.nan):.6g}" for name in result.heads.names)]))
-    write_text(folder / "training.csv", "\n".join(lines) + "\n")
+    replace_text(folder / "training.csv", "\n".join(lines) + "\n")
     test, quality = result.split.test, _quality(examples)
     scores = scores_of(result.heads, examples.iou_token[test], examples.mask_tokens[test])
     write_reliability(

@@ -96,7 +96,7 @@ def evaluate(
                 f"[{figure.low:.3f}, {figure.high:.3f}]  {figure.objects} objects, {figure.images} images"
             )
     if out is not None:
-        from usam.nano.training import replace_text
+        from usam.files import replace_text
 
         replace_text(out, "\n".join(lines) + "\n")
 

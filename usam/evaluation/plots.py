@@ -5,7 +5,6 @@ Legend: N objects, C columns. Mean IoU, shares and IoUs in [0, 1].
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.evaluation.measures import reliability
+from usam.files import replacing
 
 Floats = npt.NDArray[np.floating[Any]]
 _STYLES = {"oracle": ("black", ":"), "random": ("grey", "--"), "USAM": ("tab:red", "-"), "SamScore": ("tab:blue", "-")}
@@ -29,10 +29,8 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(partial, dpi=120)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
     return path
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from usam.evaluation.measures import (
     replacement_curve,
 )
 from usam.evaluation.objects import COSTS, Objects, read_objects
+from usam.files import replace_text
 from usam.heads import HeadSet
 from usam.tokens import TokenTable
 
@@ -230,8 +230,8 @@ def write(result: Evaluation, heads: HeadSet, out: Path) -> None:
     from usam.evaluation import plots
 
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "figures.csv", csv_text(result.figures))
-    write_text(out / "pearson.csv", _matrix_text(result))
+    replace_text(out / "figures.csv", csv_text(result.figures))
+    replace_text(out / "pearson.csv", _matrix_text(result))
     plots.write_curves(result.curves, out / "refinement.png")
     quality = result.objects.predictions[result.objects.quality]
     plots.write_reliability(
@@ -240,7 +240,7 @@ def write(result: Evaluation, heads: HeadSet, out: Path) -> None:
         out / "reliability.png",
     )
     plots.write_matrix(result.names, result.correlations, out / "pearson.png")
-    write_text(out / "report.md", report_text(result, heads))
+    replace_text(out / "report.md", report_text(result, heads))
 
 
 def csv_text(figures: Sequence[Figure]) -> str:
@@ -302,10 +302,3 @@ def report_text(result: Evaluation, heads: HeadSet) -> str:
     lines += ["![Mean IoU against the share refined](refinement.png)", ""]
     lines += ["![Reliability](reliability.png)", "", "![Pearson correlations](pearson.png)", ""]
     return "\n".join(lines)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

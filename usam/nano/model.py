@@ -11,7 +11,6 @@ trunk, and a prompt encoder that also draws clicks and boxes as maps added to th
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +27,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from usam.errors import CheckpointError
+from usam.files import replacing
 
 STRIDES = (4, 8, 16, 32)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -378,10 +378,8 @@ def save_nano(model: NanoSAM, path: Path, metadata: dict[str, str] | None = None
             raise CheckpointError("finite weights", f"infinities in {name}", "train again with a lower rate")
     data = save(tensors, {"model": model.nano_size.name, **(metadata or {})})
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
 

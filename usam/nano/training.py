@@ -25,6 +25,7 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader, IterableDataset
 
 from usam.errors import CheckpointError, TrainingError
+from usam.files import replace_text, replacing
 from usam.nano.model import (
     SIZES,
     NanoSAM,
@@ -87,13 +88,6 @@ class Clock:
         return self.seconds
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
 def load_start(path: Path) -> dict[str, Tensor]:
     """Weights to begin from: a .safetensors file or a run's stable.pt. Raises `TrainingError` for others."""
     try:
@@ -109,9 +103,8 @@ def load_start(path: Path) -> dict[str, Tensor]:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """`torch.save`, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        torch.save(state, partial)
 
 
 def train_nano(

@@ -7,7 +7,6 @@ where the mask is most wrong, with the mask so far as a prompt.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from usam.datasets.record import Record
 from usam.errors import SimulationError
+from usam.files import replacing
 from usam.tokens import TokenTable
 
 BoolMask = npt.NDArray[np.bool_]
@@ -86,9 +86,6 @@ def clicked_objects(
                 progress(done, len(place))
     if missing := int(np.isnan(clicked).any(axis=1).sum()):
         raise SimulationError("the records that the tokens were made from", f"{missing} objects not among them")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, clicked=clicked, key=np.array(key))
-    os.replace(partial, path)
     return clicked

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from usam.files import replacing
 from usam.simulation.campaign import Point
 from usam.simulation.curves import curve
 
@@ -51,8 +51,6 @@ def write_campaigns(
         axes.grid(alpha=0.3)
         if number == 0:
             axes.legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(partial, dpi=100)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=100)
     return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from usam.errors import SimulationError
 from usam.evaluation.measures import Interval
+from usam.files import replace_text
 from usam.planning import LearningCurve, fit_curve
 from usam.simulation.campaign import Campaign, Point
 from usam.simulation.curves import Curve, curve, mean_interval, saving, table
@@ -85,7 +85,7 @@ def write_report(played: Played, base: Campaign, out: Path, title: str) -> Path:
     for cost in ("labels", "seconds"):
         write_campaigns(played.campaigns, out / f"{cost}.png", cost=cost, risk=base.promise.risk)
     path = out / "report.md"
-    _write_text(path, "\n".join(_report(played, base, title)) + "\n")
+    replace_text(path, "\n".join(_report(played, base, title)) + "\n")
     return path
 
 
@@ -190,10 +190,4 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([[f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows])
-    _write_text(path, text.getvalue())
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    replace_text(path, text.getvalue())

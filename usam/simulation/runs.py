@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from usam.errors import SimulationError
+from usam.files import replace_text
 from usam.heads import HeadSet
 from usam.simulation.campaign import Campaign, Point, ceiling, replay
 from usam.simulation.labelled_set import LabelledSet
@@ -95,7 +95,4 @@ def _read(path: Path | None, key: str) -> list[Point] | None:
 def _write(path: Path | None, key: str, points: Sequence[Point]) -> None:
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    partial.write_text(json.dumps({"key": key, "points": [asdict(point) for point in points]}) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    replace_text(path, json.dumps({"key": key, "points": [asdict(point) for point in points]}) + "\n")

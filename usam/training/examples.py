@@ -6,7 +6,6 @@ Legend: N rows (objects), D token width.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import TokensError
+from usam.files import replace_text
 from usam.tokens import TokenTable, head_name, head_targets
 from usam.training.split import Split
 
@@ -122,10 +122,8 @@ def write_split(
     content = {part: sorted(set(np.asarray(groups)[rows].tolist())) for part, rows in parts.items()}
     content["train"] = sorted({*content["train"], *before})
     content["test"] = sorted({*content["test"]} - before)
-    folder.mkdir(parents=True, exist_ok=True)
-    path, partial = folder / SPLIT_FILE, folder / f".{SPLIT_FILE}.{os.getpid()}"
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    path = folder / SPLIT_FILE
+    replace_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

@@ -96,6 +96,7 @@ def test_run_saves_and_goes_on(store: list[StoredImage], tmp_path: Path) -> None
     assert path == tmp_path / "tiny.safetensors"
     assert load_nano("tiny", path).image_size == 64
     assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*"))
     first = torch.load(tmp_path / "state.pt", weights_only=True)
     assert first["seconds"] >= 3.0
     train_nano("tiny", store, tmp_path, replace(SETTINGS, minutes=0.08), start={}, log=lines.append)
