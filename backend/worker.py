@@ -71,11 +71,11 @@ def _work_on(queue: JobQueue, burst: bool) -> None:
         asked = False
 
         def handle_warm_shutdown_request(self) -> None:
-            self.asked = True
+            AskedWorker.asked = True
             super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
 
     preload()
-    while True:
+    while not AskedWorker.asked:
         try:
             worker = AskedWorker(
                 [queue.queue()],
@@ -85,7 +85,7 @@ def _work_on(queue: JobQueue, burst: bool) -> None:
                 job_monitoring_interval=5,
             )
             worker.work(burst=burst, with_scheduler=not burst, logging_level="WARNING")
-            if burst or worker.asked:
+            if burst or AskedWorker.asked:
                 return
             _log.warning("the worker's loop ended by itself; beginning again")
         except StopRequested:
