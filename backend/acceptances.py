@@ -25,6 +25,7 @@ from backend.errors import StoreError
 from backend.geometry import MASK_TYPES
 from backend.label_studio_records import Json
 from backend.mask_export import write_whole
+from backend.settings import Settings
 from usam.errors import PseudoLabelError
 from usam.pseudo_labels import Calibration, Candidates
 
@@ -93,6 +94,11 @@ class Acceptances:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @classmethod
+    def of(cls, settings: Settings) -> Acceptances:
+        """Those of a service with these settings."""
+        return cls(settings.data_dir / "pseudo_labels")
 
     def folder_of(self, project: int, run: int) -> Path:
         """Where the record and masks of a run are."""

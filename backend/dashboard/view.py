@@ -165,7 +165,7 @@ def _gate(figures: dict[str, object]) -> str:
 
 def _promise(settings: Settings, number: int) -> str:
     try:
-        record = Acceptances(settings.data_dir / "pseudo_labels").standing(number)
+        record = Acceptances.of(settings).standing(number)
     except StoreError as error:
         return str(error)
     if record is None:

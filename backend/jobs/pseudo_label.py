@@ -148,7 +148,7 @@ def watch_in_background(context: Context, project: int) -> None:
 
 def acceptances(context: Context) -> Acceptances:
     """The records of what was accepted."""
-    return Acceptances(context.settings.data_dir / "pseudo_labels")
+    return Acceptances.of(context.settings)
 
 
 def _with_audits_left(context: Context, project: int, error: PseudoLabelError) -> PseudoLabelError:

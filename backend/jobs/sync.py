@@ -205,5 +205,5 @@ def _wake(context: Context, known: Project, asked: bool, labelled: bool) -> list
 
 
 def _promise_in_force(context: Context, project: int) -> bool:
-    record = Acceptances(context.settings.data_dir / "pseudo_labels").standing(project)
+    record = Acceptances.of(context.settings).standing(project)
     return record is not None and record.state == "written"
