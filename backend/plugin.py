@@ -23,17 +23,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backend.answers import NOTHING_TO_ASK, Answers
-from backend.engine import Engine
 from backend.errors import PluginUnavailable
-from backend.images import ImageFetcher
-from backend.inbox import ACTIONS, TRAIN, Inbox
-from backend.metrics import Metrics
-from backend.protocol import Prediction, PredictRequest, WebhookEvent, project_number
+from backend.image_fetcher import ImageFetcher
+from backend.inference.engine import Engine
+from backend.label_studio.messages import Prediction, PredictRequest, WebhookEvent, project_number
+from backend.metrics.service import Metrics
 from backend.queue import open_queue
-from backend.registry import Registry
 from backend.settings import Settings
 from backend.store import Store
+from backend.store.head_registry import Registry
+from backend.web.inbox import ACTIONS, TRAIN, Inbox
+from backend.web.predictions import NOTHING_TO_ASK, Answers
 from usam.errors import UsamError
 
 try:

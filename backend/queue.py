@@ -39,7 +39,7 @@ _WAITING = ("queued", "deferred")
 
 def open_queue(settings: Settings) -> JobQueue:
     """The queue that the settings name: REDIS_URL, else the private server of the data folder."""
-    from backend.redis_server import RedisServer
+    from backend.local.redis_server import RedisServer
 
     return JobQueue(settings.redis_url.get_secret_value() or RedisServer(settings.data_dir / "redis").url)
 

@@ -139,9 +139,9 @@ class Settings(BaseSettings):
 
     # queue and learning
     strategy: Strategy = "task+epistemic"
-    """What makes a task worth asking; see usam.acquisition."""
+    """What makes a task worth asking; see usam.active.acquisition."""
     image_rule: Literal["top-mean", "max", "mean", "sum"] = "top-mean"
-    """How object scores become an image's score; see usam.acquisition."""
+    """How object scores become an image's score; see usam.active.acquisition."""
     audit_share: float = Field(0.1, ge=0, le=1)
     """Share of tasks served uniformly at random among the ranked ones."""
     retrain_after: int = Field(20, ge=1)

@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.rows import Row
-from usam.actions import Cost, plan_images, plan_objects
-from usam.choice import picked
-from usam.evaluation.measures import bootstrap_mean, group_counts
+from usam.active.mask_choice import picked
+from usam.active.refinement import Cost, plan_images, plan_objects
+from usam.statistics import bootstrap_mean, group_counts
 
 SMALL, LARGE = "nano-s", "nano-m"
 BUDGET = 0.35
@@ -87,14 +87,14 @@ def token_folder(data: Path) -> Iterator[Path]:
         for name, (reader, root, *options) in SETS.items():
             words = ["tokens", reader, str(data / root), *options, "--models", f"{SMALL},{LARGE}"]
             words += ["--out", str(Path(folder) / name)]
-            subprocess.run([sys.executable, "-m", "usam.cli", *words], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, "-m", "usam.cli.main", *words], check=True, stdout=subprocess.DEVNULL)
         yield Path(folder)
 
 
 def objects_of(folder: Path, name: str) -> Objects:
     """Read one table and score it with the shipped heads."""
-    from usam.heads import HeadSet
-    from usam.tokens.table import TokenTable
+    from usam.heads.head_set import HeadSet
+    from usam.research.tokens.table import TokenTable
 
     table = TokenTable.open(folder)
     plain, chosen, any_mask, predicted = {}, {}, {}, {}
@@ -135,14 +135,14 @@ def joined(parts: list[Objects]) -> Objects:
 
 def measured_costs(data: Path) -> tuple[Cost, dict[str, Cost]]:
     """The larger model's cost, and both models': medians over eight images, one click each, in turn."""
-    from usam import checkpoints
-    from usam.datasets import open_dataset
+    from usam.predictor.load import load
+    from usam.research.datasets import open_dataset
 
     pictures = [
         record.read_image() for record, _ in zip(open_dataset("folders", data / "ECSSD"), range(8), strict=False)
     ]
     times: dict[tuple[str, str], list[float]] = {}
-    models = {name: checkpoints.load(name, "cpu") for name in (SMALL, LARGE)}
+    models = {name: load(name, "cpu") for name in (SMALL, LARGE)}
     for picture in [pictures[0], *pictures]:
         for name, predictor in models.items():
             started = time.perf_counter()
@@ -315,14 +315,14 @@ def point_rows(objects: Objects, data: Path) -> list[Row]:
 
 def own_points(data: Path) -> tuple[Float64s, Float64s, Float64s, npt.NDArray[Any]]:
     """Prompt gap, true IoU before and after points were added inside the mask shown, and image of COCO's objects."""
-    from backend.actions import denser
-    from usam import checkpoints
-    from usam.datasets import open_dataset
+    from backend.inference.refinement import denser
+    from usam.predictor.load import load
     from usam.prompts import Prompt
-    from usam.tokens.manifest import TokenSettings
-    from usam.tokens.objects import prepare
+    from usam.research.datasets import open_dataset
+    from usam.research.tokens.manifest import TokenSettings
+    from usam.research.tokens.objects import prepare
 
-    predictor = checkpoints.load(SMALL, "cpu")
+    predictor = load(SMALL, "cpu")
     quality = predictor.heads.quality_for(SMALL)
     lines: list[tuple[float, float, float, str]] = []
     part_of = TokenSettings(part="nano-test").part_of

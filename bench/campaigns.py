@@ -61,7 +61,7 @@ def run() -> list[Row]:
 
 
 def _table(name: str, made: Path) -> Any:
-    from usam.tokens import TokenTable
+    from usam.research.tokens import TokenTable
 
     kept = Path(os.environ.get("USAM_BENCH_TOKENS", "")) / name
     if os.environ.get("USAM_BENCH_TOKENS") and kept.is_dir():
@@ -69,27 +69,37 @@ def _table(name: str, made: Path) -> Any:
     if not (made / name).is_dir():
         dataset, root, words = SETS[name]
         data = Path(os.environ["USAM_SHARED"]) / "data" / root
-        command = [sys.executable, "-m", "usam.cli", "tokens", dataset, str(data), *words, "--out", str(made / name)]
+        command = [
+            sys.executable,
+            "-m",
+            "usam.cli.main",
+            "tokens",
+            dataset,
+            str(data),
+            *words,
+            "--out",
+            str(made / name),
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return TokenTable.open(made / name)
 
 
 def _labelled(sets: list[str], made: Path) -> Any:
-    from usam.simulation.labelled_set import LabelledSet
+    from usam.research.simulation.labelled_set import LabelledSet
 
     return LabelledSet.read([_table(name, made) for name in sets], MODEL)
 
 
 def _shipped() -> Any:
-    from usam.checkpoints import resolve_heads
+    from usam.checkpoints.registry import resolve_heads
 
     return resolve_heads(MODEL, "auto")
 
 
 def _heads_of_coco(made: Path) -> Any:
     """Heads trained as the shipped ones are, but on COCO alone."""
+    from usam.research.tokens.examples import read_examples
     from usam.training import TrainSettings, fit_heads
-    from usam.training.examples import read_examples
 
     examples = read_examples([_table("coco_heads", made), _table("panoptic_heads", made)], MODEL)
     return fit_heads(
@@ -115,7 +125,7 @@ class _Told:
 
 
 def _predicted(labelled: Any, heads: Any, count: int) -> _Told:
-    from usam.evaluation.objects import scores_of
+    from usam.research.evaluation.objects import scores_of
     from usam.training import TrainSettings, fit_heads
 
     def told(found: Any, rows: Any) -> np.ndarray[Any, Any]:
@@ -146,7 +156,7 @@ def _predicted(labelled: Any, heads: Any, count: int) -> _Told:
 
 
 def _adaptation(name: str, labelled: Any, heads: Any, *, shifted: bool) -> list[Row]:
-    from usam.evaluation.measures import calibration_error, share_to_oracle
+    from usam.statistics import calibration_error, share_to_oracle
 
     true = labelled.iou.astype(np.float64)
     some, few = _predicted(labelled, heads, LABELS), _predicted(labelled, heads, FEW)
@@ -231,10 +241,10 @@ def _floor(told: Any, true: Any, bins: int = 15) -> float:
 
 def _campaigns(labelled: Any) -> list[Row]:
     """Labels for 90 % of the achievable gain, of the project's masks and of the machine's on held-out images."""
-    from usam.simulation.campaign import Campaign, parts
-    from usam.simulation.curves import curve, saving
-    from usam.simulation.report import goals_of
-    from usam.simulation.runs import play_all
+    from usam.research.simulation.campaign import Campaign, parts
+    from usam.research.simulation.curves import curve, saving
+    from usam.research.simulation.report import goals_of
+    from usam.research.simulation.runs import play_all
 
     base = Campaign("random", budget=10_000, step=12)
     played = play_all(labelled, _shipped(), base, STRATEGIES, range(SEEDS))
@@ -273,8 +283,8 @@ def _oracle(labelled: Any, base: Any) -> float:
     """The ratio for the order that knows what each label of the pool gains, before any learning; mean over seeds."""
     from dataclasses import replace
 
-    from usam.evaluation.objects import scores_of
-    from usam.simulation.campaign import parts
+    from usam.research.evaluation.objects import scores_of
+    from usam.research.simulation.campaign import parts
 
     ratios = []
     for seed in range(SEEDS):

@@ -10,9 +10,9 @@ import time
 
 import numpy as np
 
-from backend.jobs.publication import delete_others, verify, write
-from backend.label_studio import LabelStudio
-from backend.label_studio_records import UNCERTAINTY_SAMPLING
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.records import UNCERTAINTY_SAMPLING
+from backend.pool.publication import delete_others, verify, write
 from backend.store.records import ScoreRow
 from bench.rows import Row
 from bench.served import CONFIG, beside_label_studio

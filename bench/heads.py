@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from bench.rows import Row
-from usam.heads import PUBLISHED_HEADS
+from usam.heads.head_set import PUBLISHED_HEADS
 from usam.training import PRESETS, fit_heads, split_groups
 from usam.training.network import Rows
 

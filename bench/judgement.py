@@ -42,7 +42,7 @@ def run() -> list[Row]:
 
 def usam(*words: object) -> None:
     """Run `usam` as a user would."""
-    subprocess.run([sys.executable, "-m", "usam.cli", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "usam.cli.main", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
 
 
 def row_of(line: dict[str, str]) -> Row:

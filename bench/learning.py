@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from backend.connection import connect
-from backend.label_studio import LabelStudio
-from backend.label_studio_records import UNCERTAINTY_SAMPLING
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.records import UNCERTAINTY_SAMPLING
+from backend.label_studio.setup import connect
+from backend.local.stack import Stack
 from backend.queue import open_queue
 from backend.settings import Settings
-from backend.stack import Stack
 from backend.store import Store
 from bench.rows import Row
 from bench.served import CONFIG, ROOT, environment, label_studio_program, photographs

@@ -38,7 +38,7 @@ def run() -> list[Row]:
 
 def speed() -> list[Row]:
     """Encode one image and decode one click: seconds, and the share of SAM 2.1 Tiny's time."""
-    from usam.checkpoints import load
+    from usam.predictor.load import load
 
     image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
     point, label = np.array([[320.0, 240.0]]), np.array([1])
@@ -70,7 +70,7 @@ def untrained_tiny() -> object:
     """SAM 2.1 Tiny with random weights, in SAM 2's own predictor."""
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-    from usam.checkpoints import build_model
+    from usam.checkpoints.registry import build_model
 
     return SAM2ImagePredictor(build_model("sam2.1_hiera_tiny", weights=False))
 
@@ -84,10 +84,10 @@ def timed(action: Callable[[], None]) -> float:
 
 def quality(data: Path) -> list[Row]:
     """Mean IoUs and correlations of both sizes on every evaluation set, with 95 % intervals in the note."""
-    from usam.checkpoints import checkpoint_path
-    from usam.commands.nano import evaluation_sets
-    from usam.nano.figures import figures, measure
-    from usam.nano.model import load_nano
+    from usam.checkpoints.nano import load_nano
+    from usam.checkpoints.registry import checkpoint_path
+    from usam.cli.nano import evaluation_sets
+    from usam.research.nano.figures import figures, measure
 
     rows = []
     for name in ("nano-s", "nano-m"):

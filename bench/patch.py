@@ -51,8 +51,8 @@ def predictors() -> tuple[Any, Any]:
     """A plain and a patched predictor of one model, with nine heads of the published size."""
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-    from usam.checkpoints import build_model
-    from usam.patch_sam2 import patch_sam2
+    from usam.checkpoints.registry import build_model
+    from usam.predictor.patch import patch_sam2
 
     model = build_model(MODEL, weights=False)
     return SAM2ImagePredictor(model), patch_sam2(SAM2ImagePredictor(model), random_heads(model.sam_prompt_embed_dim))
@@ -60,7 +60,7 @@ def predictors() -> tuple[Any, Any]:
 
 def random_heads(width: int) -> Any:
     """Heads as the published ones are made: 2 D, 512, 512, 1."""
-    from usam.heads import PUBLISHED_HEADS, HeadSet
+    from usam.heads.head_set import PUBLISHED_HEADS, HeadSet
 
     random = np.random.default_rng(0)
     sizes = (2 * width, 512, 512, 1)
@@ -136,8 +136,8 @@ def click_rows(plain: Any, patched: Any) -> list[Row]:
 
 def grid_rows(plain: Any, patched: Any) -> list[Row]:
     """64 prompts of one image: scores only, and masks after suppression, against 64 plain predicts one by one."""
+    from usam.predictor.proposals import propose_masks
     from usam.prompts import grid_points
-    from usam.proposals import propose_masks
 
     points = grid_points(IMAGE_HW, PROMPTS_PER_SIDE)
     labels = np.ones((len(points), 1), np.int32)
@@ -176,7 +176,7 @@ def grid_rows(plain: Any, patched: Any) -> list[Row]:
 
 def encoder_rows(patched: Any, plain: Any, image: Image) -> list[Row]:
     """The image encoder in the fastest safe type against float32, and what it changes in masks."""
-    from usam.encoder import fastest_dtype
+    from usam.predictor.encoder import fastest_dtype
 
     dtype = fastest_dtype(patched.device)
     patched.encoder_dtype = dtype
@@ -221,8 +221,8 @@ def mask_change(predictor: Any, image: Image, dtype: torch.dtype) -> tuple[float
 
 def trained_change(dtype: torch.dtype) -> list[Row]:
     """The same for trained weights, where the project has them."""
-    from usam.checkpoints import load
     from usam.errors import UsamError
+    from usam.predictor.load import load
 
     rows = []
     for name in (MODEL, "nano-m"):
@@ -237,7 +237,7 @@ def trained_change(dtype: torch.dtype) -> list[Row]:
 
 def golden_rows(shared: Path) -> list[Row]:
     """The published heads against what the reference gives for the same tokens."""
-    from usam.heads import HeadSet
+    from usam.heads.head_set import HeadSet
 
     golden = np.load(shared / "golden" / "usam_heads_sam2.1.npz")
     heads = HeadSet.load(shared / "weights" / "usam_mlps" / "sam2.1")

@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from backend.jobs.context import Context
 from backend.jobs.entry import run_job
-from backend.label_studio_records import UNCERTAINTY_SAMPLING
-from backend.worker import preload
+from backend.jobs.worker import preload
+from backend.label_studio.records import UNCERTAINTY_SAMPLING
+from backend.resources import Context
 from bench.rows import Row
 from bench.served import CONFIG, beside_label_studio, photographs
 
@@ -77,10 +77,10 @@ class Clock:
     @contextmanager
     def on_the_model(self) -> Iterator[None]:
         """Time every call into encoder, decoder and heads until the block ends."""
-        from usam.heads import HeadSet
-        from usam.image_predictor import PatchedImagePredictor
-        from usam.mask_path import MaskPath
-        from usam.tokens.forward import Runner
+        from usam.heads.head_set import HeadSet
+        from usam.predictor.fast_masks import MaskPath
+        from usam.predictor.image import PatchedImagePredictor
+        from usam.predictor.runner import Runner
 
         with ExitStack() as stack:
             stack.enter_context(patch.object(Runner, "encode", self._encoding(Runner.encode)))

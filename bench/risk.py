@@ -25,7 +25,7 @@ import numpy.typing as npt
 from bench.rows import Row
 from bench.tables import data_folder, table
 from usam.errors import PseudoLabelError
-from usam.pseudo_labels import Candidates, Promise, calibrate
+from usam.pseudo_labels.calibration import Candidates, Promise, calibrate
 
 MODEL = "nano-m"
 CONFIDENCE = 0.9
@@ -192,7 +192,7 @@ def wilson(count: int, total: int, z: float = 1.96) -> tuple[float, float]:
 
 def read_objects(made: Path) -> Objects:
     """All objects, with the masks that each way chooses."""
-    from usam.checkpoints import resolve_heads
+    from usam.checkpoints.registry import resolve_heads
 
     tables = [
         table("coco_test", "coco", "coco_subset", "--part", "nano-test", "--models", MODEL, made=made),
@@ -226,8 +226,8 @@ def read_objects(made: Path) -> Objects:
 
 def shared_groups() -> dict[str, str]:
     """Groups of ECSSD whose picture is in BSDS500 too -> that picture's group there."""
-    from usam.datasets import open_dataset
-    from usam.datasets.overlap import shared_pictures
+    from usam.research.datasets import open_dataset
+    from usam.research.datasets.overlap import shared_pictures
 
     data = data_folder()
     assert data is not None

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from backend.jobs.context import Context
-from backend.label_studio_server import LabelStudioServer, find_label_studio, install_label_studio
+from backend.local.label_studio_server import LabelStudioServer, find_label_studio, install_label_studio
+from backend.resources import Context
 from backend.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,9 +29,9 @@ CONFIG = """<View><Image name="img" value="$image"/>
 def _serve(settings: dict[str, Any], port: int, with_store: bool) -> None:
     import uvicorn
 
-    from backend.app import create_app
     from backend.settings import Settings
     from backend.store import Store
+    from backend.web.app import create_app
 
     made = Settings(**settings)
     store = Store(made.store_url) if with_store else None
@@ -41,7 +41,7 @@ def _serve(settings: dict[str, Any], port: int, with_store: bool) -> None:
 @contextmanager
 def served(folder: Path, *, with_store: bool = False, **settings: Any) -> Iterator[str]:
     """Run the service with these settings until the block ends; gives its address once the model is loaded."""
-    from backend.processes import free_port
+    from backend.local.processes import free_port
 
     port = free_port(0, "127.0.0.1")
     given = {"data_dir": folder, "heads": "auto", **settings}

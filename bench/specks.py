@@ -15,12 +15,12 @@ SMALLEST = 0.01
 
 def run() -> list[Row]:
     """The mean change of IoU with its interval over images, and the ratio of the masks' lengths as RLE."""
-    from usam.checkpoints import load
-    from usam.datasets import open_dataset
-    from usam.evaluation.measures import bootstrap_mean
     from usam.masks import encode_rle, iou, without_specks
-    from usam.nano.figures import held_out
+    from usam.predictor.load import load
     from usam.prompts import centre_point
+    from usam.research.datasets import open_dataset
+    from usam.research.nano.figures import held_out
+    from usam.statistics import bootstrap_mean
 
     data = data_folder()
     if data is None:

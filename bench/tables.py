@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from usam.tokens import TokenTable
+from usam.research.tokens import TokenTable
 
 
 def data_folder() -> Path | None:
@@ -24,6 +24,6 @@ def table(name: str, dataset: str, root: str, *words: str, made: Path) -> TokenT
     data = data_folder()
     if data is None:
         raise FileNotFoundError(f"{name}: neither USAM_BENCH_TOKENS nor USAM_SHARED leads to it")
-    command = [sys.executable, "-m", "usam.cli", "tokens", dataset, str(data / root), *words]
+    command = [sys.executable, "-m", "usam.cli.main", "tokens", dataset, str(data / root), *words]
     subprocess.run([*command, "--out", str(made / name)], check=True, stdout=subprocess.DEVNULL)
     return TokenTable.open(made / name)

@@ -29,9 +29,9 @@ MEMORY_IMAGES = (16, 96)
 _CHILD = """
 import json, resource, sys
 from pathlib import Path
-from usam.datasets import open_dataset
-from usam.tokens import TokenSettings, extract_tokens
-from usam.tokens.forward import load_predictor, untrained_predictor
+from usam.research.datasets import open_dataset
+from usam.research.tokens import TokenSettings, extract_tokens
+from usam.research.tokens.models import load_predictor, untrained_predictor
 a = json.loads(sys.argv[1])
 load = untrained_predictor if a["untrained"] else load_predictor
 settings = TokenSettings(limit=a["images"], max_objects=a["most"], entropies=a["entropies"], shard_size=8)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from backend.errors import JobError
-from backend.jobs.context import Context
 from backend.queue import JOB_NAMES
+from backend.resources import Context
 from backend.settings import Settings
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.acceptances import (
+from backend.errors import JobError, LabelStudioError
+from backend.jobs.score_pool import propose_missing
+from backend.jobs.sync import refresh_tasks
+from backend.label_studio.config import Controls, parse_config
+from backend.label_studio.records import Json, Project
+from backend.learning.audits import Audit, ScoredTask, audit_candidates, pool_candidates, scored_tasks
+from backend.pool.proposals import rescored
+from backend.pool.ranking import audit_tasks, heads_in_use
+from backend.resources import Context, RunProgress
+from backend.store.pseudo_label_store import (
     ACCEPTED_VERSION,
     Acceptances,
     Accepted,
@@ -23,23 +32,14 @@ from backend.acceptances import (
     machine_made,
     marked,
 )
-from backend.controls import Controls, parse_config
-from backend.errors import JobError, LabelStudioError
-from backend.jobs.candidates import Audit, ScoredTask, audit_candidates, pool_candidates, scored_tasks
-from backend.jobs.context import Context, RunProgress
-from backend.jobs.proposals import rescored
-from backend.jobs.ranking import audit_tasks, heads_in_use
-from backend.jobs.score_pool import propose_missing
-from backend.jobs.sync import refresh_tasks
-from backend.label_studio_records import Json, Project
-from backend.mask_export import ExportedMask, export_masks
 from backend.store.records import KnownTask
-from usam.drift import Drift, watch
 from usam.errors import PseudoLabelError
-from usam.pseudo_labels import Promise, accept, calibrate
+from usam.masks.export import ExportedMask, export_masks
+from usam.pseudo_labels.calibration import Promise, accept, calibrate
+from usam.pseudo_labels.drift import Drift, watch
 
 if TYPE_CHECKING:
-    from usam.heads import HeadSet
+    from usam.heads.head_set import HeadSet
 
 JOB = "pseudo_label"
 
@@ -332,7 +332,7 @@ def _retire_others(context: Context, project: int, record: Record) -> None:
 
 
 def _marks(result: Sequence[Json]) -> set[str]:
-    from backend.acceptances import MARK
+    from backend.store.pseudo_label_store import MARK
 
     metas = [region.get("meta") for region in result]
     return {str(meta.get(MARK, "")) for meta in metas if isinstance(meta, dict)}

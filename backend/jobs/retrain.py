@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backend.jobs.context import Context, RunProgress
-from backend.jobs.ranking import audit_tasks, heads_in_use, project_seed
-from backend.jobs.samples import stacked, usable
+from backend.learning.samples import stacked, usable
+from backend.pool.ranking import audit_tasks, heads_in_use, project_seed
+from backend.resources import Context, RunProgress
 from backend.store.records import Run, SampleRow
 from usam.training.gate import Batch, Verdict, judge, take
 
 if TYPE_CHECKING:
-    from usam.heads import HeadSet
+    from usam.heads.head_set import HeadSet
 
 MIN_TASKS = 3
 """Annotated tasks below which nothing is trained: the gate could not judge it."""
@@ -116,8 +116,8 @@ def _train_and_judge(
 
 def _choice_turned(context: Context, project: int, last: Run | None, progress: RunProgress) -> bool:
     """Whether masks are now chosen otherwise than after the run `last`, with the heads that are in use."""
-    from backend.choices import gain_of
-    from usam.choice import decide
+    from backend.pool.mask_choice import gain_of
+    from usam.active.mask_choice import decide
 
     heads, _ = heads_in_use(context, project)
     if heads is None or heads.version not in progress.details.get("choice", {}):
@@ -143,7 +143,7 @@ def measure_choices(
     The checkpoint's heads are judged by every label, for they have seen none. The candidate is judged by audit labels
     and, where the gate refitted it on folds (`folds`: the heads and what they learned from), by the labels left out.
     """
-    from usam.choice import choice_gain, choice_gains
+    from usam.active.mask_choice import choice_gain, choice_gains
 
     held = [audit] if audit is not None else []
     gains: list[Any] = []

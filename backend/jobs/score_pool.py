@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from backend.controls import Controls, parse_config
 from backend.errors import JobError
-from backend.jobs.acting import act_where_due, offer_alternatives
-from backend.jobs.context import Context, RunProgress
-from backend.jobs.proposals import (
+from backend.jobs.sync import refresh_tasks
+from backend.label_studio.config import Controls, parse_config
+from backend.label_studio.records import Json, Project
+from backend.pool.proposals import (
     Found,
     ObjectScores,
     describe_found,
@@ -31,8 +31,8 @@ from backend.jobs.proposals import (
     score_many,
     unpack,
 )
-from backend.jobs.publication import delete_others, verify, write
-from backend.jobs.ranking import (
+from backend.pool.publication import delete_others, verify, write
+from backend.pool.ranking import (
     OWN_MODEL,
     Subject,
     choice_in_use,
@@ -42,14 +42,14 @@ from backend.jobs.ranking import (
     settings_key,
     strategy_for,
 )
-from backend.jobs.remaking import alternative_predictions
-from backend.jobs.sync import refresh_tasks
-from backend.label_studio_records import Json, Project
+from backend.pool.refined_masks import alternative_predictions
+from backend.pool.refinement import act_where_due, offer_alternatives
+from backend.resources import Context, RunProgress
 from backend.store.records import KnownTask, ProposalRow, ScoreRow
 from usam.errors import UsamError
 
 if TYPE_CHECKING:
-    from usam.heads import HeadSet
+    from usam.heads.head_set import HeadSet
 
 _SCORED_AT_ONCE = 256
 _KEPT_BEHIND = 2

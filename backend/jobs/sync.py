@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from backend.acceptances import Acceptances, machine_made
-from backend.controls import parse_config
 from backend.errors import FetchError, LabelConfigError, LabelStudioError
-from backend.jobs.context import Context, RunProgress
-from backend.jobs.ranking import ranking_is_stale
-from backend.jobs.samples import AnnotatedImage, sampling_key
-from backend.label_studio_records import Annotation, Project, Task
+from backend.label_studio.config import parse_config
+from backend.label_studio.records import Annotation, Project, Task
+from backend.learning.samples import AnnotatedImage, sampling_key
+from backend.pool.ranking import ranking_is_stale
+from backend.resources import Context, RunProgress
+from backend.store.pseudo_label_store import Acceptances, machine_made
 from backend.store.records import KnownTask
 from usam.errors import UsamError
 

@@ -11,7 +11,7 @@ import sqlalchemy as sql
 from sqlalchemy.engine import Connection, Engine
 
 from backend.errors import StoreError
-from backend.label_studio_records import Json
+from backend.label_studio.records import Json
 from backend.store.schema import SCHEMA_VERSION, about, metadata
 
 BUSY_MS = 30_000

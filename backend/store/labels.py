@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sql
 
-from backend.label_studio_records import Annotation, Task
+from backend.label_studio.records import Annotation, Task
 from backend.store.database import Database, parts
 from backend.store.records import Counts, KnownAnnotation, KnownTask, SampleRow, TaskChanges, data_key
 from backend.store.schema import annotation_map, proposals, samples, scores, tasks

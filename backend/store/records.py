@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.label_studio_records import Json
+from backend.label_studio.records import Json
 
 Float16s = npt.NDArray[np.float16]
 Float32s = npt.NDArray[np.float32]

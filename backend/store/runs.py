@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from backend.label_studio_records import Json
+from backend.label_studio.records import Json
 from backend.store.database import Database
 from backend.store.records import Run
 from backend.store.schema import leases, runs

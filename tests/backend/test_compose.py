@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from backend.processes import ServerProcess, free_port
+from backend.local.processes import ServerProcess, free_port
 from backend.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

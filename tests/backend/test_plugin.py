@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 import backend
 from backend.errors import BackendError, PluginUnavailable
-from usam import checkpoints
+from usam.checkpoints import registry as checkpoints
 
 CONFIG = """<View><Image name="img" value="$image"/>
 <BrushLabels name="brush" toName="img"><Label value="A"/><Label value="B"/></BrushLabels>
@@ -193,8 +193,8 @@ def test_objects_share_one_engine(plugin: Any) -> None:
 
 
 def test_version_follows_the_champion(plugin: Any) -> None:
-    from backend.registry import Registry
-    from usam.heads import HeadSet
+    from backend.store.head_registry import Registry
+    from usam.heads.head_set import HeadSet
 
     before = plugin.UsamModel(project_id="7", label_config=CONFIG).get("model_version")
     rng = np.random.default_rng(7)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.risk import Objects, naive_threshold, outcome, outcomes, violations, wilson
-from usam.pseudo_labels import Candidates, Promise
+from usam.pseudo_labels.calibration import Candidates, Promise
 
 PROMISE = Promise(0.5, 0.2, 0.9, per_image=1)
 

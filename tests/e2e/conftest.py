@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.label_studio import LabelStudio
-from backend.label_studio_server import (
+from backend.label_studio.client import LabelStudio
+from backend.local.label_studio_server import (
     LABEL_STUDIO_VERSION,
     LabelStudioServer,
     find_label_studio,
     install_label_studio,
 )
-from backend.redis_server import RedisServer
+from backend.local.redis_server import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ("astronaut", "coffee", "chelsea", "rocket", "camera", "coins", "horse", "clock", "moon", "page")

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from backend.label_studio import LabelStudio
-from backend.label_studio_server import Account
+from backend.label_studio.client import LabelStudio
+from backend.local.label_studio_server import Account
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -66,7 +66,7 @@ def start(data: Path, images: Path, program: Path) -> Running:
         environment.pop(name, None)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "backend.cli", "up", "--images", str(images)],
+            [sys.executable, "-m", "backend.cli.main", "up", "--images", str(images)],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,

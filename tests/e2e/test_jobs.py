@@ -10,11 +10,11 @@ import pytest
 
 from backend.errors import JobBusy, JobError, LabelStudioUnreachable
 from backend.jobs.entry import run_job
-from backend.jobs.publication import verify
-from backend.jobs.ranking import audit_tasks
-from backend.label_studio import LabelStudio
-from backend.label_studio_server import LabelStudioServer
-from backend.redis_server import RedisServer
+from backend.label_studio.client import LabelStudio
+from backend.local.label_studio_server import LabelStudioServer
+from backend.local.redis_server import RedisServer
+from backend.pool.publication import verify
+from backend.pool.ranking import audit_tasks
 from backend.settings import Settings
 from tests.e2e.workplace import Workplace, small_region, workplace
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from backend.errors import LabelStudioError, LabelStudioUnreachable, TokenError
-from backend.label_studio import UNLABELLED, LabelStudio
-from backend.label_studio_records import UNCERTAINTY_SAMPLING, Project, Task
-from backend.label_studio_server import LabelStudioServer
+from backend.label_studio.client import UNLABELLED, LabelStudio
+from backend.label_studio.records import UNCERTAINTY_SAMPLING, Project, Task
+from backend.local.label_studio_server import LabelStudioServer
 
 pytestmark = pytest.mark.e2e
 CONFIG = """<View><Image name="img" value="$image"/>
@@ -27,7 +27,7 @@ def imported(client: LabelStudio, project: Project, count: int) -> list[Task]:
 def test_all_pages_of_tasks_are_read_in_order(
     label_studio: LabelStudio, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.label_studio.PAGE", 3)
+    monkeypatch.setattr("backend.label_studio.client.PAGE", 3)
     tasks = imported(label_studio, project, 7)
     assert [task.data["image"][-5:] for task in tasks] == [f"{n}.png" for n in range(7)]
     assert label_studio.task_count(project.id) == 7

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.label_studio_server import LabelStudioServer
-from backend.redis_server import RedisServer
+from backend.local.label_studio_server import LabelStudioServer
+from backend.local.redis_server import RedisServer
 from tests.e2e.workplace import Workplace, small_region, workplace
 
 pytestmark = pytest.mark.e2e

@@ -12,18 +12,18 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from backend.acceptances import accepted_by, machine_made
-from backend.cli import app
+from backend.cli.main import app
 from backend.jobs import pseudo_label
-from backend.jobs.publication import verify
-from backend.jobs.ranking import audit_tasks
-from backend.label_studio_server import LabelStudioServer
-from backend.redis_server import RedisServer
+from backend.local.label_studio_server import LabelStudioServer
+from backend.local.redis_server import RedisServer
+from backend.pool.publication import verify
+from backend.pool.ranking import audit_tasks
 from backend.settings import Settings
+from backend.store.pseudo_label_store import accepted_by, machine_made
 from tests.e2e.workplace import Workplace, small_region, workplace
 from usam.errors import PseudoLabelError
-from usam.promises import images_needed
-from usam.pseudo_labels import Promise
+from usam.pseudo_labels.calibration import Promise
+from usam.pseudo_labels.guarantee import images_needed
 
 pytestmark = pytest.mark.e2e
 PROMISE = Promise(0.5, 0.4, 0.7, per_image=1)

@@ -14,20 +14,20 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
-from backend.connection import connect
-from backend.jobs.context import Context
 from backend.jobs.entry import run_job
-from backend.label_studio import LabelStudio
-from backend.label_studio_records import UNCERTAINTY_SAMPLING
-from backend.label_studio_server import LabelStudioServer
-from backend.processes import ServerProcess, free_port
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.records import UNCERTAINTY_SAMPLING
+from backend.label_studio.setup import connect
+from backend.local.label_studio_server import LabelStudioServer
+from backend.local.processes import ServerProcess, free_port
+from backend.local.redis_server import RedisServer
 from backend.queue import JobQueue
-from backend.redis_server import RedisServer
-from backend.registry import Registry
+from backend.resources import Context
 from backend.settings import Settings
 from backend.store import Store
+from backend.store.head_registry import Registry
 from backend.store.records import Run
-from usam.heads import HeadSet
+from usam.heads.head_set import HeadSet
 
 CONFIG = """<View>
   <Image name="img" value="$image" zoom="true"/>
@@ -88,7 +88,7 @@ class Workplace:
         """Start `usam-backend ARGUMENTS`."""
         process = ServerProcess(
             name,
-            [sys.executable, "-m", "backend.cli", *arguments],
+            [sys.executable, "-m", "backend.cli.main", *arguments],
             log=self.folder / f"{name}.log",
             environment=self.environment,
         )

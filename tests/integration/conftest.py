@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from backend.local.redis_server import RedisServer
 from backend.queue import JobQueue
-from backend.redis_server import RedisServer
 
 
 @pytest.fixture

@@ -30,11 +30,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from backend.local.redis_server import RedisServer
 from backend.queue import JobQueue
-from backend.redis_server import RedisServer
-from backend.registry import Registry
 from backend.store import Store
-from usam import checkpoints
+from backend.store.head_registry import Registry
+from usam.checkpoints import registry as checkpoints
 
 pytestmark = pytest.mark.integration
 
@@ -231,7 +231,7 @@ def test_configuration_is_that_of_the_request_not_of_the_last_setup(server: Runn
 
 
 def test_promotion_changes_the_version_at_once(server: Running) -> None:
-    from usam.heads import HeadSet
+    from usam.heads.head_set import HeadSet
 
     before = server.setup()
     rng = np.random.default_rng(3)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from backend.errors import QueueError
+from backend.jobs.worker import tick
+from backend.local.redis_server import RedisServer
 from backend.queue import JobQueue
-from backend.redis_server import RedisServer
 from backend.settings import Settings
 from backend.store import Store
-from backend.worker import tick
 
 pytestmark = pytest.mark.integration
 

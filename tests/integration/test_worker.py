@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from backend.local.redis_server import RedisServer
 from backend.queue import JobQueue
-from backend.redis_server import RedisServer
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +29,7 @@ def test_a_worker_outlives_redis_killed_by_its_job_and_stops_when_asked(
         "USAM_SYNC_SECONDS": "600",
     }
     with (tmp_path / "log").open("wb") as log:
-        command = [sys.executable, "-m", "backend.cli", "worker"]
+        command = [sys.executable, "-m", "backend.cli.main", "worker"]
         worker = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         for turn in range(3):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from usam.pseudo_labels import Candidates
+from usam.pseudo_labels.calibration import Candidates
 
 
 def risky_masks(

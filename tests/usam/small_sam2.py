@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-from usam.heads import PUBLISHED_HEADS, Alignment, HeadSet
+from usam.heads.head_set import PUBLISHED_HEADS, Alignment, HeadSet
 
 IMAGE_HW = (90, 130)
 
@@ -20,7 +20,7 @@ IMAGE_HW = (90, 130)
 @cache
 def model(image_size: int = 128) -> Any:
     """A SAM2Base, the same at every call: leave it as it is."""
-    from usam.checkpoints import build_model
+    from usam.checkpoints.registry import build_model
 
     torch.manual_seed(0)
     return build_model("sam2.1_hiera_tiny", weights=False, image_size=image_size)

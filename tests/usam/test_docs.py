@@ -25,8 +25,8 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from usam.checkpoints import DEFAULT_MODEL, checkpoint_path
-from usam.cli import app
+from usam.checkpoints.registry import DEFAULT_MODEL, checkpoint_path
+from usam.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -98,11 +98,11 @@ def check_arguments(command: Any, arguments: list[str], name: str) -> None:
 
 def backend_command() -> Any:
     """The command of the service, where that is built with typer and installed."""
-    if find_spec("backend.cli") is None:
+    if find_spec("backend.cli.main") is None:
         return None
-    import backend.cli
+    import backend.cli.main
 
-    application = getattr(backend.cli, "app", None)
+    application = getattr(backend.cli.main, "app", None)
     return None if application is None else get_command(application)
 
 

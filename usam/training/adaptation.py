@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import TrainingError
-from usam.evaluation.measures import calibration_error, pearson
-from usam.heads import HeadSet
+from usam.heads.head_set import HeadSet
+from usam.statistics import calibration_error, pearson
 from usam.training.network import Layers, Rows
 from usam.training.split import group_folds
 

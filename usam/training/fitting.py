@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import TrainingError
-from usam.evaluation.measures import calibration_error, pearson
-from usam.heads import HeadSet
+from usam.heads.head_set import HeadSet
+from usam.statistics import calibration_error, pearson
 from usam.training.adaptation import Adaptation, adapt_heads
 from usam.training.loop import Progress, Trained, train_together
 from usam.training.network import Alignment, Layers, Rows, merge_layers

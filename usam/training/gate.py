@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from usam.heads import HeadSet
+    from usam.heads.head_set import HeadSet
 
 MIN_AUDIT_TASKS = 5
 MIN_AUDIT_OBJECTS = 10

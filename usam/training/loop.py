@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from usam.errors import TrainingError
-from usam.heads import HeadSet
+from usam.heads.head_set import HeadSet
 from usam.training.network import Layers, Rows, Scale, StackedHeads
 from usam.training.settings import TrainSettings
 from usam.training.split import Split

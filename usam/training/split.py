@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from usam.acquisition import stable_uniform
 from usam.errors import TrainingError
+from usam.statistics import stable_uniform
 
 Indices = npt.NDArray[np.int64]
 

@@ -7,7 +7,7 @@ import pytest
 from synthetic_rows import HEADS, Synthetic, synthetic_rows
 
 from usam.errors import TrainingError
-from usam.heads import HeadSet
+from usam.heads.head_set import HeadSet
 from usam.training import TrainSettings, fit_heads
 from usam.training.fitting import FitResult
 

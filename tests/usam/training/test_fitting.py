@@ -10,7 +10,7 @@ import torch
 from synthetic_rows import HEADS, Synthetic, synthetic_rows
 
 from usam.errors import TrainingError
-from usam.heads import HeadSet
+from usam.heads.head_set import HeadSet
 from usam.training import PRESETS, Preset, TrainSettings, fit_heads, split_groups
 from usam.training.fitting import predict
 from usam.training.loop import train_together

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from usam.heads import HeadSet
+from usam.heads.head_set import HeadSet
 from usam.training.gate import MIN_AUDIT_TASKS, judge, object_errors, take
 
 WIDTH = 4

@@ -1,0 +1,1 @@
+"""The commands of `usam-backend`, a module a topic."""

@@ -1,0 +1,138 @@
+"""The worker: an RQ worker that runs each job in a process of its own, and a timer that finds work events missed.
+
+A job that dies takes no worker with it. Libraries are loaded once, before the first job, so that a job starts fast;
+nothing is computed in the parent, whose threads a fork would not survive.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+from backend.errors import BackendError, QueueError
+from backend.queue import JobQueue, open_queue
+from backend.settings import Settings
+from backend.store import Store
+
+MAINTENANCE_S = 60
+REDIS_PATIENCE_S = 2.0
+PRELOADED = (
+    "backend.inference.model",
+    "backend.jobs.pseudo_label",
+    "backend.jobs.retrain",
+    "backend.jobs.score_pool",
+    "backend.jobs.sync",
+    "label_studio_sdk.label_interface",
+    "sam2.sam2_image_predictor",
+    "usam.checkpoints.nano",
+    "usam.predictor.proposals",
+    "usam.predictor.runner",
+    "usam.training.adaptation",
+)
+_log = logging.getLogger(__name__)
+
+
+def work(settings: Settings, *, burst: bool = False) -> None:
+    """Work until stopped (SIGTERM or Ctrl-C end it after the present job; a second one at once).
+
+    With `burst`, return once the queue is empty. Raises `QueueError` where Redis's address is malformed.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request, with its address
+    timer, here = None, os.getpid()
+    if not burst:
+        timer = multiprocessing.get_context("spawn").Process(
+            target=tick_forever, args=(settings, os.getpid()), name="usam-timer", daemon=True
+        )
+        timer.start()
+    try:
+        _work_on(open_queue(settings), burst)
+    finally:
+        if timer is not None and os.getpid() == here:  # a fork that is interrupted passes by here too
+            timer.terminate()
+            timer.join(5)
+
+
+def _work_on(queue: JobQueue, burst: bool) -> None:
+    import redis
+    from rq import Worker
+    from rq.exceptions import StopRequested
+    from rq.serializers import JSONSerializer
+
+    class AskedWorker(Worker):
+        """Knows whether somebody asked it to stop: RQ's own loop also ends, quietly, when Redis fails under a job."""
+
+        asked = False
+
+        def handle_warm_shutdown_request(self) -> None:
+            AskedWorker.asked = True
+            super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
+
+    preload()
+    while not AskedWorker.asked:
+        try:
+            worker = AskedWorker(
+                [queue.queue()],
+                connection=queue.connection(),
+                serializer=JSONSerializer,
+                maintenance_interval=MAINTENANCE_S,
+                job_monitoring_interval=5,
+            )
+            worker.work(burst=burst, with_scheduler=not burst, logging_level="WARNING")
+            if burst or AskedWorker.asked:
+                return
+            _log.warning("the worker's loop ended by itself; beginning again")
+        except StopRequested:
+            return
+        except (redis.RedisError, OSError) as error:
+            if burst:
+                raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL") from error
+            _log.warning("Redis does not answer (%s); trying again", type(error).__name__)
+        try:
+            time.sleep(REDIS_PATIENCE_S)
+        except StopRequested:  # the signals still go to the worker that ended
+            return
+
+
+def preload() -> None:
+    """Import what jobs need, which takes seconds; compute nothing."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    _log.info("worker ready")
+
+
+def tick_forever(settings: Settings, parent: int) -> None:
+    """Wake `sync` for every project, every `sync_seconds`, until the worker `parent` is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker ends the timer
+    signal.signal(signal.SIGTERM, _leave)
+    queue = open_queue(settings)
+    while os.getppid() == parent:
+        tick(settings, queue)
+        waited = 0.0
+        while waited < settings.sync_seconds and os.getppid() == parent:
+            time.sleep(min(1.0, settings.sync_seconds - waited))
+            waited += 1.0
+
+
+def tick(settings: Settings, queue: JobQueue) -> int:
+    """Wake `sync` for every project that is ours to look after; returns how many Redis took."""
+    try:
+        store = Store(settings.store_url)
+        try:
+            projects = store.projects()
+        finally:
+            store.close()
+    except BackendError as error:
+        _log.warning("the timer could not read the store: %s", error)
+        return 0
+    return sum(queue.wake(project, "sync") for project in projects)
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(0)

@@ -1,0 +1,1 @@
+"""All that speaks Label Studio: its API, its labelling configurations, its regions."""

@@ -1,0 +1,337 @@
+"""The client of Label Studio's REST API: tasks, annotations, predictions, versions, views, webhooks,
+backends.
+
+Nothing here takes a task's lock except `next_task`, which says so. What can go wrong is in
+`label_studio_connection`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from backend.errors import LabelStudioError
+from backend.label_studio.http import Connection, items
+from backend.label_studio.records import (
+    Annotation,
+    Json,
+    MlBackend,
+    Prediction,
+    Project,
+    ServedTask,
+    Task,
+    View,
+    Webhook,
+)
+
+PAGE = 500
+_FILES_AT_ONCE = 50
+CHUNK_ITEMS = 20_000
+CHUNK_BYTES = 64 * 1024 * 1024
+"""Few big imports: Label Studio counts the tasks again after each, which takes seconds in a big project."""
+_TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations,total_predictions,is_labeled"
+_ANNOTATION_FIELDS = "id,annotations,result,updated_at,was_cancelled,ground_truth,completed_by,task"
+_PREDICTION_FIELDS = "id,predictions,result,score,model_version,task"
+UNLABELLED = {
+    "conjunction": "and",
+    "items": [{"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0}],
+}
+
+
+class LabelStudio(Connection):
+    """One Label Studio: everything the service reads from it and writes to it."""
+
+    # projects
+
+    def project(self, project: int) -> Project:
+        """One project with its labelling config."""
+        return Project.read(self._object("GET", f"/api/projects/{project}"))
+
+    def projects(self) -> list[Project]:
+        """All projects this token can see."""
+        found: list[Project] = []
+        page = 1
+        while True:
+            answer = self._object("GET", "/api/projects", params={"page": page, "page_size": 100})
+            found += [Project.read(item) for item in items(answer.get("results"), "projects")]
+            if not answer.get("next"):
+                return found
+            page += 1
+
+    def create_project(self, title: str, label_config: str, **fields: Any) -> Project:
+        """Make a project. `fields` are Label Studio's own (`sampling`, `description`, ...)."""
+        body = {"title": title, "label_config": label_config, **fields}
+        return Project.read(self._object("POST", "/api/projects", json=body))
+
+    def update_project(self, project: int, **fields: Any) -> Project:
+        """Change `fields` of a project."""
+        return Project.read(self._object("PATCH", f"/api/projects/{project}", json=fields))
+
+    def set_model_version(self, project: int, version: str) -> None:
+        """Make `version` the one whose scores order the queue. It must have predictions already."""
+        self.update_project(project, model_version=version)
+
+    # tasks and annotations
+
+    def tasks(self, project: int, *, since: str = "") -> Iterator[Task]:
+        """All tasks by id, or those touched after `since` (an `updated_at`): new, edited, annotation added,
+        changed or deleted. Storing predictions does not touch a task."""
+        query: Json = {"ordering": ["tasks:id"]}
+        if since:
+            condition = {
+                "filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since
+            }  # fmt: skip
+            query["filters"] = {"conjunction": "and", "items": [condition]}
+        for item in self._task_pages(project, query, {"include": _TASK_FIELDS}):
+            yield Task.read(item)
+
+    def task_count(self, project: int) -> int:
+        """How many tasks there are now."""
+        answer = self._object(
+            "GET", "/api/tasks", params={"project": project, "page": 1, "page_size": 1, "include": "id"}
+        )
+        return int(answer.get("total", 0))
+
+    def annotations(self, project: int, task_ids: Sequence[int]) -> list[Annotation]:
+        """All annotations of these tasks as they are now, skipped ones included."""
+        found = []
+        for item in self._selected_tasks(project, task_ids, _ANNOTATION_FIELDS):
+            task = int(item["id"])
+            found += [Annotation.read(one, task) for one in items(item.get("annotations"), "annotations")]
+        return found
+
+    def predictions(self, project: int, task_ids: Sequence[int]) -> list[Prediction]:
+        """All stored predictions of these tasks, of every version."""
+        found = []
+        for item in self._selected_tasks(project, task_ids, _PREDICTION_FIELDS):
+            task = int(item["id"])
+            found += [Prediction.read(one, task) for one in items(item.get("predictions"), "predictions")]
+        return found
+
+    def import_tasks(self, project: int, items: Sequence[Mapping[str, Any]]) -> int:
+        """Add tasks (`{"data": {...}}` each, may carry annotations); returns how many Label Studio made."""
+        answer = self._object("POST", f"/api/projects/{project}/import", json=list(items), long=True)
+        return int(answer.get("task_count", 0))
+
+    def upload(self, project: int, paths: Iterable[Path]) -> int:
+        """Upload image files, one task each; returns how many tasks Label Studio made."""
+        made, waiting = 0, list(paths)
+        for start in range(0, len(waiting), _FILES_AT_ONCE):
+            part = waiting[start : start + _FILES_AT_ONCE]
+            # Label Studio keeps one file for each field name
+            files = [(f"file{number}", (path.name, path.read_bytes())) for number, path in enumerate(part)]
+            answer = self._object("POST", f"/api/projects/{project}/import", files=files, long=True)
+            made += int(answer.get("task_count", 0))
+        return made
+
+    def annotate(self, task: int, result: Sequence[Json], *, cancelled: bool = False) -> Annotation:
+        """Add an annotation in this account's name; `cancelled` skips the task."""
+        body = {"result": list(result), "was_cancelled": cancelled}
+        return Annotation.read(self._object("POST", f"/api/tasks/{task}/annotations/", json=body), task)
+
+    def delete_annotation(self, annotation: int) -> None:
+        """Delete one annotation."""
+        self._send("DELETE", f"/api/annotations/{annotation}/")
+
+    def delete_task(self, task: int) -> None:
+        """Delete one task with all it carries."""
+        self._send("DELETE", f"/api/tasks/{task}/")
+
+    def allow_local_folder(self, project: int, folder: Path) -> None:
+        """Let tasks of this project show files below `folder`, which must lie inside Label Studio's
+        document root."""
+        storages = self._list("/api/storages/localfiles/", {"project": project})
+        if any(storage.get("path") == str(folder) for storage in storages):
+            return
+        body = {"project": project, "path": str(folder), "title": folder.name, "use_blob_urls": True}
+        self._send("POST", "/api/storages/localfiles/", json=body)
+
+    # predictions and their versions
+
+    def import_predictions(
+        self, project: int, predictions: Iterable[Mapping[str, Any]], *, chunk: int = CHUNK_ITEMS
+    ) -> int:
+        """Store predictions in bulk: `{"task", "result", "score", "model_version"}` each; returns how many.
+
+        Label Studio stores wrong names, labels and geometry as they come, drops without a word what has a score
+        outside 0..1, and refuses a whole chunk for one unknown task id. Here a score must be a finite number, and
+        fewer stored than sent is an error.
+        """
+        sent = 0
+        for part in _chunks(predictions, chunk):
+            answer = self._object(
+                "POST",
+                f"/api/projects/{project}/import/predictions",
+                content=b"[" + b",".join(part) + b"]",
+                headers={"Content-Type": "application/json"},
+                long=True,
+            )
+            if answer.get("created") != len(part):
+                raise LabelStudioError(
+                    f"{len(part)} predictions stored", str(answer.get("created")), "score the pool again"
+                )
+            sent += len(part)
+        return sent
+
+    def model_versions(self, project: int) -> dict[str, int]:
+        """Prediction versions of a project and how many predictions each has."""
+        answer = self._object("GET", f"/api/projects/{project}/model-versions")
+        return {str(name): int(count) for name, count in answer.items()}
+
+    def delete_version(self, project: int, version: str) -> None:
+        """Delete all predictions of a version. Deleting the project's current one leaves it without any.
+
+        Label Studio takes several seconds for each thousand.
+        """
+        path = f"/api/projects/{project}/model-versions"
+        self._send("DELETE", path, json={"model_version": version}, long=True)
+
+    # the queue
+
+    def next_task(self, project: int) -> ServedTask | None:
+        """The task Label Studio serves this account now; None when nothing is left.
+
+        It **locks** the task for this account, for a day by default: other annotators do not get it
+        meanwhile, and this account gets nothing else. `first_by_score` asks without a lock.
+        """
+        try:
+            return ServedTask.read(self._object("GET", f"/api/projects/{project}/next"))
+        except LabelStudioError as error:
+            if error.status == 404 and self.project(project).id == project:
+                return None
+            raise
+
+    def first_by_score(self, project: int, count: int = 1) -> list[tuple[int, float | None]]:
+        """The first `count` unlabelled tasks by lowest score of the project's current version, with that
+        score.
+
+        The order of uncertainty sampling, read through the Data Manager: it takes no lock.
+        """
+        query = {"ordering": ["tasks:predictions_score"], "filters": UNLABELLED}
+        params = {"project": project, "page": 1, "page_size": count, "include": "id,predictions_score"}
+        answer = self._object("GET", "/api/tasks", params={**params, "query": json.dumps(query)})
+        rows = items(answer.get("tasks"), "tasks")
+        return [
+            (int(row["id"]), None if row.get("predictions_score") is None else float(row["predictions_score"]))
+            for row in rows
+        ]
+
+    # views, webhooks, ML backends
+
+    def views(self, project: int) -> list[View]:
+        """The Data Manager's tabs."""
+        return [View.read(item) for item in self._list("/api/dm/views/", {"project": project})]
+
+    def create_view(self, project: int, title: str, *, ordering: Sequence[str], filters: Json) -> View:
+        """Add a tab, such as `ordering=["tasks:predictions_score"]` with the filters `UNLABELLED`."""
+        data = {"title": title, "ordering": list(ordering), "filters": filters}
+        return View.read(self._object("POST", "/api/dm/views/", json={"project": project, "data": data}))
+
+    def webhooks(self, project: int) -> list[Webhook]:
+        """The project's webhooks."""
+        return [Webhook.read(item) for item in self._list("/api/webhooks/", {"project": project})]
+
+    def create_webhook(self, project: int, url: str, *, headers: Mapping[str, str], actions: Sequence[str]) -> Webhook:
+        """Add a webhook that carries `headers` verbatim. Label Studio refuses one-label host names."""
+        body = _webhook_body(headers, actions) | {"project": project, "url": url}
+        return Webhook.read(self._object("POST", "/api/webhooks/", json=body))
+
+    def update_webhook(self, webhook: int, url: str, *, headers: Mapping[str, str], actions: Sequence[str]) -> Webhook:
+        """Set address, headers and actions of a webhook."""
+        body = _webhook_body(headers, actions) | {"url": url}
+        return Webhook.read(self._object("PATCH", f"/api/webhooks/{webhook}/", json=body))
+
+    def ml_backends(self, project: int) -> list[MlBackend]:
+        """The project's backends, lowest id (the one Label Studio asks) first. Asking makes Label Studio
+        call each."""
+        found = [MlBackend.read(item) for item in self._list("/api/ml/", {"project": project})]
+        return sorted(found, key=lambda backend: backend.id)
+
+    def create_ml_backend(self, project: int, url: str, title: str, **fields: Any) -> MlBackend:
+        """Connect a backend. Label Studio calls it before it answers, and sets `project.model_version` to
+        `title`."""
+        body = {"project": project, "url": url, "title": title, **fields}
+        return MlBackend.read(self._object("POST", "/api/ml", json=body, long=True))
+
+    def update_ml_backend(self, backend: int, project: int, url: str, **fields: Any) -> MlBackend:
+        """Change a backend. `project` and `url` must always be given, or Label Studio fails."""
+        body = {"project": project, "url": url, **fields}
+        return MlBackend.read(self._object("PATCH", f"/api/ml/{backend}", json=body, long=True))
+
+    def delete_ml_backend(self, backend: int) -> None:
+        """Disconnect a backend. Its webhook stays."""
+        self._send("DELETE", f"/api/ml/{backend}")
+
+    def ask_backend(self, backend: int, task: int, context: Json) -> Json:
+        """What an interactive click gives: Label Studio's own call through to the backend's /predict."""
+        body = {"task": task, "context": context}
+        return self._object("POST", f"/api/ml/{backend}/interactive-annotating", json=body, long=True)
+
+    def train(self, backend: int) -> None:
+        """Press Start Training."""
+        self._send("POST", f"/api/ml/{backend}/train", json={}, long=True)
+
+    # pages
+
+    def _task_pages(self, project: int, query: Json, params: Json) -> Iterator[Json]:
+        page, seen = 1, 0
+        while True:
+            answer = self._object(
+                "GET",
+                "/api/tasks",
+                params={
+                    "project": project,
+                    "page": page,
+                    "page_size": PAGE,
+                    "resolve_uri": "false",
+                    "query": json.dumps(query),
+                    **params,
+                },
+                empty_on={404} if page > 1 else (),
+            )
+            rows = items(answer.get("tasks", []), "tasks")
+            yield from rows
+            seen += len(rows)
+            if not rows or seen >= int(answer.get("total", 0)):
+                return
+            page += 1
+
+    def _selected_tasks(self, project: int, task_ids: Sequence[int], include: str) -> Iterator[Json]:
+        for start in range(0, len(task_ids), 50):  # the ids travel in the address, which has a limit
+            chosen = {"all": False, "included": list(task_ids[start : start + 50])}
+            params = {"fields": "all", "include": include}
+            yield from self._task_pages(project, {"selectedItems": chosen}, params)
+
+
+def _chunks(items: Iterable[Mapping[str, Any]], count: int) -> Iterator[list[bytes]]:
+    """Serialised items in chunks of at most `count` items and about `CHUNK_BYTES` bytes."""
+    part: list[bytes] = []
+    size = 0
+    for item in items:
+        try:
+            data = json.dumps(item, allow_nan=False, separators=(",", ":")).encode()
+        except ValueError as error:
+            task = item.get("task")
+            raise LabelStudioError("finite numbers in a prediction", f"one without, task {task}") from error
+        score = item.get("score")
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise LabelStudioError("a number as a prediction's score", repr(score), f"see task {item.get('task')}")
+        if part and (len(part) >= count or size + len(data) > CHUNK_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(data)
+        size += len(data)
+    if part:
+        yield part
+
+
+def _webhook_body(headers: Mapping[str, str], actions: Sequence[str]) -> Json:
+    return {
+        "headers": dict(headers),
+        "actions": list(actions),
+        "send_for_all_actions": not actions,
+        "send_payload": True,
+        "is_active": True,
+    }

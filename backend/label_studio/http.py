@@ -1,0 +1,149 @@
+"""One connection to Label Studio: the token, time-outs, second tries, and errors that say what Label Studio said.
+
+LabelStudioError              refused, or an answer of another shape than expected (`.status`)
+ |- LabelStudioUnreachable    no answer at all
+ `- TokenError                401 or 403
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from backend.errors import LabelStudioError, LabelStudioUnreachable, TokenError
+from backend.label_studio.auth import TokenSource
+from backend.label_studio.records import Json
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+READ_TRIES = 3
+CHECK_VERSION = "check the address and that it is Label Studio 1.23"
+
+
+class Connection:
+    """Requests to the Label Studio at `url`, with one token of either kind. Safe to share between threads.
+
+    Reads are tried again when Label Studio does not answer; writes are sent once, because Label Studio stores what
+    arrives twice twice. `timeout` is for ordinary requests, `long_timeout` for those in which Label Studio works over
+    a whole project (import, deletion of a version); both in seconds. Close it when done.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout: float = 30.0,
+        long_timeout: float = 900.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            timeout=httpx.Timeout(timeout, connect=5.0), follow_redirects=False, transport=transport
+        )
+        self._long = httpx.Timeout(long_timeout, connect=5.0)
+        self._tokens = TokenSource(self.url, token, self._http)
+
+    def __repr__(self) -> str:
+        return f"LabelStudio({self.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    def _object(self, method: str, path: str, *, empty_on: Iterable[int] = (), **options: Any) -> Json:
+        try:
+            body = _body(self._send(method, path, **options), path)
+        except LabelStudioError as error:
+            if error.status in set(empty_on):
+                return {}
+            raise
+        if not isinstance(body, dict):
+            raise LabelStudioError(f"an object from {path}", type(body).__name__, CHECK_VERSION)
+        return body
+
+    def _list(self, path: str, params: Json) -> list[Json]:
+        return items(_body(self._send("GET", path, params=params), path), path)
+
+    def _send(self, method: str, path: str, *, long: bool = False, **options: Any) -> httpx.Response:
+        if long:
+            options["timeout"] = self._long
+        extra = options.pop("headers", {})
+        tries = READ_TRIES if method in ("GET", "HEAD") else 1
+        renewed = False
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                answer = self._http.request(
+                    method, self.url + path, headers={**extra, **self._tokens.header()}, **options
+                )
+            except httpx.HTTPError as error:
+                if attempt < tries:
+                    time.sleep(0.3 * attempt)
+                    continue
+                raise LabelStudioUnreachable(
+                    f"{self.url} to answer {method} {path}",
+                    type(error).__name__,
+                    "check that Label Studio runs and LABEL_STUDIO_URL is right",
+                ) from error
+            if answer.status_code in (502, 503, 504) and attempt < tries:
+                time.sleep(0.3 * attempt)
+                continue
+            if answer.status_code == 401 and not renewed and self._tokens.forget():
+                renewed = True
+                attempt -= 1
+                continue
+            if not answer.is_success:
+                raise _refusal(method, path, answer)
+            return answer
+
+
+def _refusal(method: str, path: str, answer: httpx.Response) -> LabelStudioError:
+    """The error for a status that is no success, with Label Studio's own words and none of ours."""
+    try:
+        body = answer.json()
+    except ValueError:
+        body = {}
+    said = ""
+    if isinstance(body, dict):
+        said = str(body.get("validation_errors") or body.get("detail") or "")[:300]
+    got = f"HTTP {answer.status_code}" + (f" ({said})" if said else "")
+    expected = f"success for {method} {path}"
+    if answer.status_code in (401, 403):
+        remedy = "set LABEL_STUDIO_API_KEY to a token of a user who may do this"
+        return TokenError(expected, got, remedy, status=answer.status_code)
+    if answer.is_redirect:
+        return LabelStudioError(
+            expected, f"{got}, a redirect", "set LABEL_STUDIO_URL to the final address", status=answer.status_code
+        )
+    remedy = "try again later" if answer.is_server_error else "check the request and the project"
+    return LabelStudioError(expected, got, remedy, status=answer.status_code)
+
+
+def _body(answer: httpx.Response, path: str) -> Any:
+    try:
+        return answer.json()
+    except ValueError as error:
+        kind = answer.headers.get("content-type", "something else")
+        raise LabelStudioError(f"JSON from {path}", str(kind), CHECK_VERSION) from error
+
+
+def items(value: Any, what: str) -> list[Json]:
+    """`value` as the list of objects that it has to be. Raises `LabelStudioError`."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise LabelStudioError(f"a list of {what}", type(value).__name__, CHECK_VERSION)
+    return value

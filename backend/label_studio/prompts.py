@@ -1,0 +1,199 @@
+"""What a person drew with a smart tool, or another model left on a task, becomes prompts.
+
+Legend: H, W height and width of the upright image in pixels; K points of a prompt. Label Studio gives
+positions in percent of the displayed image, which is the upright one.
+
+One prompt is one object. Boxes are objects of their own; positive points belong to the smallest box around
+them, else to the one box there is, else they make an object by themselves, one for each label. Negative
+points belong to every object: they say where none of them is. A brush stroke is scribbled, not filled in,
+so it speaks as points spread along it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import RegionError
+from backend.label_studio.shapes import check_size, finite, percent_box, percent_point, region_to_mask
+from usam.errors import UsamError
+from usam.prompts import Prompt
+
+STROKE_POINTS = 5
+"""Points that stand for one brush stroke."""
+MAX_ITEMS = 500
+_POINTS = ("keypointlabels", "keypoint")
+_BOXES = ("rectanglelabels", "rectangle", "ellipselabels", "ellipse", "polygonlabels", "polygon")
+_STROKES = ("brushlabels", "brush", "bitmasklabels", "bitmask")
+
+
+@dataclass(frozen=True)
+class LabelledPrompt:
+    """A prompt in pixels of the upright image, and the label that the person or model gave it."""
+
+    prompt: Prompt
+    label: str | None = None
+
+
+@dataclass
+class _Object:
+    """One object while its prompt is being gathered."""
+
+    label: str | None
+    box: npt.NDArray[np.float32] | None = None
+    points: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def area(self) -> float:
+        return math.inf if self.box is None else float(np.prod(self.box[2:] - self.box[:2]))
+
+    def holds(self, point: tuple[float, float]) -> bool:
+        if self.box is None:
+            return False
+        x0, y0, x1, y1 = (float(v) for v in self.box)
+        return x0 <= point[0] <= x1 and y0 <= point[1] <= y1
+
+
+def prompts_from_context(result: Sequence[dict[str, Any]], image_hw: tuple[int, int]) -> list[LabelledPrompt]:
+    """The prompts that the regions of an interactive context make, in the order in which they were drawn.
+
+    Raises `RegionError` for a region of an image of another size, without a position, or when nothing
+    positive was drawn.
+    """
+    if len(result) > MAX_ITEMS:
+        raise RegionError(f"at most {MAX_ITEMS} regions in a context", str(len(result)), "start a new region")
+    objects: list[_Object] = []
+    positive: list[tuple[tuple[float, float], str | None]] = []
+    negative: list[tuple[float, float]] = []
+    for item in result:
+        kind = str(item.get("type", "")).lower()
+        if kind not in _POINTS + _BOXES + _STROKES or not isinstance(item.get("value"), dict):
+            continue
+        check_size(item, image_hw)
+        label = label_of(item)
+        points: list[tuple[float, float]] = []
+        if kind in _POINTS:
+            points = [percent_point(item["value"], image_hw)]
+        elif kind in _STROKES:
+            points = stroke_points(region_to_mask(item, image_hw))
+        elif is_positive(item):
+            objects.append(_Object(label, box=_box(item, image_hw)))
+        if is_positive(item):
+            positive += [(point, label) for point in points]
+        else:
+            negative += points
+    objects += _place(positive, objects)
+    if not objects:
+        raise RegionError(
+            "at least one positive point, box or stroke",
+            f"{len(negative)} negative ones" if negative else "none",
+            "click on the object first",
+        )
+    return [LabelledPrompt(_prompt(o, negative, image_hw), o.label) for o in objects]
+
+
+def prompts_from_task(
+    predictions: Iterable[dict[str, Any]], image_hw: tuple[int, int], own_version: str = ""
+) -> list[LabelledPrompt]:
+    """Prompts from what other models left on a task: its newest prediction with boxes, points or polygons.
+
+    Predictions whose `model_version` starts with `own_version` are ours and passed over, as is a region that
+    cannot be read: what another model wrote must not stop us. Empty where there is nothing of use.
+    """
+    others = [p for p in predictions if not _is_own(p, own_version)]
+    for prediction in sorted(others, key=lambda p: str(p.get("created_at", "")), reverse=True):
+        found = [r for r in prediction.get("result") or [] if isinstance(r, dict)]
+        prompts: list[LabelledPrompt] = []
+        for region in found[:MAX_ITEMS]:
+            if str(region.get("type", "")).lower() not in _POINTS + _BOXES:
+                continue
+            try:
+                prompts += prompts_from_context([region], image_hw)
+            except UsamError:
+                continue
+        if prompts:
+            return prompts
+    return []
+
+
+def is_positive(item: dict[str, Any]) -> bool:
+    """Whether a region says `here` rather than `not here`; regions that do not say mean `here`."""
+    return item.get("is_positive", True) not in (False, 0, "false", "0")
+
+
+def label_of(region: dict[str, Any]) -> str | None:
+    """The first label of a region, under its own type's key or `labels`; None where it has none."""
+    value = region.get("value")
+    if not isinstance(value, dict):
+        return None
+    for key in (str(region.get("type", "")).lower(), "labels"):
+        labels = value.get(key)
+        if isinstance(labels, list) and labels and isinstance(labels[0], str):
+            return labels[0]
+    return None
+
+
+def stroke_points(mask: npt.NDArray[np.bool_], count: int = STROKE_POINTS) -> list[tuple[float, float]]:
+    """At most `count` pixels (x, y) of a stroke (H, W), spread along it, off its rim where it is wide.
+
+    Raises `RegionError` for an empty stroke.
+    """
+    import cv2
+
+    if not mask.any():
+        raise RegionError("a brush stroke with at least one pixel", "an empty one", "draw it again")
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
+    ys, xs = np.nonzero(depth >= min(2.0, float(depth.max())))
+    if len(ys) > 20_000:
+        keep = np.linspace(0, len(ys) - 1, 20_000).astype(int)
+        ys, xs = ys[keep], xs[keep]
+    xy = np.stack([xs, ys], axis=1).astype(np.float64)
+    chosen = [int(np.argmin(((xy - xy.mean(0)) ** 2).sum(1)))]
+    distance = ((xy - xy[chosen[0]]) ** 2).sum(1)
+    while len(chosen) < count and distance.max() > 1:
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, ((xy - xy[chosen[-1]]) ** 2).sum(1))
+    return [(float(xy[i, 0]), float(xy[i, 1])) for i in chosen]
+
+
+def _is_own(prediction: dict[str, Any], own_version: str) -> bool:
+    return bool(own_version) and str(prediction.get("model_version", "")).startswith(own_version)
+
+
+def _place(positive: Sequence[tuple[tuple[float, float], str | None]], boxes: Sequence[_Object]) -> list[_Object]:
+    """Give each positive point to the object it belongs to; the new objects that the loose ones make."""
+    loose: dict[str | None, _Object] = {}
+    for point, label in positive:
+        around = [o for o in boxes if o.holds(point)]
+        if around:
+            min(around, key=lambda o: o.area).points.append(point)
+        elif len(boxes) == 1:
+            boxes[0].points.append(point)
+        else:
+            loose.setdefault(label, _Object(label)).points.append(point)
+    return list(loose.values())
+
+
+def _prompt(found: _Object, negative: Sequence[tuple[float, float]], image_hw: tuple[int, int]) -> Prompt:
+    points = np.array([*found.points, *negative], np.float32).reshape(-1, 2)
+    labels = np.array([1] * len(found.points) + [0] * len(negative), np.int32)
+    return Prompt(points, labels, found.box).check(image_hw)
+
+
+def _box(item: dict[str, Any], image_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """The upright box (4,) xyxy in pixels around a rectangle, ellipse or polygon, within the image."""
+    kind = str(item["type"]).lower()
+    if kind.startswith("rectangle") and not finite(item["value"].get("rotation") or 0.0, "rotation"):
+        box = percent_box(item["value"], image_hw)
+    else:
+        from usam.masks import mask_box
+
+        box = mask_box(region_to_mask(item, image_hw))
+    if box[2] - box[0] < 1 or box[3] - box[1] < 1:
+        raise RegionError("a box of at least 1 x 1 pixel", "a smaller one", "draw it again")
+    return box

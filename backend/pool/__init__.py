@@ -1,0 +1,1 @@
+"""From images to proposals, and from proposals to an order of tasks."""

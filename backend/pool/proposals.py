@@ -1,0 +1,366 @@
+"""What the model says of one task before anybody has looked at it, kept so that new heads need no new decoding.
+
+Legend: H, W image in pixels; P prompts; K proposals kept; D token width.
+
+Masks, regions and tokens depend on the image and the checkpoint; scores on the heads as well. The former are
+cached. When heads change, tokens are scored again and numbers replaced in the regions; masks stay as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import StoreError
+from backend.inference.job_model import JobModel, image_features
+from backend.label_studio.config import Controls, Gauge
+from backend.label_studio.prompts import LabelledPrompt, prompts_from_task
+from backend.label_studio.records import Json, Prediction
+from backend.label_studio.regions import ScoredMask, describe, masks_to_regions, validated
+from backend.settings import Settings
+from backend.store.records import ProposalRow
+from usam.active.mask_choice import Choice
+from usam.prompts import Prompt, grid_points
+
+if TYPE_CHECKING:
+    from usam.heads.head_set import HeadSet
+    from usam.predictor.runner import Encoded
+
+PROPOSALS_VERSION = 3
+"""Raised when the same image gives other proposals."""
+Arrays = Mapping[str, npt.NDArray[Any]]
+UInt8Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ObjectScores:
+    """Scores of one proposal: predicted IoU 0..1 (higher = better) and all heads' values by name."""
+
+    iou: float
+    scores: Mapping[str, float]
+
+    @property
+    def gaps(self) -> dict[str, float]:
+        """The gaps among them, -0.5..0.5, higher = more to gain."""
+        return {name: value for name, value in self.scores.items() if name.endswith("_gap")}
+
+
+def proposal_key(settings: Settings, label_config: str, data_key: str, choice: Choice = "predicted-iou") -> str:
+    """Digest of everything that cached proposals of a task depend on."""
+    parts = [
+        PROPOSALS_VERSION,
+        settings.model,
+        settings.random_weights,
+        settings.grid_side,
+        settings.keep_iou,
+        settings.nms_iou,
+        settings.max_regions,
+        settings.polygon_tolerance,
+        label_config,
+        data_key,
+        choice,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """K objects of one image, best first: masks (K, H, W), logits (K, h, w), SamScores (K,), tokens, the decoder's
+    output (K,) 1..3 that each mask is, and labels from the prompts, None where they say none. `features` (D,) are
+    the image's, `prompts` what was asked for each object."""
+
+    features: npt.NDArray[np.float32]
+    prompts: list[Prompt]
+    masks: npt.NDArray[np.bool_]
+    logits: npt.NDArray[np.float32]
+    samscore: npt.NDArray[np.float32]
+    iou_token: npt.NDArray[np.float32]
+    mask_tokens: npt.NDArray[np.float32]
+    output: npt.NDArray[np.int64]
+    labels: list[str | None]
+
+
+def propose(
+    model: JobModel,
+    heads: HeadSet | None,
+    image: UInt8Image,
+    controls: Controls,
+    settings: Settings,
+    others: Sequence[Prediction] = (),
+    choice: Choice = "predicted-iou",
+) -> tuple[Arrays, list[Json]]:
+    """Proposals of one image: arrays of its K objects, and their regions, `{"object": k, "region": {...}}` each.
+
+    Prompts are what other models left on the task (`others`), else a grid. Objects of a predicted IoU below the
+    setting are dropped, as is the worse of two that overlap too much. Raises `RegionError` where the result does
+    not fit the labelling configuration.
+    """
+    found = look(model, heads, image, settings, others, choice)
+    return describe_found(found, heads, model.checkpoint, controls, settings)
+
+
+def look(
+    model: JobModel,
+    heads: HeadSet | None,
+    image: UInt8Image,
+    settings: Settings,
+    others: Sequence[Prediction] = (),
+    choice: Choice = "predicted-iou",
+) -> Found:
+    """The part of `propose` that needs the model."""
+    hw = (int(image.shape[0]), int(image.shape[1]))
+    encoded = model.encode(image)
+    given = _prompts(others, hw)
+    if any(one.prompt.box is not None or len(one.prompt.points) != 1 for one in given):
+        return _decode_prompts(model, heads, encoded, given, settings, hw, choice)
+    return _decode_points(model, heads, encoded, given, settings, hw, choice)
+
+
+def describe_found(
+    found: Found, heads: HeadSet | None, checkpoint: str, controls: Controls, settings: Settings
+) -> tuple[Arrays, list[Json]]:
+    """The part of `propose` that does not need the model, and can be done while it works on the next image."""
+    from usam.predictor.entropy import h_std
+
+    arrays: Arrays = {
+        "iou_token": found.iou_token.astype(np.float16),
+        "mask_tokens": found.mask_tokens.astype(np.float16),
+        "output": found.output,
+        "samscore": found.samscore,
+        "entropy": np.asarray(h_std(found.logits), np.float32).reshape(len(found.output)),
+        "features": found.features,
+        **_prompt_arrays(found.prompts),
+    }
+    regions: list[Json] = []
+    for k, scores in enumerate(score_objects(heads, checkpoint, arrays)):
+        scored = ScoredMask(found.masks[k], scores.iou, scores.gaps, found.labels[k])
+        regions += object_regions(k, scored, controls, settings)
+    validated([one["region"] for one in regions], 0.5, controls)
+    return arrays, regions
+
+
+def object_regions(number: int, scored: ScoredMask, controls: Controls, settings: Settings) -> list[Json]:
+    """The regions of object `number`, with its own gauges, as they are kept."""
+    per_region = replace(controls, gauges=tuple(gauge for gauge in controls.gauges if gauge.per_region))
+    made = masks_to_regions([scored], per_region, tolerance=settings.polygon_tolerance)
+    return [{"object": number, "region": region} for region in made]
+
+
+def _prompt_arrays(prompts: Sequence[Prompt]) -> Arrays:
+    """K prompts: points (K, n, 2) with labels (K, n), -1 where a prompt has fewer, and boxes (K, 4) or NaN."""
+    most = max((len(prompt.points) for prompt in prompts), default=0)
+    points = np.zeros((len(prompts), most, 2), np.float32)
+    labels = np.full((len(prompts), most), -1, np.int32)
+    boxes = np.full((len(prompts), 4), np.nan, np.float32)
+    for place, prompt in enumerate(prompts):
+        points[place, : len(prompt.points)] = prompt.points
+        labels[place, : len(prompt.points)] = prompt.labels
+        if prompt.box is not None:
+            boxes[place] = prompt.box
+    return {"prompt_points": points, "prompt_labels": labels, "prompt_boxes": boxes}
+
+
+def kept_prompts(arrays: Arrays) -> list[Prompt]:
+    """The prompts of the K objects of a task's arrays."""
+    return [
+        Prompt(points[labels >= 0], labels[labels >= 0], None if np.isnan(box).any() else box)
+        for points, labels, box in zip(
+            arrays["prompt_points"], arrays["prompt_labels"], arrays["prompt_boxes"], strict=True
+        )
+    ]
+
+
+def _decode_points(
+    model: JobModel,
+    heads: HeadSet | None,
+    encoded: Encoded,
+    given: Sequence[LabelledPrompt],
+    settings: Settings,
+    hw: tuple[int, int],
+    choice: Choice,
+) -> Found:
+    """From single points, of which a grid has many: only the masks that stay are ever made."""
+    from usam.predictor.proposals import propose_masks
+
+    points = np.stack([one.prompt.points[0] for one in given]) if given else grid_points(hw, settings.grid_side)
+    predictor = model.runner.predictor
+    predictor.set_heads(heads)
+    kept = propose_masks(
+        predictor,
+        points,
+        keep_iou=settings.keep_iou,
+        nms_iou=settings.nms_iou,
+        max_masks=settings.max_regions,
+        by_samscore=choice == "samscore",
+    )
+    return Found(
+        features=image_features(encoded),
+        prompts=[Prompt(point[None], np.ones(1, np.int32)) for point in kept.points],
+        masks=kept.masks,
+        logits=kept.low_res,
+        samscore=kept.ious.astype(np.float32),
+        iou_token=kept.iou_token,
+        mask_tokens=kept.mask_tokens,
+        output=(kept.column + 1).astype(np.int64),
+        labels=[given[prompt].label if given else None for prompt in kept.prompt],
+    )
+
+
+def _decode_prompts(
+    model: JobModel,
+    heads: HeadSet | None,
+    encoded: Encoded,
+    given: Sequence[LabelledPrompt],
+    settings: Settings,
+    hw: tuple[int, int],
+    choice: Choice,
+) -> Found:
+    """From boxes and prompts of several points: the best mask of each."""
+    from usam.masks import nms, resize_logits
+
+    decoded = model.decode(encoded, [one.prompt for one in given])
+    predicted = _quality(heads, model.checkpoint, decoded.iou_token, decoded.mask_tokens)
+    if predicted is None or choice == "samscore":
+        predicted = decoded.samscore[:, 1:]
+    best = predicted.argmax(axis=1)
+    rows = np.arange(len(given))
+    iou, logits = predicted[rows, best], decoded.logits[rows, best + 1]
+    good = np.flatnonzero((iou >= settings.keep_iou) & (logits > 0).any(axis=(1, 2)))
+    kept = good[:0]
+    if len(good):
+        kept = good[nms(logits[good] > 0, iou[good], settings.nms_iou)[: settings.max_regions]]
+    masks = [resize_logits(logits[place], hw) > 0 for place in kept]
+    return Found(
+        features=image_features(encoded),
+        prompts=[given[place].prompt for place in kept],
+        masks=np.stack(masks) if masks else np.zeros((0, *hw), np.bool_),
+        logits=logits[kept],
+        samscore=decoded.samscore[kept, best[kept] + 1],
+        iou_token=decoded.iou_token[kept],
+        mask_tokens=decoded.mask_tokens[kept],
+        output=(best[kept] + 1).astype(np.int64),
+        labels=[given[place].label for place in kept],
+    )
+
+
+def score_objects(heads: HeadSet | None, checkpoint: str, arrays: Arrays) -> list[ObjectScores]:
+    """Scores of the K objects of one task's arrays; without heads the predicted IoU is SAM's own."""
+    return score_many(heads, checkpoint, [arrays])[0]
+
+
+def score_many(heads: HeadSet | None, checkpoint: str, tasks: Sequence[Arrays]) -> list[list[ObjectScores]]:
+    """Scores of the objects of many tasks in a few passes."""
+    counts = [len(arrays["output"]) for arrays in tasks]
+    samscore = np.concatenate([arrays["samscore"] for arrays in tasks]) if tasks else np.zeros(0, np.float32)
+    columns: dict[str, npt.NDArray[Any]] = {}
+    if heads is not None and len(samscore):
+        columns = _score_outputs(heads, tasks)
+    quality = heads.quality_for(checkpoint) if heads is not None else None
+    iou = columns.get(quality or "", samscore)
+    shown = [arrays.get("acted_iou", np.full(count, np.nan)) for arrays, count in zip(tasks, counts, strict=True)]
+    if shown:
+        iou = np.where(np.isnan(np.concatenate(shown)), iou, np.concatenate(shown))
+    columns["entropy"] = np.concatenate([arrays["entropy"] for arrays in tasks]) if tasks else samscore
+    columns["samscore"] = samscore
+    found = [
+        ObjectScores(float(np.clip(iou[k], 0, 1)), {name: float(values[k]) for name, values in columns.items()})
+        for k in range(len(samscore))
+    ]
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(int)
+    return [found[starts[t] : starts[t + 1]] for t in range(len(tasks))]
+
+
+def _score_outputs(heads: HeadSet, tasks: Sequence[Arrays], step: int = 2048) -> dict[str, npt.NDArray[Any]]:
+    import torch
+
+    iou_token, mask_tokens, output = (
+        np.concatenate([arrays[name] for arrays in tasks]) for name in ("iou_token", "mask_tokens", "output")
+    )
+    parts = []
+    for start in range(0, len(output), step):
+        part = slice(start, start + step)
+        found = heads.score_outputs(
+            torch.from_numpy(iou_token[part].astype(np.float32)),
+            torch.from_numpy(mask_tokens[part].astype(np.float32)),
+            torch.from_numpy(output[part, None]),
+        )
+        parts.append(heads.as_dict(found))
+    return {name: np.concatenate([part[name][:, 0] for part in parts]) for name in parts[0]}
+
+
+def _quality(
+    heads: HeadSet | None, checkpoint: str, iou_token: npt.NDArray[Any], mask_tokens: npt.NDArray[Any]
+) -> npt.NDArray[Any] | None:
+    """Predicted IoU (P, 3) of the multimask outputs, None where no head tells it."""
+    name = heads.quality_for(checkpoint) if heads is not None else None
+    if heads is None or name is None:
+        return None
+    return heads.subset([name]).score(iou_token, mask_tokens)[name]
+
+
+def _prompts(others: Sequence[Prediction], hw: tuple[int, int]) -> list[LabelledPrompt]:
+    found = [{"result": one.result, "model_version": one.model_version, "created_at": one.id} for one in others]
+    return prompts_from_task(found, hw)
+
+
+# numbers in regions that are kept
+
+
+def rescored(regions: Sequence[Json], scores: Sequence[ObjectScores], controls: Controls) -> list[Json]:
+    """The regions to send: geometry as kept, every number of these scores."""
+    gauges = {gauge.name: gauge for gauge in controls.gauges}
+    result = []
+    for kept in regions:
+        told = scores[kept["object"]]
+        region = copy.copy(kept["region"])
+        gauge = gauges.get(region["from_name"])
+        if gauge is not None:
+            region["value"] = _gauge_value(gauge, told)
+        elif "score" in region:
+            line = describe(ScoredMask(_ONE_PIXEL, told.iou, told.gaps))
+            region["score"] = round(min(max(told.iou, 0.0), 1.0), 4)
+            region["meta"] = {"text": [line, *region["meta"]["text"][1:]]}
+        result.append(region)
+    whole = [gauge for gauge in controls.gauges if not gauge.per_region]
+    if whole and scores:
+        shown = [ScoredMask(_ONE_PIXEL, told.iou, told.gaps) for told in scores]
+        made = masks_to_regions(shown, replace(controls, gauges=tuple(whole)))
+        result += [region for region in made if region["from_name"] in {gauge.name for gauge in whole}]
+    return result
+
+
+_ONE_PIXEL = np.ones((1, 1), np.bool_)
+
+
+def _gauge_value(gauge: Gauge, told: ObjectScores) -> Json:
+    number = told.iou if gauge.quantity == "predicted_iou" else told.gaps.get(gauge.quantity, 0.0)
+    rounded = round(float(number), 4)
+    return {"number": rounded} if gauge.kind == "number" else {"text": [f"{rounded:.4f}"]}
+
+
+# on disk
+
+
+def pack(task: int, key: str, arrays: Arrays, regions: list[Json]) -> ProposalRow:
+    """For the store."""
+    from safetensors.numpy import save
+
+    return ProposalRow(task, key, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}), regions)
+
+
+def unpack(row: ProposalRow) -> dict[str, npt.NDArray[Any]]:
+    """From the store. Raises `StoreError` where the arrays are damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(row.arrays)
+    except SafetensorError as error:
+        raise StoreError(f"readable proposals of task {row.task}", str(error), "they are made again") from error

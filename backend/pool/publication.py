@@ -1,0 +1,98 @@
+"""Writing a ranking into Label Studio so that a reader never sees a gap, and checking that it is what is served.
+
+Order: import the new version, make it the project's, delete the old ones. Label Studio serves the lowest score
+among predictions of the project's version, and a random task, silently, where there is none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend.errors import JobError, LabelStudioError
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.records import UNCERTAINTY_SAMPLING
+from backend.pool.ranking import OWN_VERSION
+from backend.store.records import ScoreRow
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What was written, and how long it took, in seconds. `version` is the one that is now the project's; `rows`
+    are those written, which lack the tasks that were deleted meanwhile."""
+
+    version: str
+    rows: list[ScoreRow]
+    write_s: float
+    switch_s: float
+
+
+def write(
+    client: LabelStudio,
+    project: int,
+    rows: Iterable[ScoreRow],
+    prediction_of: Callable[[ScoreRow], Mapping[str, Any]],
+    version: str,
+) -> Publication:
+    """Import all rows under `version` and make it the project's.
+
+    One task deleted in the meantime makes Label Studio refuse the import: then the rest is written under
+    another name. `prediction_of` gives each row's `task`, `result` and `score`. Raises `LabelStudioError`, and
+    `JobError` where there is nothing left to write.
+    """
+    todo = list(rows)
+    for attempt in range(3):
+        name = version if attempt == 0 else f"{version}-{attempt}"
+        started = time.perf_counter()
+        try:
+            written = client.import_predictions(
+                project, ({**prediction_of(row), "model_version": name} for row in todo)
+            )
+        except LabelStudioError as error:
+            if error.status != 400 or attempt == 2:
+                raise
+            present = {task.id for task in client.tasks(project)}
+            todo = [row for row in todo if row.task in present]
+            continue
+        if not written:
+            raise JobError("tasks to rank", "none left", "import some")
+        imported = time.perf_counter()
+        client.set_model_version(project, name)
+        return Publication(name, todo, imported - started, time.perf_counter() - imported)
+    raise AssertionError("unreachable")
+
+
+def delete_others(client: LabelStudio, project: int, keep: str) -> list[str]:
+    """Delete every version that we wrote but `keep`, also what a killed run left. Other models' stay."""
+    ours = [name for name in client.model_versions(project) if OWN_VERSION.fullmatch(name) and name != keep]
+    for name in ours:
+        client.delete_version(project, name)
+    return ours
+
+
+def verify(client: LabelStudio, project: int, version: str, first: int, *, take_lock: bool = False) -> str:
+    """Why the next task is not the one ranked first; empty where it is.
+
+    It is read through the Data Manager's order, which is that of uncertainty sampling. With `take_lock` Label
+    Studio is also asked for this account's next task, which locks it for this account: for tests and for an account
+    that annotates itself.
+    """
+    known = client.project(project)
+    if known.model_version != version:
+        return f"the project's version is {known.model_version!r}, not {version!r}"
+    found = client.first_by_score(project, 1)
+    if not found or found[0][0] != first:
+        return f"task {found[0][0] if found else 'none'} has the lowest score, not task {first}"
+    if known.sampling != UNCERTAINTY_SAMPLING:
+        return f"the project's sampling is {known.sampling!r}: run `usam-backend connect --project {project}`"
+    if known.maximum_annotations > 1:
+        return "tasks that somebody has annotated come first, because the project wants several annotations of each"
+    if not take_lock:
+        return ""
+    served = client.next_task(project)
+    if served is None or served.id != first:
+        held = " (a task this account holds since before)" if served is not None and served.locked else ""
+        return f"Label Studio serves task {served.id if served else 'none'}{held}, not task {first}"
+    return ""

@@ -1,0 +1,211 @@
+"""From cached proposals to an order of tasks, and whether the order in use is still the right one.
+
+Legend: N unlabelled tasks, K objects of one. An acquisition says how much a person's answer is worth: higher = ask
+first. A confidence is what Label Studio stores: lower = served first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.pool.mask_choice import mask_choice
+from backend.pool.proposals import ObjectScores
+from backend.settings import Settings
+from backend.store.records import ScoreRow
+from usam.active.mask_choice import Choice
+
+if TYPE_CHECKING:
+    from backend.label_studio.records import Project
+    from backend.resources import Context
+    from usam.heads.head_set import HeadSet
+
+OWN_VERSION = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)\.\d+(-\d+)?")
+"""Versions of rankings that we write: checkpoint and heads, then the run that wrote them."""
+OWN_MODEL = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)(\..*)?")
+"""Versions of anything that we write, answers to Label Studio's own questions included."""
+_GAP_STRATEGIES: Mapping[str, tuple[str, ...]] = {
+    "task": ("task_gap",),
+    "epistemic": ("model_gap",),
+    "task+epistemic": ("task_gap", "model_gap"),
+    "prompt": ("prompt_gap",),
+}
+TOP = 3
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One unlabelled task to be ranked; `failure` says why it has no objects to go by."""
+
+    task: int
+    objects: Sequence[ObjectScores]
+    features: npt.NDArray[np.float32] | None
+    failure: str = ""
+
+
+def project_seed(settings: Settings, project: int) -> int:
+    """Seed of a project's audit draw. The same settings draw the same tasks again."""
+    return settings.seed * 1_000_003 + project
+
+
+def audit_tasks(settings: Settings, project: int, tasks: Sequence[int]) -> set[int]:
+    """Which of these tasks are audits. Depends on nothing but task, project, seed and share."""
+    from usam.statistics import stable_uniform
+
+    if not tasks:
+        return set()
+    draw = stable_uniform(tasks, project_seed(settings, project), "audit")
+    return {task for task, value in zip(tasks, draw, strict=True) if value < settings.audit_share}
+
+
+def heads_in_use(context: Context, project: int) -> tuple[HeadSet | None, str]:
+    """A project's heads, else the checkpoint's; and why the project's own are not used, if they are not."""
+    name = context.registry.champion(project)
+    if not name:
+        return context.model.heads, ""
+    heads = context.registry.load(project, name)
+    if not heads.fits(context.settings.model):
+        return context.model.heads, f"heads {name} are for {heads.checkpoint}, not for {context.settings.model}"
+    return heads, ""
+
+
+def choice_in_use(context: Context, project: int, heads: HeadSet | None) -> Choice:
+    """What this project's masks are chosen by, with these heads."""
+    base = context.model.heads
+    versions = [one.version if one is not None else "" for one in (heads, base)]
+    return mask_choice(context.settings, context.store, project, *versions)
+
+
+def strategy_for(settings: Settings, heads: HeadSet | None) -> tuple[str, str]:
+    """The strategy that these heads allow, and why it is not the one that was set, if it is not."""
+    needed = _GAP_STRATEGIES.get(settings.strategy, ())
+    missing = [name for name in needed if heads is None or name not in heads.names]
+    if not missing and not (settings.strategy == "predicted-iou" and (heads is None or heads.quality is None)):
+        return settings.strategy, ""
+    if len(missing) < len(needed):
+        left = "epistemic" if "task_gap" in missing else "task"
+        return left, f"the heads have no {', '.join(missing)}: ranked by `{left}`"
+    return "samscore", f"the heads do not serve `{settings.strategy}`: ranked by `samscore`"
+
+
+def rank(
+    subjects: Sequence[Subject],
+    heads: HeadSet | None,
+    settings: Settings,
+    project: int,
+    version: str,
+) -> list[ScoreRow]:
+    """Places of all tasks, first to be served first. Tasks that failed come last; near-duplicates are kept apart."""
+    from usam.active.acquisition import image_score, object_scores, rank_pool
+
+    if not subjects:
+        return []
+    strategy, _ = strategy_for(settings, heads)
+    quality = (heads.quality_for(settings.model) if heads is not None else None) or ""
+    worth, why = [], []
+    for subject in subjects:
+        columns = {
+            name: np.array([one.scores[name] for one in subject.objects])
+            for name in (subject.objects[0].scores if subject.objects else ())
+        }
+        if subject.failure or not subject.objects:
+            worth.append(float("nan") if subject.failure else 0.0)
+            why.append(subject.failure or "nothing found in it")
+            continue
+        rng = np.random.default_rng([settings.seed, project, subject.task])
+        found = object_scores(columns, columns["samscore"], strategy, quality=quality, rng=rng)
+        worth.append(image_score(found, settings.image_rule, top=TOP))
+        why.append(_explain(strategy, columns, found))
+    width = max((len(s.features) for s in subjects if s.features is not None), default=1)
+    features = np.zeros((len(subjects), width), np.float32)
+    for row, subject in enumerate(subjects):
+        if subject.features is not None:
+            features[row] = subject.features
+    ranking = rank_pool(
+        [subject.task for subject in subjects],
+        np.array(worth),
+        features - features.mean(axis=0),
+        audit_share=settings.audit_share,
+        seed=project_seed(settings, project),
+    )
+    failed = [bool(subjects[int(index)].failure) for index in ranking.order]
+    order = sorted(range(len(subjects)), key=lambda place: failed[place])  # an audit cannot be answered either
+    return [
+        ScoreRow(
+            task=subjects[int(ranking.order[old])].task,
+            version=version,
+            acquisition=float(np.nan_to_num(worth[int(ranking.order[old])], nan=-1.0)),
+            confidence=(place + 1) / len(order),
+            place=place,
+            is_audit=bool(ranking.is_audit[old]),
+            reason=why[int(ranking.order[old])],
+        )
+        for place, old in enumerate(order)
+    ]
+
+
+def _explain(strategy: str, columns: Mapping[str, npt.NDArray[Any]], found: npt.NDArray[Any]) -> str:
+    """Why a task stands where it stands, for people."""
+    top = np.argsort(-found)[:TOP]
+    count = len(found)
+    said = [
+        f"{name.replace('_', ' ')} {columns[name][top].mean():.2f}"
+        for name in _GAP_STRATEGIES.get(strategy, ())
+        if name in columns
+    ] or [f"{strategy} {found[top].mean():.2f}"]
+    return f"{' and '.join(said)} on its {min(TOP, count)} most doubtful of {count} objects"
+
+
+def ranking_is_stale(context: Context, known: Project) -> str:
+    """Why the pool has to be ranked again; empty where the order in use is right."""
+    store, project = context.store, known.id
+    pool = {task.id for task in store.tasks(project, unlabelled=True)}
+    if not pool:
+        return ""
+    last = store.last_run(project, "score_pool")
+    if last is None or not store.served(project):
+        return "never ranked"
+    if known.model_version != store.served(project):
+        return f"the project's version is {known.model_version!r}, not ours"
+    if last.state not in ("done", "skipped", "running"):
+        return f"the last ranking is {last.state}"
+    new = pool - {row.task for row in store.ranking(project)}
+    if new:
+        return f"{len(new)} tasks have no rank"
+    done = store.last_run(project, "score_pool", ("done",))
+    wanted = settings_key(context.settings, context.registry.champion(project), known.label_config)
+    if done is not None and done.fingerprint != wanted:
+        return "settings, heads or the labelling configuration have changed"
+    return ""
+
+
+def settings_key(settings: Settings, champion: str, label_config: str) -> str:
+    """What an order depends on besides the pool."""
+    parts = [
+        settings.model,
+        settings.heads,
+        settings.strategy,
+        settings.image_rule,
+        settings.audit_share,
+        settings.seed,
+        settings.grid_side,
+        settings.keep_iou,
+        settings.nms_iou,
+        settings.max_regions,
+        settings.polygon_tolerance,
+        settings.mask_choice,
+        settings.larger_model,
+        settings.larger_budget,
+        settings.points_budget,
+        settings.alternatives_budget,
+        champion,
+        label_config,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

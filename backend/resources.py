@@ -1,0 +1,125 @@
+"""What every job works with, opened once for a run and closed after it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from backend.errors import JobBusy, SettingsError, StoreError
+from backend.image_fetcher import ImageFetcher
+from backend.label_studio.client import LabelStudio
+from backend.queue import JobQueue, open_queue
+from backend.settings import Settings
+from backend.store import Store
+from backend.store.head_registry import Registry
+from usam.errors import UsamError
+
+if TYPE_CHECKING:
+    from backend.inference.job_model import JobModel
+
+LEASE_S = 60.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Context:
+    """Settings, store, registry, Label Studio, images, queue and, once somebody needs it, the model."""
+
+    settings: Settings
+    store: Store
+    registry: Registry
+    label_studio: LabelStudio
+    images: ImageFetcher
+    queue: JobQueue
+    say: Callable[[Mapping[str, Any]], None] = field(default=lambda progress: None)
+    """Told each step of a run, for those who watch Redis."""
+
+    @cached_property
+    def model(self) -> JobModel:
+        """The checkpoint that the settings name, loaded on first use."""
+        from backend.inference.job_model import JobModel
+
+        return JobModel.load(self.settings)
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: Settings) -> Iterator[Context]:
+        """Open everything. Raises `SettingsError` where Label Studio's address or token is not set."""
+        token = settings.label_studio_api_key.get_secret_value()
+        if not settings.label_studio_url or not token:
+            raise SettingsError("LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY", "at least one is not set", "set both")
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        store, queue, images = Store(settings.store_url), open_queue(settings), ImageFetcher(settings)
+        with LabelStudio(settings.label_studio_url, token) as client:
+            try:
+                registry = Registry(settings.registry_dir)
+                yield cls(settings, store, registry, client, images, queue)
+            finally:
+                images.close()
+                queue.close()
+                store.close()
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[None]:
+        """Do what only one may do at a time, here or on another host. Raises `JobBusy` while another does it."""
+        holder = f"{socket.gethostname()}:{os.getpid()}"
+        if not self.store.acquire(name, holder, LEASE_S):
+            raise JobBusy(f"{name} to be free", "another worker at it", "it is tried again by itself")
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(LEASE_S / 4):
+                with suppress(StoreError):
+                    self.store.acquire(name, holder, LEASE_S)
+
+        thread = threading.Thread(target=renew, name=f"lease-{name}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            self.store.release(name, holder)
+
+    @contextmanager
+    def run(self, project: int, job: str, *, fingerprint: str = "") -> Iterator[RunProgress]:
+        """A run record around a job: `failed` with its reason where it raises, else what the job said last."""
+        progress = RunProgress(self, self.store.start_run(project, job, fingerprint=fingerprint), job, project)
+        try:
+            yield progress
+        except BaseException as error:
+            reason = str(error) if isinstance(error, UsamError) else f"{type(error).__name__}: {error}".splitlines()[0]
+            self.store.finish_run(progress.id, "failed", reason, progress.details)
+            raise
+        self.store.finish_run(progress.id, progress.state, progress.reason, progress.details)
+
+
+@dataclass
+class RunProgress:
+    """How far a run is. Written to the store at most every half second, so that it costs nothing."""
+
+    context: Context
+    id: int
+    job: str
+    project: int
+    state: str = "done"
+    reason: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    _told: float = 0.0
+
+    def step(self, done: int, total: int, what: str = "") -> None:
+        """Say that `done` of `total` are finished."""
+        now = time.monotonic()
+        if done < total and now - self._told < 0.5:
+            return
+        self._told = now
+        self.context.store.update_run(self.id, done=done, total=total)
+        self.context.say({"done": done, "total": total, "what": what})

@@ -1,0 +1,1 @@
+"""HTTP: predictions, events, and the page."""

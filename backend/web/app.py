@@ -1,0 +1,331 @@
+"""The HTTP service that Label Studio talks to. Routes only: what is answered comes from `answers` and
+`inbox`.
+
+`/health` and `/webhook` never wait for anything; everything that may is done in threads, clicks in their
+own, so that neither a batch nor a model that loads can hold them up. Errors are JSON without tracebacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+
+from backend.errors import EngineBusy, EngineError
+from backend.image_fetcher import ImageFetcher
+from backend.inference.engine import Engine
+from backend.label_studio.messages import (
+    ErrorAnswer,
+    HealthAnswer,
+    PredictAnswer,
+    PredictRequest,
+    SetupAnswer,
+    SetupRequest,
+    Task,
+    VersionsAnswer,
+    WebhookAnswer,
+    WebhookEvent,
+    project_number,
+)
+from backend.metrics.service import Metrics
+from backend.metrics.workers import Progress
+from backend.pool.next_tasks import Upcoming
+from backend.settings import Settings
+from backend.web.auth import Access
+from backend.web.dashboard.page import HEADERS, render
+from backend.web.dashboard.view import gather
+from backend.web.inbox import Inbox
+from backend.web.predictions import Answers
+from usam import __version__
+from usam.errors import UsamError
+
+if TYPE_CHECKING:
+    from backend.queue import JobQueue
+    from backend.store import Store
+    from backend.store.head_registry import Registry
+
+CLICK_THREADS = 16
+BATCH_THREADS = 2
+BATCH_WAITING = 8
+"""Batch requests that may wait for a thread; Label Studio gives up after 100 s anyway."""
+LOADING_RETRY_S = 3
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter from others. The usual 5 ms, waited for at each read and write of a
+socket while the engine computes, would be most of a webhook's 100 ms."""
+EVENT_TAKEN = WebhookAnswer().model_dump_json()
+EVENT_DROPPED = WebhookAnswer(status="dropped: the timer will find it").model_dump_json()
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: Settings,
+    engine: Engine | None = None,
+    store: Store | None = None,
+    queue: JobQueue | None = None,
+    registry: Registry | None = None,
+    metrics: Metrics | None = None,
+    *,
+    alone: bool = False,
+) -> FastAPI:
+    """The service as an ASGI application; `alone` in its process, it may set the interpreter up for itself.
+
+    What is not given is done without: no store, no memory of events; no queue, no jobs; no registry, no
+    project heads. An engine that is not given is made here, and closed when the application stops.
+    """
+    metrics = metrics or (engine.metrics if engine is not None else Metrics())
+    own_engine = engine is None
+    engine = engine or Engine(settings, metrics)
+    service = Service(settings, engine, store, queue, registry, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        for name, value in settings.summary().items():
+            log.info("%s=%s", name, value)
+        if not settings.auth_on:
+            log.warning("no password is asked for: only this machine can be trusted with that")
+        freezing = None
+        if alone:
+            sys.setswitchinterval(SWITCH_S)
+            freezing = asyncio.create_task(_freeze_what_stays(engine))
+        yield
+        if freezing is not None:
+            freezing.cancel()
+        service.close()
+        if own_engine:
+            await asyncio.to_thread(engine.close)
+
+    app = FastAPI(
+        title="usam backend",
+        version=__version__,
+        lifespan=lifespan,
+        description="Masks from SAM 2 that say why they are unsure, for Label Studio.",
+        responses={code: {"model": ErrorAnswer} for code in (400, 401, 413, 503)},
+    )
+    app.state.service = service
+    _add_routes(app, service)
+    _add_error_handlers(app)
+    routes = [getattr(route, "path", "") for route in app.routes]
+    app.add_middleware(Access, settings=settings, metrics=metrics, routes=routes)
+    return app
+
+
+class Service:
+    """What the routes share: the parts, and the threads that wait for them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        store: Store | None,
+        queue: JobQueue | None,
+        registry: Registry | None,
+        metrics: Metrics,
+    ) -> None:
+        self.settings, self.engine, self.metrics = settings, engine, metrics
+        self._store, self._registry = store, registry
+        self._progress = Progress(store) if store is not None else None
+        self.fetcher = ImageFetcher(settings)
+        self.answers = Answers(settings, engine, self.fetcher, metrics, registry, store)
+        self.inbox = Inbox(store, queue, metrics, settings.data_dir / "inbox" if store is not None else None)
+        self._upcoming = Upcoming(store, settings.prefetch) if store is not None else None
+        self._clicks = ThreadPoolExecutor(CLICK_THREADS, thread_name_prefix="click")
+        self._batches = ThreadPoolExecutor(BATCH_THREADS, thread_name_prefix="batch")
+        self._small = ThreadPoolExecutor(4, thread_name_prefix="small")
+        self._batches_waiting = 0
+
+    def close(self) -> None:
+        """Stop taking work; what was taken from webhooks is still stored."""
+        for pool in (self._clicks, self._batches, self._small):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self.inbox.close()
+        self.fetcher.close()
+
+    async def small(self, work: Callable[[], Result]) -> Result:
+        """Something short that may wait for a file or the heads."""
+        return await asyncio.get_running_loop().run_in_executor(self._small, work)
+
+    def measured(self) -> bytes:
+        """All metrics as Prometheus reads them."""
+        return self.metrics.text() + (self._progress.text() if self._progress is not None else b"")
+
+    def page(self) -> str:
+        """The web page."""
+        return render(gather(self.settings, self.engine.state, self._store, self._registry))
+
+    async def predict(self, raw: bytes) -> bytes:
+        """The answer to `/predict` as JSON."""
+        loop = asyncio.get_running_loop()
+        request = await loop.run_in_executor(self._clicks, read_message, PredictRequest, raw)
+
+        def answer() -> bytes:
+            return _json_bytes(self.answers.predict(request))
+
+        if request.interactive:
+            body = await loop.run_in_executor(self._clicks, answer)
+            self._compute_ahead(request)
+            return body
+        if self._batches_waiting >= BATCH_WAITING:
+            self.metrics.busy.inc()
+            raise EngineBusy("room for a batch", f"{BATCH_WAITING} that wait", "try again later", retry_after=30)
+        self._batches_waiting += 1
+        try:
+            return await loop.run_in_executor(self._batches, answer)
+        finally:
+            self._batches_waiting -= 1
+
+    def _compute_ahead(self, request: PredictRequest) -> None:
+        """Embeddings of the tasks that this person will see next, while they look at the answer."""
+        project, upcoming = request.project_id, self._upcoming
+        if upcoming is None or project is None:
+            return
+
+        def work() -> None:
+            from backend.label_studio.config import parse_config
+
+            shown = Task.model_validate(request.tasks[0]).id if request.tasks else None
+            key = parse_config(request.label_config)
+            for number, data in upcoming.after(project, shown):
+                address = key.image_value(data)
+                self.engine.prefetch(address, lambda a=address, n=number: self.fetcher.fetch_bytes(a, n))  # type: ignore[misc]
+
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:
+                log.info("nothing was computed ahead: %s", error)
+
+        with suppress(RuntimeError):
+            self._small.submit(guarded)
+
+
+async def _freeze_what_stays(engine: Engine) -> None:
+    """Take what a loaded model has brought along, a million objects, out of the garbage collection for good: going
+    through them stops every thread for a third of a second."""
+    while engine.state == "loading":
+        await asyncio.sleep(0.02)
+    gc.freeze()
+
+
+def _add_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        """The web page for a browser, else the same as `/health`."""
+        if "text/html" not in request.headers.get("accept", ""):
+            return Response((await health()).model_dump_json(), media_type="application/json")
+        return HTMLResponse(await service.small(service.page), headers=HEADERS)
+
+    @app.get("/health", response_model=HealthAnswer)
+    async def health() -> HealthAnswer:
+        """Whether the service is up; it is, also while the model loads."""
+        engine = service.engine
+        return HealthAnswer(status="UP", model_version=engine.checkpoint, engine=engine.state)
+
+    @app.post("/setup", response_model=SetupAnswer, openapi_extra=_takes(SetupRequest))
+    async def setup(request: Request) -> SetupAnswer:
+        """The version that predictions for a project carry."""
+        raw = await request.body()
+
+        def answer() -> SetupAnswer:
+            message = read_message(SetupRequest, raw)
+            return SetupAnswer(model_version=service.answers.version(project_number(message.project)))
+
+        return await service.small(answer)
+
+    @app.post("/predict", response_model=PredictAnswer, openapi_extra=_takes(PredictRequest))
+    async def predict(request: Request) -> Response:
+        """Masks for clicks (with a context) or for tasks nobody has looked at; one item a task."""
+        return Response(await service.predict(await request.body()), media_type="application/json")
+
+    @app.post("/webhook", response_model=WebhookAnswer, openapi_extra=_takes(WebhookEvent))
+    async def webhook(request: Request) -> Response:
+        """Take an event of Label Studio; the work it causes is done later."""
+        taken = service.inbox.put(await request.body())
+        return Response(EVENT_TAKEN if taken else EVENT_DROPPED, media_type="application/json")
+
+    @app.get("/versions", response_model=VersionsAnswer)
+    async def versions(project: str = "") -> VersionsAnswer:
+        """Versions that can be had, the one in use first. Label Studio does not say for which project."""
+        found = await service.small(lambda: service.answers.versions(project_number(project)))
+        return VersionsAnswer(versions=found)
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counters of the service and progress of the workers, for Prometheus."""
+        return Response(await service.small(service.measured), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(UsamError)
+    async def usam_error(_: Request, error: UsamError) -> JSONResponse:
+        headers: dict[str, str] = {}
+        status = 400
+        if isinstance(error, EngineError):
+            status, wait = 503, error.retry_after if isinstance(error, EngineBusy) else LOADING_RETRY_S
+            headers = {"Retry-After": str(max(1, round(wait)))}
+        elif service_failed(app, error):
+            status = 503
+        body = ErrorAnswer(error=str(error), expected=error.expected, got=error.got, remedy=error.remedy)
+        return JSONResponse(body.model_dump(), status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse(ErrorAnswer(error=str(error.detail)).model_dump(), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def other_error(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s failed", request.url.path, exc_info=error)
+        answer = ErrorAnswer(error="an error inside the service", remedy="its log says more")
+        return JSONResponse(answer.model_dump(), 500)
+
+
+def service_failed(app: FastAPI, error: UsamError) -> bool:
+    """Whether an error is ours rather than the caller's: what kept the model from loading."""
+    service: Service = app.state.service
+    return service.engine.state == "failed" and error.__class__.__module__ == "usam.errors"
+
+
+Received = TypeVar("Received", bound=BaseModel)
+
+
+def read_message(kind: type[Received], raw: bytes) -> Received:
+    """A request's body as a message. Raises `UsamError` that says what is wrong, without its content."""
+    try:
+        return kind.model_validate(json.loads(raw or b"{}"))
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        got = f"{'.'.join(map(str, first['loc'])) or 'something else'}: {first['msg']}"
+        raise UsamError(f"a {kind.__name__}", got, "see /docs") from None
+    except (ValueError, RecursionError):
+        raise UsamError("a body of JSON", f"{len(raw)} bytes of something else", "see /docs") from None
+
+
+def _json_bytes(answer: BaseModel) -> bytes:
+    return json.dumps(answer.model_dump(), allow_nan=False, separators=(",", ":")).encode()
+
+
+def _takes(kind: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI of a body that is read in a thread."""
+    schema = kind.model_json_schema(by_alias=True)
+    definitions = schema.pop("$defs", {})
+    inlined = json.loads(json.dumps(schema))
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return inline(definitions[node["$ref"].rpartition("/")[2]])
+            return {key: inline(value) for key, value in node.items()}
+        return [inline(value) for value in node] if isinstance(node, list) else node
+
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inline(inlined)}}}}

@@ -1,0 +1,307 @@
+"""What is answered to `/predict`, `/setup` and `/versions`: from Label Studio's words to the engine and back.
+
+Two ways in. *Interactive*: somebody clicked and waits; the context's prompts are decoded, one region each.
+*Batch*: tasks nobody has prompted; prompts come from boxes or points that another model left on the task,
+else from a grid. One task that fails harms no other: its item is empty, says why, and has a finite score.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from pydantic import ValidationError
+
+from backend.errors import EngineBusy, EngineStopped
+from backend.image_fetcher import ImageFetcher
+from backend.inference.engine import NO_HEADS, Engine, ObjectMask
+from backend.label_studio.messages import PredictAnswer, Prediction, PredictRequest, Task
+from backend.label_studio.regions import (
+    LabelledPrompt,
+    ScoredMask,
+    masks_to_regions,
+    parse_config,
+    prompts_from_context,
+    prompts_from_task,
+    validated,
+)
+from backend.metrics.refinement import PoolRuns, last_acting
+from backend.metrics.service import Metrics
+from backend.pool.mask_choice import mask_choice
+from backend.pool.ranking import strategy_for
+from backend.settings import Settings
+from backend.store.records import ScoreRow
+from usam.active.acquisition import image_score, object_scores
+from usam.errors import UsamError
+from usam.prompts import Prompt, grid_points
+
+if TYPE_CHECKING:
+    from backend.store.head_registry import Registry
+
+STEEPNESS = 4.0
+"""How fast confidence falls with acquisition: a gap of 0.25 moves it from 0.5 to 0.27."""
+NOTHING_TO_ASK = 1.0
+"""Confidence of a task that failed: no person can help with it, so it is served last."""
+FRESH_S = 30.0
+"""How long a ranking and a choice are kept before they are read again."""
+log = logging.getLogger(__name__)
+
+
+class ServedRankings(PoolRuns, Protocol):
+    """What knows a project's runs, and under which version its predictions are served, in which order."""
+
+    def served(self, project: int) -> str: ...
+
+    def ranking(self, project: int, limit: int | None = None) -> Sequence[ScoreRow]: ...
+
+
+class Answers:
+    """Answers requests with an engine. Safe to share between threads; blocks its caller."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        fetcher: ImageFetcher,
+        metrics: Metrics,
+        registry: Registry | None = None,
+        served: ServedRankings | None = None,
+    ) -> None:
+        self._settings, self._engine, self._fetcher, self._metrics = settings, engine, fetcher, metrics
+        self._registry, self._served = registry, served
+        if served is not None:
+            metrics.show_pool(served)
+        self._lock = threading.Lock()
+        self._in_use: dict[int, str] = {}
+        self._places: dict[int, Places] = {}
+        self._chosen_at: dict[int, float] = {}
+
+    def version(self, project: int | None) -> str:
+        """The version that predictions of a project carry: checkpoint and heads, and the ranking where it
+        adds one. Raises `EngineBusy` while the heads are being read."""
+        version = self._champion_while_loading(project)
+        if not version:
+            self.take_champion(project)
+            version = self._engine.model_version(project)
+        if project is not None and self._served is not None:
+            served = self._served.served(project)
+            if served.startswith(version):
+                return served
+        return version
+
+    def versions(self, project: int | None = None) -> list[str]:
+        """Versions that can be had, the one in use first."""
+        found = [self.version(project)]
+        if self._registry is not None and project is not None:
+            stored = reversed(self._registry.versions(project))
+            found += [f"{self._engine.checkpoint}+{version.version}" for version in stored]
+        elif self._registry is not None:
+            found += [self._engine.model_version(known) for known in sorted(self._in_use)]
+        return list(dict.fromkeys(found))
+
+    def _champion_while_loading(self, project: int | None) -> str:
+        """The version that the registry names, without reading its heads: that needs torch, which loads too."""
+        if self._registry is None or project is None or self._engine.state != "loading":
+            return ""
+        try:
+            current = self._registry.current(project)
+        except UsamError:
+            return ""
+        return f"{self._engine.checkpoint}+{current.version}" if current is not None else ""
+
+    def take_champion(self, project: int | None) -> None:
+        """Let the engine use the heads that the registry's pointer names now. Heads that cannot be read leave
+        those in use."""
+        if self._registry is None or project is None:
+            return
+        self._take_choice(project)
+        with self._lock:
+            name = ""
+            try:
+                current = self._registry.current(project)
+                name = current.version if current is not None else ""
+                if name == self._in_use.get(project, ""):
+                    return
+                self._engine.set_heads(project, self._registry.load(project, name) if name else None)
+            except (UsamError, OSError) as error:
+                log.warning("version %r of project %s is not used: %s", name, project, error)
+                return
+            self._in_use[project] = name
+            self._chosen_at.pop(project, None)
+            self._metrics.version.clear()
+            for known in self._in_use:
+                self._metrics.version.labels(self._engine.model_version(known)).set(1)
+
+    def _take_choice(self, project: int) -> None:
+        """Let the engine choose masks and act as the project's labels found best; read again every half minute."""
+        if self._served is None or time.monotonic() - self._chosen_at.get(project, -FRESH_S) < FRESH_S:
+            return
+        base, own = self._engine.heads(), self._engine.heads(project)
+        if base is None and own is None:
+            return
+        self._chosen_at[project] = time.monotonic()
+        versions = [one.version if one is not None else NO_HEADS for one in (own, base)]
+        try:
+            acting = last_acting(self._served.runs(project, "score_pool", limit=50))
+            self._engine.suspend(project, [name for name, told in acting.items() if told.get("suspended")])
+            self._engine.set_choice(project, mask_choice(self._settings, self._served, project, *versions))
+        except UsamError as error:
+            log.warning("how masks of project %s are chosen is not known: %s", project, error)
+
+    def predict(self, request: PredictRequest) -> PredictAnswer:
+        """Exactly one item a task, in their order.
+
+        Raises `EngineBusy` and `EngineStopped` for the request as a whole, so that Label Studio stores
+        nothing and asks again; whatever else goes wrong is said in the task's item.
+        """
+        project = request.project_id
+        version = self.version(project)
+        deadline = time.monotonic() + self._settings.wait_seconds
+        results = []
+        for raw in request.tasks:
+            try:
+                if time.monotonic() > deadline:
+                    raise EngineBusy(
+                        f"an answer within {self._settings.wait_seconds:g} s",
+                        f"{len(request.tasks)} tasks in one request",
+                        "rank the pool instead, or select fewer tasks",
+                    )
+                result, score = self._one(request, Task.model_validate(raw), project)
+                results.append(Prediction(result=result, score=score, model_version=version))
+                self._metrics.tasks.labels("predicted").inc()
+            except EngineStopped:
+                raise
+            except EngineBusy:
+                if not results:
+                    raise
+                results.append(self._failed("the engine is busy; ask again for this task", version))
+            except ValidationError as error:
+                results.append(self._failed(f"the task is malformed: {error.errors()[0]['msg']}", version))
+            except UsamError as error:
+                results.append(self._failed(str(error), version))
+            except Exception:
+                log.exception("a task failed")
+                results.append(self._failed("an error inside the service; its log says more", version))
+        return PredictAnswer(results=results)
+
+    def _failed(self, reason: str, version: str) -> Prediction:
+        self._metrics.tasks.labels("failed").inc()
+        log.info("no prediction: %s", reason)
+        return Prediction(result=[], score=NOTHING_TO_ASK, model_version=version, reason=reason)
+
+    def _one(self, request: PredictRequest, task: Task, project: int | None) -> tuple[list[dict[str, Any]], float]:
+        controls = parse_config(request.label_config)
+        address = controls.image_value(task.data)
+
+        def load() -> bytes:
+            return self._fetcher.fetch_bytes(address, task.id)
+
+        if request.interactive:
+            masks = self._click(request.params.context.result, address, load, project)
+            score = float(np.mean([mask.iou for mask in masks])) if masks else 0.0
+        else:
+            masks, score = self._propose(task, address, load, project)
+        result = masks_to_regions(masks, controls, tolerance=self._settings.polygon_tolerance)
+        return validated(result, score, controls), score
+
+    def _click(
+        self, context: Sequence[dict[str, Any]], address: str, load: Any, project: int | None
+    ) -> list[ScoredMask]:
+        asked: list[LabelledPrompt] = []
+
+        def prompts(hw: tuple[int, int]) -> list[Prompt]:
+            asked[:] = prompts_from_context(context, hw)
+            return [one.prompt for one in asked]
+
+        found = self._engine.click(address, load, prompts, project)
+        scored = []
+        for mask, one in zip(found, asked, strict=True):
+            scored.append(self._scored(mask, one.label))
+            for number, other in enumerate(mask.alternatives, 1):
+                said = f"alternative {number} of {len(mask.alternatives)}: which object is meant is unclear"
+                scored.append(self._scored(other, one.label, said))
+        return scored
+
+    def _propose(self, task: Task, address: str, load: Any, project: int | None) -> tuple[list[ScoredMask], float]:
+        asked: list[LabelledPrompt] = []
+
+        def prompts(hw: tuple[int, int]) -> list[Prompt]:
+            asked[:] = prompts_from_task(task.predictions, hw, f"{self._engine.checkpoint}+")
+            if asked:
+                return [one.prompt for one in asked]
+            points = grid_points(hw, self._settings.grid_side)
+            return [Prompt(point[None], np.ones(1, np.int32)) for point in points]
+
+        found = self._engine.propose(address, load, prompts, project)
+        labels = [asked[source].label if asked else None for source in found.sources]
+        masks = [self._scored(mask, label) for mask, label in zip(found.objects, labels, strict=True)]
+        return masks, self._confidence(found.objects, task.id or 0, project)
+
+    def _confidence(self, objects: Sequence[ObjectMask], task: int, project: int | None) -> float:
+        """Confidence 0..1 of an image, lower = served first, on the scale of the project's ranking.
+
+        A task of the ranking has the confidence of its place there. Another task gets that of the place where its
+        acquisition would stand. Without a ranking it falls with the acquisition, and a ranking will replace it.
+        """
+        heads = self._engine.heads(project)
+        strategy, _ = strategy_for(self._settings, heads)
+        quality = (heads.quality_for(self._engine.checkpoint) if heads is not None else "") or ""
+        ious = np.array([one.samscore for one in objects])
+        names = set.intersection(*(set(one.scores) for one in objects)) if objects else set()
+        scores = {name: np.array([one.scores[name] for one in objects]) for name in names}
+        rng = np.random.default_rng([self._settings.seed, project or 0, task])
+        try:
+            worth = object_scores(scores, ious, strategy, quality=quality, rng=rng) if objects else ious
+        except UsamError:
+            worth = object_scores(scores, ious, "samscore")
+        acquisition = image_score(worth, self._settings.image_rule)
+        places = self._ranking(project)
+        if places is not None and places.confidences:
+            return places.confidence(task, acquisition)
+        return 1.0 / (1.0 + math.exp(STEEPNESS * acquisition))
+
+    def _ranking(self, project: int | None) -> Places | None:
+        """The ranking that is served, read again at most every half minute and when another is served."""
+        if self._served is None or project is None:
+            return None
+        version = self._served.served(project)
+        known = self._places.get(project)
+        if known is None or known.version != version or time.monotonic() - known.read_at > FRESH_S:
+            known = Places.of(version, self._served.ranking(project) if version else ())
+            self._places[project] = known
+        return known
+
+    def _scored(self, mask: ObjectMask, label: str | None, *notes: str) -> ScoredMask:
+        if mask.checkpoint != self._engine.checkpoint:
+            notes = (*notes, f"mask by {mask.checkpoint}")
+        return ScoredMask(mask.mask, mask.iou, mask.gaps, label, notes)
+
+
+@dataclass(frozen=True)
+class Places:
+    """A ranking as it is served: each task's confidence, and all acquisitions, the lowest first."""
+
+    version: str
+    confidences: dict[int, float]
+    acquisitions: list[float]
+    read_at: float
+
+    @classmethod
+    def of(cls, version: str, rows: Sequence[ScoreRow]) -> Places:
+        """From the rows of a ranking."""
+        found = {row.task: row.confidence for row in rows}
+        return cls(version, found, sorted(row.acquisition for row in rows), time.monotonic())
+
+    def confidence(self, task: int, acquisition: float) -> float:
+        """Of a task of the ranking, or of one whose acquisition is compared with theirs: in (0, 1], lower = first."""
+        if task in self.confidences:
+            return self.confidences[task]
+        ahead = len(self.acquisitions) - bisect.bisect_left(self.acquisitions, acquisition)
+        return (ahead + 1.0) / (len(self.acquisitions) + 1.0)

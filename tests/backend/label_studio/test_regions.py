@@ -1,0 +1,389 @@
+"""Controls, contexts, geometry and regions, on small pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from backend.errors import LabelConfigError, RegionError
+from backend.label_studio.config import parse_config
+from backend.label_studio.prompts import prompts_from_context, prompts_from_task, stroke_points
+from backend.label_studio.regions import ScoredMask, masks_to_regions, region_to_mask, validated
+from usam.errors import MaskError, UsamError
+from usam.masks import encode_rle, iou
+
+HW = (48, 64)
+GAPS = {"task_gap": 0.12, "prompt_gap": 0.03, "model_gap": -0.01}
+
+
+def config(output: str = "BrushLabels", extra: str = "", labels: str = '<Label value="A"/><Label value="B"/>') -> str:
+    return f"""<View><Image name="img" value="$image" zoom="true"/>
+      <{output} name="out" toName="img">{labels}</{output}>
+      <KeyPointLabels name="kp" toName="img" smart="true"><Label value="A"/><Label value="B"/></KeyPointLabels>
+      {extra}</View>"""
+
+
+def square(hole: bool = False) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(HW, bool)
+    mask[8:40, 16:48] = True
+    if hole:
+        mask[20:28, 28:36] = False
+    return mask
+
+
+def item(kind: str, value: dict[str, object], **rest: object) -> dict[str, object]:
+    return {
+        "id": "r",
+        "type": kind,
+        "from_name": "x",
+        "to_name": "img",
+        "original_width": HW[1],
+        "original_height": HW[0],
+        "image_rotation": 0,
+        "value": value,
+        **rest,
+    }
+
+
+def point(x: float, y: float, label: str = "A", positive: bool = True) -> dict[str, object]:
+    return item("keypointlabels", {"x": x, "y": y, "width": 0.5, "keypointlabels": [label]}, is_positive=positive)
+
+
+def box(x: float, y: float, w: float, h: float, label: str = "A") -> dict[str, object]:
+    return item("rectanglelabels", {"x": x, "y": y, "width": w, "height": h, "rotation": 0, "rectanglelabels": [label]})
+
+
+# labelling configurations
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "type_"),
+    [
+        ("BrushLabels", "brush", "brushlabels"),
+        ("BitmaskLabels", "bitmask", "bitmasklabels"),
+        ("PolygonLabels", "polygon", "polygonlabels"),
+        ("RectangleLabels", "rectangle", "rectanglelabels"),
+    ],
+)
+def test_output_follows_the_configuration(tag: str, kind: str, type_: str) -> None:
+    controls = parse_config(config(tag))
+    assert (controls.output.kind, controls.output.type, controls.output.label_key) == (kind, type_, type_)
+    assert controls.output.labels == ("A", "B")
+    assert [smart.name for smart in controls.smart] == ["kp"]
+    assert (controls.image_name, controls.image_key) == ("img", "image")
+
+
+def test_smart_rectangles_prompt_and_polygons_receive() -> None:
+    text = config("RectangleLabels").replace('name="out"', 'name="out" smart="true"')
+    both = text.replace("</View>", '<PolygonLabels name="poly" toName="img"><Label value="A"/></PolygonLabels></View>')
+    assert parse_config(both).output.name == "poly"
+    assert parse_config(text).output.name == "out"
+
+
+def test_smart_may_be_said_on_a_label() -> None:
+    text = (
+        config()
+        .replace(' smart="true"', "")
+        .replace(
+            '<KeyPointLabels name="kp" toName="img"><Label value="A"',
+            '<KeyPointLabels name="kp" toName="img"><Label value="A" smart="true"',
+        )
+    )
+    assert [smart.name for smart in parse_config(text).smart] == ["kp"]
+
+
+def test_configurations_are_parsed_once() -> None:
+    assert parse_config(config()) is parse_config(config())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<View>",
+        '<View><Text name="t" value="$t"/></View>',
+        '<View><Image name="img" value="$image"/></View>',
+        '<View><Image name="img" valueList="$images"/><Brush name="b" toName="img"/></View>',
+        '<View><Text name="t" value="$t"/><BrushLabels name="b" toName="t"><Label value="A"/></BrushLabels></View>',
+        '<!DOCTYPE x [<!ENTITY a "aa">]><View>&a;</View>',
+    ],
+)
+def test_unusable_configurations(text: str) -> None:
+    with pytest.raises(LabelConfigError):
+        parse_config(text)
+
+
+@pytest.mark.parametrize("data", [{}, {"image": None}, {"image": ["a"]}, {"image": " "}])
+def test_task_without_its_image(data: dict[str, object]) -> None:
+    with pytest.raises(LabelConfigError, match="image"):
+        parse_config(config()).image_value(data)
+
+
+# contexts
+
+
+def test_points_make_one_prompt_in_pixels() -> None:
+    found = prompts_from_context([point(25, 50), point(75, 25, positive=False), point(50, 50)], HW)
+    assert len(found) == 1
+    assert found[0].label == "A"
+    assert found[0].prompt.points.tolist() == [[16, 24], [32, 24], [48, 12]]
+    assert found[0].prompt.labels.tolist() == [1, 1, 0]
+    assert found[0].prompt.box is None
+
+
+def test_labels_make_objects_of_their_own() -> None:
+    found = prompts_from_context([point(25, 50, "A"), point(75, 50, "B")], HW)
+    assert [one.label for one in found] == ["A", "B"]
+
+
+def test_boxes_take_the_points_inside_and_all_negative_ones() -> None:
+    context = [
+        box(0, 0, 50, 100),
+        box(10, 10, 20, 20, "B"),
+        point(15, 15),
+        point(40, 90),
+        point(90, 90, positive=False),
+    ]
+    large, small = prompts_from_context(context, HW)
+    assert large.prompt.box is not None
+    assert large.prompt.box.tolist() == [0, 0, 32, 48]
+    assert large.prompt.labels.tolist() == [1, 0]
+    assert small.label == "B"
+    assert small.prompt.points[0].tolist() == pytest.approx([9.6, 7.2])
+
+
+def test_point_outside_several_boxes_is_another_object() -> None:
+    found = prompts_from_context([box(0, 0, 20, 20), box(30, 30, 20, 20), point(90, 90)], HW)
+    assert [one.prompt.box is None for one in found] == [False, False, True]
+    near_one = prompts_from_context([box(0, 0, 20, 20), point(90, 90)], HW)
+    assert len(near_one) == 1
+    assert near_one[0].prompt.labels.tolist() == [1]
+
+
+def test_rotated_box_and_ellipse_become_the_box_around_them() -> None:
+    turned = box(50, 50, 25, 25)
+    turned["value"]["rotation"] = 90  # type: ignore[index]
+    prompt = prompts_from_context([turned], HW)[0].prompt
+    assert prompt.box is not None
+    np.testing.assert_allclose(prompt.box, [20, 24, 32, 40], atol=1)
+    oval = item("ellipselabels", {"x": 50, "y": 50, "radiusX": 25, "radiusY": 25, "rotation": 0})
+    prompt = prompts_from_context([oval], HW)[0].prompt
+    assert prompt.box is not None
+    np.testing.assert_allclose(prompt.box, [16, 12, 48, 36], atol=1)
+
+
+def test_stroke_speaks_as_points_along_it() -> None:
+    stroke = np.zeros(HW, bool)
+    stroke[20:26, 8:56] = True
+    context = [item("brushlabels", {"format": "rle", "rle": encode_rle(stroke), "brushlabels": ["B"]})]
+    prompt = prompts_from_context(context, HW)[0]
+    assert prompt.label == "B"
+    xs = np.sort(prompt.prompt.points[:, 0])
+    assert xs[0] < 14
+    assert xs[-1] > 48
+    assert all(stroke[int(y), int(x)] for x, y in prompt.prompt.points)
+    assert len(stroke_points(stroke, 3)) == 3
+    assert stroke_points(np.eye(1, dtype=bool)) == [(0.0, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("context", "said"),
+    [
+        ([], "at least one positive"),
+        ([point(10, 10, positive=False)], "1 negative"),
+        ([{**point(10, 10), "original_width": 65}], "image has changed"),
+        ([{**point(10, 10), "original_width": 48, "original_height": 64}], "EXIF"),
+        ([{**point(10, 10), "image_rotation": 90}], "turned"),
+        ([point(140, 10)], "on the image"),
+        ([point(float("nan"), 10)], "finite"),
+        ([box(10, 10, 0.5, 20)], "1 x 1"),
+        ([item("brushlabels", {"rle": "x"})], "run lengths"),
+        ([item("keypointlabels", {"x": "1", "y": 2})], "finite"),
+        ([point(1, 1)] * 501, "at most 500"),
+    ],
+)
+def test_contexts_that_cannot_be_used(context: list[dict[str, object]], said: str) -> None:
+    with pytest.raises(RegionError, match=said):
+        prompts_from_context(context, HW)
+
+
+def test_click_on_the_very_edge_is_on_the_image() -> None:
+    assert prompts_from_context([point(100, 100)], HW)[0].prompt.points.tolist() == [[63, 47]]
+
+
+def test_prompts_from_other_models_only() -> None:
+    ours = {"model_version": "nano-m+abc", "result": [box(0, 0, 10, 10)], "created_at": "2026-03"}
+    theirs = {
+        "model_version": "yolo",
+        "result": [box(10, 10, 30, 30, "B"), {"type": "rectanglelabels"}, point(5, 5)],
+        "created_at": "2026-02",
+    }
+    older = {"model_version": "yolo", "result": [box(50, 50, 30, 30)], "created_at": "2026-01"}
+    found = prompts_from_task([older, ours, theirs], HW, "nano-m+")
+    assert [one.label for one in found] == ["B", "A"]
+    assert prompts_from_task([ours], HW, "nano-m+") == []
+
+
+# regions
+
+
+@pytest.mark.parametrize("tag", ["BrushLabels", "BitmaskLabels", "PolygonLabels", "RectangleLabels"])
+@pytest.mark.parametrize("hole", [False, True])
+def test_mask_survives_the_way_there_and_back(tag: str, hole: bool) -> None:
+    controls = parse_config(config(tag))
+    result = masks_to_regions([ScoredMask(square(hole), 0.8, GAPS, "B")], controls, tolerance=0)
+    region = result[0]
+    assert region["value"][controls.output.label_key] == ["B"]
+    assert (region["score"], region["type"]) == (0.8, tag.lower())
+    assert region["meta"]["text"][0] == "predicted IoU 0.80, task gap 0.12, prompt gap 0.03, model gap -0.01"
+    back = region_to_mask(json.loads(json.dumps(region)), HW)
+    wanted = square(hole and tag != "RectangleLabels")
+    assert iou(back, wanted) == 1
+    if tag == "PolygonLabels" and hole:
+        assert "1 hole, joined to the outline by a line" in region["meta"]["text"]
+    assert validated(result, 0.8, controls) is result
+
+
+def test_parts_of_a_polygon_and_specks() -> None:
+    mask = square()
+    mask[2:6, 56:62] = True
+    mask[46, 2] = True
+    controls = parse_config(config("PolygonLabels"))
+    result = masks_to_regions([ScoredMask(mask, 0.5, label="B")], controls)
+    assert [region["meta"]["text"][1:] for region in result] == [["part 1 of 2"], ["part 2 of 2"]]
+    assert len({region["id"] for region in result}) == 2
+
+
+def test_bitmask_is_black_on_transparent() -> None:
+    controls = parse_config(config("BitmaskLabels"))
+    url = masks_to_regions([ScoredMask(square(), 0.5, label="A")], controls)[0]["value"]["imageDataURL"]
+    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA")
+    pixels = np.asarray(image)
+    assert (pixels[..., 3] == np.where(square(), 255, 0)).all()
+    assert not pixels[square()][:, :3].any()
+
+
+def test_gaps_go_into_controls_of_their_name() -> None:
+    extra = (
+        '<Number name="task_gap" toName="img" perRegion="true"/>'
+        '<TextArea name="predicted_iou" toName="img" perRegion="true"/>'
+        '<Number name="model_gap" toName="img"/><Number name="weight" toName="img"/>'
+    )
+    controls = parse_config(config(extra=extra))
+    masks = [ScoredMask(square(), 0.8, GAPS, "A"), ScoredMask(square(True), 0.6, {**GAPS, "model_gap": 0.2}, "B")]
+    result = validated(masks_to_regions(masks, controls), 0.7, controls)
+    by_name = [(one["from_name"], one["value"]) for one in result if one["from_name"] != "out"]
+    assert by_name == [
+        ("task_gap", {"number": 0.12}),
+        ("predicted_iou", {"text": ["0.8000"]}),
+        ("task_gap", {"number": 0.12}),
+        ("predicted_iou", {"text": ["0.6000"]}),
+        ("model_gap", {"number": 0.2}),
+    ]
+    assert result[1]["id"] == result[0]["id"]
+    assert result[3]["id"] != result[0]["id"]
+
+
+def test_label_is_the_smart_controls_else_the_first_and_said() -> None:
+    controls = parse_config(config())
+    known, unknown = masks_to_regions(
+        [ScoredMask(square(), 0.5, label="B"), ScoredMask(square(), 0.5, label="Z")], controls
+    )
+    assert known["value"]["brushlabels"] == ["B"]
+    assert len(known["meta"]["text"]) == 1
+    assert unknown["value"]["brushlabels"] == ["A"]
+    assert "please check" in unknown["meta"]["text"][-1]
+    only = parse_config(config(labels='<Label value="only"/>'))
+    assert len(masks_to_regions([ScoredMask(square(), 0.5)], only)[0]["meta"]["text"]) == 1
+
+
+def test_control_without_labels() -> None:
+    controls = parse_config(config("Brush", labels=""))
+    region = masks_to_regions([ScoredMask(square(), 0.5, label="A")], controls)[0]
+    assert (region["type"], set(region["value"])) == ("brush", {"format", "rle"})
+    validated([region], 0.5, controls)
+
+
+def test_empty_masks_make_no_region() -> None:
+    assert masks_to_regions([ScoredMask(np.zeros(HW, bool), 0.5)], parse_config(config())) == []
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(RegionError, match="finite"):
+        masks_to_regions([ScoredMask(square(), float("nan"), label="A")], parse_config(config()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"from_name": "none"}, {"type": "polygonlabels"}, {"value": {"rle": "x"}}, {"score": 2.0}],
+)
+def test_invalid_predictions_do_not_leave(change: dict[str, object]) -> None:
+    controls = parse_config(config())
+    region = masks_to_regions([ScoredMask(square(), 0.5, label="A")], controls)[0] | change
+    with pytest.raises(RegionError):
+        validated([region], 0.5, controls)
+
+
+def test_the_same_id_twice_does_not_leave() -> None:
+    controls = parse_config(config())
+    region = masks_to_regions([ScoredMask(square(), 0.5, label="A")], controls)[0]
+    with pytest.raises(RegionError, match="unique"):
+        validated([region, region], 0.5, controls)
+
+
+def test_partial_alpha_counts_from_half() -> None:
+    alpha = np.where(square(), 130, 0).astype(np.uint8)
+    alpha[0, :10] = 100
+    region = item("brushlabels", {"format": "rle", "rle": encode_rle(alpha), "brushlabels": ["A"]})
+    assert (region_to_mask(region, HW) == square()).all()
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        item("keypointlabels", {"x": 1, "y": 1}),
+        item("polygonlabels", {"points": [[0, 0], [1, 1]]}),
+        item("polygonlabels", {"points": [[0, 0], [1, 1], [2]]}),
+        item("rectanglelabels", {"x": 0, "y": 0, "width": 0, "height": 5}),
+        item("ellipselabels", {"x": 0, "y": 0, "radiusX": 0, "radiusY": 5}),
+        item("bitmasklabels", {"imageDataURL": "data:text/plain,x"}),
+        item("bitmasklabels", {"imageDataURL": "data:image/png;base64,AAAA"}),
+        item("brushlabels", {"rle": [255] * 20}),
+        {"type": "brushlabels", "value": None},
+    ],
+)
+def test_regions_that_cannot_be_read(region: dict[str, object]) -> None:
+    with pytest.raises(UsamError):
+        region_to_mask(region, HW)
+
+
+def test_bitmask_of_another_size_is_refused_before_it_is_decoded() -> None:
+    out = io.BytesIO()
+    Image.new("RGBA", (3000, 3000)).save(out, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    with pytest.raises(RegionError):
+        region_to_mask(item("bitmasklabels", {"imageDataURL": url}), HW)
+
+
+def test_rectangle_turns_about_its_upper_left_corner() -> None:
+    region = box(50, 50, 25, 25)
+    region["value"]["rotation"] = 90  # type: ignore[index]
+    rows, columns = np.nonzero(region_to_mask(region, HW))
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (20, 31, 24, 39)
+
+
+@pytest.mark.shared
+def test_recorded_prediction_is_read(shared: Path) -> None:
+    recorded = json.loads((shared / "label_studio" / "samples" / "15_prediction_segmentation.json").read_text())
+    rectangle, polygon, brush = recorded["result"]
+    assert region_to_mask(rectangle, HW).sum() == 4
+    assert region_to_mask(polygon, HW).sum() <= 1
+    with pytest.raises(MaskError, match="96 bytes"):  # recorded with a code of another size
+        region_to_mask(brush, HW)

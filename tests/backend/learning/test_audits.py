@@ -1,0 +1,154 @@
+"""Audits judge what is accepted elsewhere: the proposals as they were made, against what people drew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.errors import RegionError
+from backend.label_studio.config import parse_config
+from backend.label_studio.records import Annotation
+from backend.learning.audits import ScoredTask, audit_candidates, image_hw, pool_candidates, true_ious
+from backend.pool.proposals import ObjectScores
+from backend.store.pseudo_label_store import marked
+from usam.masks import encode_rle
+
+HW = (40, 50)
+BRUSH = parse_config(
+    '<View><Image name="img" value="$image"/><BrushLabels name="brush" toName="img"><Label value="thing"/>'
+    '</BrushLabels><Number name="task_gap" toName="img" perRegion="true"/></View>'
+)
+BOXES = parse_config(
+    '<View><Image name="img" value="$image"/><RectangleLabels name="brush" toName="img"><Label value="thing"/>'
+    "</RectangleLabels></View>"
+)
+
+
+def block(top: int, left: int, height: int, width: int) -> np.ndarray[Any, Any]:
+    mask = np.zeros(HW, bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def brush(mask: np.ndarray[Any, Any], name: str = "drawn") -> dict[str, Any]:
+    return {
+        "id": name,
+        "from_name": "brush",
+        "to_name": "img",
+        "type": "brushlabels",
+        "original_width": HW[1],
+        "original_height": HW[0],
+        "value": {"format": "rle", "rle": encode_rle(mask), "brushlabels": ["thing"]},
+    }
+
+
+def rectangle(**value: float) -> dict[str, Any]:
+    size = {"original_width": HW[1], "original_height": HW[0]}
+    return {**size, "from_name": "brush", "type": "rectanglelabels", "value": {"rotation": 0, **value}}
+
+
+def scored(task: int, *masks: np.ndarray[Any, Any], gap: float | None = 0.02) -> ScoredTask:
+    """A task with these proposals, of predicted IoU 0.9, 0.8, ..."""
+    heads = {} if gap is None else {"task_gap": gap}
+    regions = []
+    for number, mask in enumerate(masks):
+        number_of = {"from_name": "task_gap", "type": "number", "value": {"number": 0.02}}
+        regions += [{"object": number, "region": brush(mask)}, {"object": number, "region": number_of}]
+    return ScoredTask(task, regions, [ObjectScores(0.9 - 0.1 * k, heads) for k in range(len(masks))])
+
+
+def annotation(number: int, task: int, *regions: dict[str, Any], cancelled: bool = False) -> Annotation:
+    return Annotation(number, task, "", list(regions), cancelled)
+
+
+def test_a_mask_is_all_parts_of_its_object_and_nothing_else() -> None:
+    left, right, other = block(0, 0, 5, 5), block(20, 20, 5, 5), block(30, 30, 5, 5)
+    task = scored(1, left, other)
+    task.regions.append({"object": 0, "region": brush(right)})
+    found = task.mask(0, BRUSH)
+    assert found is not None
+    assert (found == (left | right)).all()
+    assert task.label(0, BRUSH) == "thing"
+    assert task.mask(7, BRUSH) is None
+    assert task.label(7, BRUSH) == ""
+
+
+def test_a_true_iou_is_the_highest_with_anything_that_was_drawn() -> None:
+    task = scored(1, block(0, 0, 10, 10), block(20, 20, 10, 10))
+    drawn = [brush(block(0, 0, 10, 5)), brush(block(0, 0, 10, 8))]
+    assert true_ious(task, drawn, BRUSH) == pytest.approx({0: 0.8, 1: 0.0})
+    assert true_ious(task, [], BRUSH) == {0: 0.0, 1: 0.0}
+
+
+def test_boxes_judge_boxes_and_no_masks() -> None:
+    drawn = [rectangle(x=0, y=0, width=20, height=25)]
+    with pytest.raises(RegionError, match="masks"):
+        true_ious(scored(1, block(0, 0, 10, 10)), drawn, BRUSH)
+    box = {"object": 0, "region": rectangle(x=0, y=0, width=20, height=25)}
+    assert true_ious(ScoredTask(1, [box], [ObjectScores(0.9, {})]), drawn, BOXES) == pytest.approx({0: 1.0})
+
+
+def test_a_region_that_does_not_know_its_images_size_is_refused() -> None:
+    assert image_hw(brush(block(0, 0, 2, 2))) == HW
+    for wrong in ({}, {"original_height": 40}, {"original_height": "40", "original_width": 50}):
+        with pytest.raises(RegionError, match="size"):
+            image_hw(wrong)
+
+
+def test_the_newest_answer_of_a_person_counts() -> None:
+    mask = block(0, 0, 10, 10)
+    tasks = {task: scored(task, mask) for task in (1, 2, 3, 4)}
+    accepted = marked(brush(mask), "nano-s+no-heads.pseudo-1")
+    answers = [
+        annotation(12, 1, brush(mask)),
+        annotation(11, 1),
+        annotation(10, 2, brush(block(0, 0, 10, 5))),
+        annotation(13, 2, brush(mask), cancelled=True),
+        annotation(14, 3, accepted),
+        annotation(15, 9, brush(mask)),
+    ]
+    audit = audit_candidates(tasks, answers, BRUSH)
+    assert audit.candidates.audited == [2, 1]
+    assert audit.candidates.true_iou is not None
+    assert dict(zip(audit.candidates.images, audit.candidates.true_iou, strict=True)) == pytest.approx({2: 0.5, 1: 1.0})
+    assert (audit.last_label, audit.left_out) == (12, {})
+
+
+def test_only_answers_after_the_last_one_count_where_asked() -> None:
+    mask = block(0, 0, 10, 10)
+    tasks = {1: scored(1, mask), 2: scored(2, mask)}
+    answers = [annotation(5, 1, brush(mask)), annotation(6, 2, brush(mask))]
+    audit = audit_candidates(tasks, answers, BRUSH, after=5)
+    assert (audit.candidates.audited, audit.last_label) == ([2], 6)
+    nothing = audit_candidates(tasks, answers, BRUSH, after=6)
+    assert (list(nothing.candidates.audited), nothing.last_label) == ([], 6)
+
+
+def test_a_task_that_cannot_be_judged_is_left_out_with_the_reason() -> None:
+    mask = block(0, 0, 10, 10)
+    smaller = {**brush(mask), "original_width": 20}
+    audit = audit_candidates({1: scored(1, mask)}, [annotation(5, 1, smaller)], BRUSH)
+    assert list(audit.candidates.names) == []
+    assert set(audit.left_out) == {1}
+
+
+def test_an_audit_where_nothing_is_marked_makes_its_masks_wrong() -> None:
+    audit = audit_candidates({1: scored(1, block(0, 0, 9, 9))}, [annotation(5, 1)], BRUSH)
+    assert audit.candidates.true_iou is not None
+    assert audit.candidates.true_iou.tolist() == [0.0]
+
+
+def test_the_pool_carries_scores_and_no_truth() -> None:
+    mask = block(0, 0, 5, 5)
+    pool = pool_candidates([scored(3, mask, mask), scored(4, mask), scored(5)])
+    assert pool.names == ["3-0", "3-1", "4-0"]
+    assert (pool.images, pool.audited, pool.image_count) == ([3, 3, 4], [3, 4, 5], 3)
+    assert pool.predicted_iou == pytest.approx([0.9, 0.8, 0.9])
+    assert pool.task_gap is not None
+    assert pool.true_iou is None
+
+
+def test_without_a_head_that_tells_it_there_is_no_task_gap() -> None:
+    assert pool_candidates([scored(3, block(0, 0, 5, 5), gap=None)]).task_gap is None

@@ -1,0 +1,159 @@
+"""Samples say what the paper says: its prompts, its targets, half floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.inference.job_model import JobModel
+from backend.label_studio.records import Annotation
+from backend.learning.samples import (
+    AnnotatedImage,
+    larger_targets,
+    object_targets,
+    overlaps,
+    paper_prompts,
+    stacked,
+)
+from backend.settings import Settings
+from usam.masks import encode_rle
+
+HW = (96, 128)
+
+
+@pytest.fixture(scope="module")
+def model() -> JobModel:
+    return JobModel.load(Settings.from_environment(model="nano-s", heads="none", threads=1))
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray[Any, Any]:
+    picture = np.full((*HW, 3), 30, np.uint8)
+    picture[30:70, 40:90] = (220, 180, 40)
+    return picture
+
+
+def disc() -> np.ndarray[Any, Any]:
+    mask = np.zeros(HW, bool)
+    mask[30:70, 40:90] = True
+    return mask
+
+
+def region(kind: str, name: str = "r", **value: Any) -> dict[str, Any]:
+    return {
+        "id": name,
+        "type": kind,
+        "original_width": HW[1],
+        "original_height": HW[0],
+        "image_rotation": 0,
+        "value": value,
+    }
+
+
+def brush(name: str = "r", mask: np.ndarray[Any, Any] | None = None) -> dict[str, Any]:
+    rle = encode_rle(disc() if mask is None else mask)
+    return region("brushlabels", name, format="rle", rle=rle, brushlabels=["thing"])
+
+
+RECTANGLE = region(
+    "rectanglelabels", "box", x=31.25, y=31.25, width=39.0625, height=41.6667, rotation=0, rectanglelabels=["thing"]
+)
+
+
+def test_a_brush_region_becomes_a_sample(model: JobModel, image: np.ndarray[Any, Any]) -> None:
+    annotated = AnnotatedImage(model, image)
+    rows, reason = annotated.samples(Annotation(7, 3, "t", [brush()]))
+    assert reason == ""
+    (row,) = rows
+    assert (row.annotation, row.task, row.region, row.label, row.box_only) == (7, 3, "r", "thing", False)
+    assert (row.iou_token.dtype, row.iou_token.shape) == (np.float16, (model.runner.width,))
+    assert row.mask_tokens.shape == (4, model.runner.width)
+    assert set(row.targets) == {"iou_nano_s", "iou_dense_prompt", "iou_unsupervised", "prompt_gap", "task_gap"}
+    for values in row.targets.values():
+        assert len(values) == 3
+        assert all(0 <= value <= 1 for value in values)
+
+
+def test_the_targets_are_those_of_the_masks_that_the_predictor_gives(
+    model: JobModel, image: np.ndarray[Any, Any]
+) -> None:
+    (row,), _ = AnnotatedImage(model, image).samples(Annotation(7, 3, "t", [brush()]))
+    prompt = paper_prompts(disc(), "7:r")[0]
+    predictor = model.runner.predictor
+    predictor.set_heads(None)
+    predictor.set_image(image)
+    masks = predictor.predict(point_coords=prompt.points, point_labels=prompt.labels)[0].astype(bool)
+    expected = [(mask & disc()).sum() / (mask | disc()).sum() for mask in masks]
+    np.testing.assert_allclose(row.targets["iou_nano_s"], expected, atol=0.01)
+
+
+def test_the_same_region_gives_the_same_sample_again(model: JobModel, image: np.ndarray[Any, Any]) -> None:
+    first, again = (AnnotatedImage(model, image).samples(Annotation(7, 3, "t", [brush()]))[0][0] for _ in range(2))
+    np.testing.assert_array_equal(first.iou_token, again.iou_token)
+    assert first.targets == again.targets
+
+
+def test_prompts_are_the_centre_and_seven_more_inside() -> None:
+    single, dense = paper_prompts(disc(), "7:r")
+    assert single.points.shape == (1, 2)
+    assert dense.points.shape == (8, 2)
+    np.testing.assert_array_equal(dense.points[0], single.points[0])
+    for x, y in dense.points.astype(int):
+        assert disc()[y, x]
+
+
+def test_a_rectangle_is_judged_by_boxes(model: JobModel, image: np.ndarray[Any, Any]) -> None:
+    (row,), reason = AnnotatedImage(model, image).samples(Annotation(7, 3, "t", [RECTANGLE]))
+    assert row.box_only, reason
+    logits = np.full((1, 4, 24, 32), -9.0, np.float32)
+    logits[0, 1, 8:16, 10:20] = 9.0
+    mask = np.zeros(HW, bool)
+    mask[32:64, 40:80] = True
+    mask[40:50, 50:60] = False
+    found = overlaps(logits, mask, box_only=True)
+    assert found.shape == (1, 4)
+    assert found[0, 1] > 0.85
+    assert found[0, 0] == 0
+
+
+def test_a_broken_region_is_named_and_the_others_count(model: JobModel, image: np.ndarray[Any, Any]) -> None:
+    other_size = brush("turned") | {"original_width": HW[0], "original_height": HW[1]}
+    nothing = brush("nothing", np.zeros(HW, bool))
+    points = region("keypointlabels", "click", x=5, y=5, width=1, keypointlabels=["thing"])
+    annotation = Annotation(7, 3, "t", [other_size, nothing, points, brush("good")])
+    rows, reason = AnnotatedImage(model, image).samples(annotation)
+    assert [row.region for row in rows] == ["good"]
+    assert "region turned" in reason
+    assert "region nothing" in reason
+    assert "click" not in reason
+
+
+def test_targets_follow_the_papers_definitions() -> None:
+    iou = np.array([[0.9, 0.2, 0.6, 0.5], [0.1, 0.8, 0.7, 0.1]], np.float32)
+    samscore = np.array([[0.9, 0.1, 0.2, 0.3], [0.0, 0.0, 0.0, 0.0]], np.float32)
+    targets = object_targets("nano-s", iou, samscore)
+    assert targets["iou_nano_s"] == pytest.approx([0.2, 0.6, 0.5])
+    assert targets["iou_dense_prompt"] == pytest.approx([0.8] * 3)
+    assert targets["iou_unsupervised"] == pytest.approx([0.5] * 3)
+    assert targets["prompt_gap"] == pytest.approx([0.5 + 0.8 - 0.6] * 3)
+    assert targets["task_gap"] == pytest.approx([0.5 + 0.6 - 0.5] * 3)
+    assert larger_targets("nano-m", 0.9, 0.6) == {
+        "iou_nano_m": pytest.approx([0.9] * 3),
+        "model_gap": pytest.approx([0.8] * 3),
+    }
+
+
+def test_boxes_are_left_out_beside_pixels_and_unknown_targets_are_nan(
+    model: JobModel, image: np.ndarray[Any, Any]
+) -> None:
+    annotated = AnnotatedImage(model, image)
+    (pixels,), _ = annotated.samples(Annotation(7, 3, "t", [brush()]))
+    (box,), _ = annotated.samples(Annotation(8, 4, "t", [RECTANGLE]))
+    assert stacked([pixels, box])["groups"].tolist() == [3]
+    assert stacked([box])["groups"].tolist() == [4]
+    more = type(pixels)(**{**pixels.__dict__, "targets": {**pixels.targets, "model_gap": [0.5] * 3}})
+    both = stacked([pixels, more])
+    assert np.isnan(both["targets"]["model_gap"][0]).all()
+    assert (both["targets"]["model_gap"][1] == 0.5).all()

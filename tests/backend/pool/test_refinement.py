@@ -1,0 +1,250 @@
+"""Doubtful proposals are acted on within the budgets, once, and what it was good for is told by later labels."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.image_fetcher import ImageFetcher
+from backend.inference.job_model import JobModel
+from backend.label_studio.config import parse_config
+from backend.label_studio.records import Task
+from backend.pool.proposals import kept_prompts, pack, propose, score_many, unpack
+from backend.pool.refined_masks import BITS, alternative_predictions, shown_mask, true_gains
+from backend.pool.refinement import Doubts, act_on_pool, act_where_due, gather, within_budget
+from backend.resources import Context
+from backend.settings import Settings
+from backend.store import Store
+from backend.store.head_registry import Registry
+from backend.store.records import ScoreRow
+from usam.active.refinement import plan_images
+from usam.heads.head_set import HeadSet
+
+CONFIG = """<View><Image name="img" value="$image"/>
+<BrushLabels name="brush" toName="img"><Label value="thing"/><Label value="other"/></BrushLabels></View>"""
+CONTROLS = parse_config(CONFIG)
+PROJECT, TASKS, HW = 1, 4, (60, 80)
+GAPS = ("model_gap", "prompt_gap", "task_gap")
+
+
+def head_set(**bias: float) -> HeadSet:
+    """Random heads; `bias` moves a head's output before the sigmoid."""
+    rng = np.random.default_rng(0)
+
+    def head(name: str) -> list[tuple[Any, Any]]:
+        first = rng.normal(0, 0.1, (16, 256)).astype(np.float32)
+        return [(first, np.zeros(16)), (rng.normal(0, 0.1, (1, 16)), np.full(1, bias.get(name, 0.0)))]
+
+    names = ("iou_nano_s", *GAPS)
+    layers = {name: head(name) for name in names}
+    return HeadSet.from_layers(layers, alignment="aligned", checkpoint="nano-s", quality="iou_nano_s")
+
+
+HEADS = head_set(model_gap=0.5, prompt_gap=0.5, task_gap=0.5, iou_nano_s=-2.0)
+
+
+def opposite(heads: HeadSet) -> HeadSet:
+    """Heads that find high what these find low."""
+    layers = {name: [*head[:-1], (-head[-1][0], head[-1][1])] for name, head in heads.layers().items()}
+    return HeadSet.from_layers(layers, alignment="aligned", checkpoint="nano-s", quality="iou_nano_s")
+
+
+def picture(number: int) -> np.ndarray[Any, Any]:
+    image = np.random.default_rng(number).integers(0, 60, (*HW, 3), dtype=np.uint8)
+    image[10 + 5 * number : 40, 20:60] = (220, 60, 40)
+    return image
+
+
+def address(number: int) -> str:
+    out = io.BytesIO()
+    Image.fromarray(picture(number)).save(out, "PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+@pytest.fixture(scope="module")
+def model() -> JobModel:
+    return JobModel.load(settings(Path("unused")))
+
+
+def settings(folder: Path, **given: Any) -> Settings:
+    wanted = {"larger_budget": 0.5, "points_budget": 0.0, "alternatives_budget": 0.0, "larger_model": "nano-m", **given}
+    return Settings(
+        model="nano-s", heads="none", threads=1, grid_side=3, keep_iou=0.0, max_regions=4, data_dir=folder, **wanted
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path, model: JobModel) -> Place:
+    return Place(tmp_path, model)
+
+
+class Place:
+    """A project of four tasks in a real store, with proposals."""
+
+    def __init__(self, folder: Path, model: JobModel) -> None:
+        self.folder, self.model = folder, model
+        self.store = Store(f"sqlite:///{folder / 'usam.db'}")
+        self.store.join(PROJECT)
+        seen = [Task.read({"id": n, "data": {"image": address(n)}, "updated_at": "1"}) for n in range(1, TASKS + 1)]
+        self.store.record_tasks(PROJECT, seen)
+        for number in range(1, TASKS + 1):
+            arrays, regions = propose(model, HEADS, picture(number), CONTROLS, settings(folder))
+            self.store.put_proposal(PROJECT, pack(number, "key", arrays, regions))
+
+    def context(self, **given: Any) -> Context:
+        made = settings(self.folder, **given)
+        context = Context(
+            made,
+            self.store,
+            Registry(made.registry_dir),
+            None,  # type: ignore[arg-type]  # asked only about tasks that are labelled
+            ImageFetcher(made),
+            None,  # type: ignore[arg-type]
+        )
+        context.model = self.model
+        return context
+
+    def act(self, heads: HeadSet | None = HEADS, **given: Any) -> dict[str, Any]:
+        context = self.context(**given)
+        pool = self.store.tasks(PROJECT, unlabelled=True)
+        with context.run(PROJECT, "score_pool") as progress:
+            report = act_on_pool(context, PROJECT, pool, heads, CONTROLS, "predicted-iou", progress)
+            progress.details = {"acting": report}
+        return report
+
+    def kept(self) -> dict[int, tuple[dict[str, Any], list[Any]]]:
+        rows = self.store.proposal_rows(PROJECT, list(range(1, TASKS + 1)))
+        return {task: (unpack(row), row.regions) for task, row in rows.items()}
+
+
+def test_prompts_are_kept_with_proposals(place: Place) -> None:
+    arrays, _ = place.kept()[1]
+    prompts = kept_prompts(arrays)
+    assert len(prompts) == len(arrays["output"])
+    decoded = place.model.decode(place.model.encode(picture(1)), prompts)
+    np.testing.assert_allclose(decoded.iou_token, arrays["iou_token"], atol=2e-2)
+
+
+def test_the_larger_model_decodes_half_of_the_images(place: Place) -> None:
+    before = place.kept()
+    report = place.act()
+    larger, after = report["larger"], place.kept()
+    acted = {task for task, (arrays, _) in after.items() if "acted" in arrays and arrays["acted"].any()}
+    assert 1 <= len(acted) <= TASKS * 0.5
+    assert larger["share_of_cost"] <= 0.5
+    assert larger["last"]["acted"] == sum(int((after[task][0]["acted"] > 0).sum()) for task in acted)
+    assert larger["last"]["kept"] > 0
+    assert larger["cost"]["encode_s"] > larger["cost"]["decode_s"] > 0
+    for task in set(after) - acted:
+        assert after[task][1] == before[task][1], "other tasks are left alone"
+    for task in acted:
+        arrays, regions = after[task]
+        scores = score_many(HEADS, "nano-s", [arrays])[0]
+        for number in range(len(scores)):
+            assert [one["object"] for one in regions if one["object"] == number], "every object keeps a region"
+            if f"before_{number}" in arrays:
+                assert scores[number].iou == pytest.approx(float(arrays["acted_iou"][number]))
+                old = shown_mask(before[task][1], number, CONTROLS, HW)
+                new = shown_mask(regions, number, CONTROLS, HW)
+                assert old is not None
+                assert new is not None
+                shown = next(one["region"] for one in regions if one["object"] == number)
+                assert "mask by nano-m" in shown["meta"]["text"]
+
+
+def test_nothing_is_done_twice_or_beyond_the_budget_under_new_heads(place: Place) -> None:
+    first = place.act()
+    state = place.kept()
+    again = place.act()
+    assert again["larger"]["last"]["acted"] == 0
+    assert again["larger"]["total"]["acted"] == first["larger"]["total"]["acted"] > 0
+    assert {t: r for t, (_, r) in place.kept().items()} == {t: r for t, (_, r) in state.items()}
+    place.act(opposite(HEADS))
+    acted = [task for task, (arrays, _) in place.kept().items() if "acted" in arrays and arrays["acted"].any()]
+    assert len(acted) <= TASKS * 0.5
+
+
+def test_alternatives_are_another_reading_of_the_same_objects(place: Place) -> None:
+    report = place.act(larger_budget=0.0, alternatives_budget=0.25)
+    assert report["alternatives"]["last"]["acted"] > 0
+    kept = place.kept()
+    (task,) = [task for task, (arrays, _) in kept.items() if "acted" in arrays]
+    context = place.context()
+    objects = {number: score_many(HEADS, "nano-s", [arrays])[0] for number, (arrays, _) in kept.items()}
+    rows = [ScoreRow(number, "v", 0.1, number / TASKS, number - 1, False) for number in kept]
+    (second,) = alternative_predictions(context, PROJECT, rows, objects, CONTROLS, "v")
+    assert (second["task"], second["score"], second["model_version"]) == (task, task / TASKS, "v")
+    _, regions = kept[task]
+    assert len(second["result"]) == len(regions)
+    readings = [one for one in second["result"] if any("another reading" in text for text in one["meta"]["text"])]
+    assert len(readings) == report["alternatives"]["last"]["acted"]
+    shown = {one["region"]["id"] for one in regions}
+    assert all(one["id"] not in shown for one in readings)
+
+
+def test_more_points_are_tried_where_there_is_a_budget(place: Place) -> None:
+    assert place.act(larger_budget=0.0)["points"]["last"]["acted"] == 0
+    report = place.act(larger_budget=0.0, points_budget=0.5)["points"]
+    objects = sum(len(arrays["output"]) for arrays, _ in place.kept().values())
+    assert 0 < report["last"]["acted"] <= 0.5 * objects
+
+
+def test_low_gaps_and_missing_heads_are_left_alone(place: Place) -> None:
+    sure = head_set(model_gap=-3.0, prompt_gap=-3.0, task_gap=-3.0)
+    context = place.context()
+    pool = place.store.tasks(PROJECT, unlabelled=True)
+    with context.run(PROJECT, "score_pool") as progress:
+        assert act_where_due(context, PROJECT, pool, None, CONTROLS, "predicted-iou", progress, 4) == {}
+    report = place.act(sure, larger_budget=1.0, points_budget=1.0, alternatives_budget=1.0)
+    assert all(report[action]["chosen"] == 0 for action in BITS)
+
+
+def test_a_ranking_without_new_images_waits_for_nothing(place: Place) -> None:
+    first = place.act(larger_budget=0.25)
+    context = place.context()
+    first["larger"]["asked"] = [0.5, 0.0, "nano-m"]
+    with context.run(PROJECT, "score_pool") as progress:
+        progress.details = {"acting": first}
+    state = place.kept()
+    pool = place.store.tasks(PROJECT, unlabelled=True)
+    found = []
+    for made in (0, 2):
+        with context.run(PROJECT, "score_pool") as progress:
+            found.append(act_where_due(context, PROJECT, pool, HEADS, CONTROLS, "predicted-iou", progress, made))
+        assert (place.kept()[1][1] == state[1][1]) or made
+    assert found[0] == first
+    assert found[1]["larger"]["total"]["acted"] > first["larger"]["total"]["acted"]
+
+
+def test_true_gains_are_those_of_the_marked_object(place: Place) -> None:
+    place.act()
+    arrays, regions = next(kept for kept in place.kept().values() if any(n.startswith("before") for n in kept[0]))
+    number = next(int(name.removeprefix("before_")) for name in arrays if name.startswith("before_"))
+    new = next(one["region"] for one in regions if one["object"] == number)
+    found = true_gains(arrays, regions, [new], CONTROLS)
+    assert found
+    assert {action for action, _ in found} == {"larger"}
+    assert max(gain for _, gain in found) > 0, "who marks just the new mask says that it was better"
+    assert true_gains(arrays, regions, [], CONTROLS) == []
+
+
+def test_what_is_spent_stays_spent() -> None:
+    from usam.active.refinement import Cost
+
+    gaps = np.array([0.4, 0.3, 0.2, 0.1])
+    doubts = Doubts(np.arange(4), np.zeros(4, np.int64), np.array([0, 0, 0, BITS["larger"]]), {"model_gap": gaps})
+    plan = plan_images(gaps, doubts.task, 0.5, Cost(1, 0))
+    assert plan.chosen.tolist() == [True, True, False, False]
+    assert within_budget(plan, doubts, "larger", 0.5).tolist() == [True, False, False, False]
+
+
+def test_gaps_below_the_floor_do_not_count(place: Place) -> None:
+    low = gather(place.context(act_gap_above=0.5), PROJECT, HEADS)
+    assert (low.gaps["model_gap"] <= 0).all()
+    assert (gather(place.context(), PROJECT, HEADS).gaps["model_gap"] > 0).any()

@@ -1,0 +1,169 @@
+"""The web page: what it says, that it escapes all of it, and to whom it is shown."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from backend.inference.engine import Engine
+from backend.label_studio.records import Annotation, Task
+from backend.settings import Settings
+from backend.store import Store
+from backend.store.head_registry import Registry
+from backend.store.records import ScoreRow
+from backend.web.app import create_app
+from backend.web.dashboard.page import render
+from backend.web.dashboard.view import AUDIT, BASE_HEADS, View, gather
+from usam.heads.head_set import HeadSet
+
+HOSTILE = "<script>alert(1)</script>&\"'.png"
+
+
+class Text(HTMLParser):
+    """Tags and texts of a page; fails on tags that are not closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.words: list[str] = []
+        self.links: list[str] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag != "meta":
+            self.open.append(tag)
+        self.links += [value or "" for name, value in attrs if name == "href"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def __contains__(self, words: str) -> bool:
+        return words in " ".join(self.words)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        data_dir=tmp_path, model="nano-s", heads="none", threads=1, label_studio_url="http://labels.example:8080"
+    )
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = Store(settings.store_url)
+    store.join(3, "2026-01-01")
+    names = ["a.png", "/data/local-files/?d=pictures/b%20c.png", HOSTILE, "data:image/png;base64,AAAA"]
+    tasks = [Task(number, {"image": name}, "t1", 0) for number, name in enumerate(names, 1)]
+    store.record_tasks(3, [*tasks, Task(9, {"image": "done.png"}, "t1", 1, is_labeled=True)])
+    rows = [
+        ScoreRow(task.id, "v", 1.0, place / 9, place, place == 1, f"why {HOSTILE}") for place, task in enumerate(tasks)
+    ]
+    store.put_scores(3, rows)
+    store.set_served(3, "nano-s+0123456789ab.7")
+    store.record_annotation(3, Annotation(5, 9, "t1", []), [], sampled_for="k")
+    run = store.start_run(3, "score_pool", total=8)
+    store.update_run(run, done=2, total=8)
+    store.finish_run(store.start_run(3, "retrain"), "rejected", "not surely better")
+    yield store
+    store.close()
+
+
+def heads() -> HeadSet:
+    rng = np.random.default_rng(0)
+    sizes = ((4, 256), (1, 4))
+    layers = [(rng.normal(0, 0.1, size).astype(np.float32), np.zeros(size[0], np.float32)) for size in sizes]
+    return HeadSet.from_layers({"iou_nano_s": layers}, alignment="aligned", checkpoint="nano-s", quality="iou_nano_s")
+
+
+def get(app: FastAPI, accept: str, auth: tuple[str, str] | None = None) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://usam.example", auth=auth) as client:
+            return await client.get("/", headers={"Accept": accept})
+
+    return asyncio.run(ask())
+
+
+def test_it_says_what_is_asked_first_and_why(settings: Settings, store: Store) -> None:
+    view = gather(settings, "ready", store, Registry(settings.registry_dir))
+    (project,) = view.projects
+    assert (project.tasks, project.unlabelled, project.annotations) == (5, 4, 1)
+    assert [line.picture for line in project.asked_first] == [
+        "a.png",
+        "b c.png",
+        "script>&\"'.png",
+        "(in the task itself)",
+    ]
+    assert project.asked_first[1].why == AUDIT
+    assert (project.heads, project.versions, project.promise) == (BASE_HEADS, (), "")
+    text = Text(render(view))
+    assert "score_pool" in text
+    assert "not surely better" in text
+    assert "nano-s+0123456789ab.7" in text
+    assert "http://labels.example:8080/projects/3/data?task=1" in text.links
+
+
+def test_it_shows_progress_and_versions(settings: Settings, store: Store) -> None:
+    registry = Registry(settings.registry_dir)
+    figures = {"champion_error": 0.0412, "candidate_error": 0.0123, "method": "audit"}
+    version = registry.publish(3, heads(), parent="", samples=40, labels=["1@t"], figures=figures)
+    registry.promote(3, version.version, "better")
+    page = render(gather(settings, "loading", store, registry))
+    assert 'value="0.250"' in page
+    text = Text(page)
+    assert "in use" in text
+    assert "error 0.0123 against 0.0412 by audit" in text
+    assert "engine loading" in text
+
+
+def test_nothing_from_outside_becomes_markup(settings: Settings, store: Store) -> None:
+    text = Text(render(gather(settings, "ready", store, None)))
+    assert "script" not in text.tags
+    assert "alert(1)" in text
+
+
+def test_without_projects_it_says_how_to_connect_one() -> None:
+    assert "usam-backend connect" in Text(render(View("nano-m", "ready", ())))
+
+
+def test_a_browser_gets_the_page_and_a_program_the_state(settings: Settings, store: Store) -> None:
+    with Engine(settings) as engine:
+        app = create_app(settings, engine, store)
+        answer = get(app, "text/html,*/*")
+        assert "project 3" in Text(answer.text)
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert get(app, "application/json").json()["status"] == "UP"
+        app.state.service.close()
+
+
+def test_it_asks_for_the_password(settings: Settings, store: Store) -> None:
+    guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
+    with Engine(guarded) as engine:
+        app = create_app(guarded, engine, store)
+        refused = get(app, "text/html")
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Basic")
+        assert get(app, "text/html", auth=("ann", "secret")).status_code == 200
+        app.state.service.close()
+
+
+def test_a_big_pool_does_not_make_it_slow(settings: Settings, store: Store) -> None:
+    store.record_tasks(3, [Task(number, {"image": f"{number}.png"}, "t1", 0) for number in range(10, 5010)])
+    started = time.perf_counter()
+    gather(settings, "ready", store, None)
+    assert time.perf_counter() - started < 1.0

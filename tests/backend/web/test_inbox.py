@@ -1,0 +1,138 @@
+"""What the inbox has taken is stored, whoever is killed and whatever fails."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from backend.metrics.service import Metrics
+from backend.store import Store
+from backend.web.inbox import MAX_EVENTS, Inbox
+from backend.web.journal import PATTERN, EventNote, Journal
+
+Notes = Sequence[tuple[int, str, Sequence[int]]]
+
+
+class Down:
+    """A store that does not answer."""
+
+    def add_events(self, notes: Notes) -> None:
+        raise OSError("no route to host")
+
+
+class Kept:
+    """A store that notes how it was asked."""
+
+    def __init__(self) -> None:
+        self.transactions: list[Notes] = []
+
+    def add_events(self, notes: Notes) -> None:
+        self.transactions.append(notes)
+
+
+def event(number: int, **more: object) -> bytes:
+    return json.dumps(
+        {"action": "ANNOTATION_CREATED", "annotation": {"id": number}, "project": {"id": 3, **more}}
+    ).encode()
+
+
+def take_and_die(folder: Path, count: int) -> None:
+    inbox = Inbox(Down(), None, Metrics(), folder)
+    for number in range(count):
+        assert inbox.put(event(number))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_loses_no_event_it_has_taken(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=take_and_die, args=(tmp_path / "inbox", 20))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+    store = Store(f"sqlite:///{tmp_path / 'usam.db'}")
+    inbox = Inbox(store, None, Metrics(), tmp_path / "inbox")
+    assert inbox.drain()
+    assert [one.subjects for one in store.open_events(3)] == [(number,) for number in range(20)]
+    inbox.close()
+    assert list((tmp_path / "inbox").iterdir()) == [], "what is stored waits no longer"
+    store.close()
+
+
+def test_a_burst_is_one_transaction(tmp_path: Path) -> None:
+    kept = Kept()
+    inbox = Inbox(kept, None, Metrics(), tmp_path)
+    for number in range(50):
+        inbox.put(event(number))
+    assert inbox.drain()
+    assert sum(map(len, kept.transactions)) == 50
+    assert len(kept.transactions) <= 3
+    inbox.close()
+
+
+def test_no_secret_reaches_the_disk(tmp_path: Path) -> None:
+    inbox = Inbox(Down(), None, Metrics(), tmp_path)
+    inbox.put(event(1, token="hush-invite", task_data_password="hush-password"))
+    (file,) = tmp_path.glob(PATTERN)
+    assert "ANNOTATION_CREATED" in file.read_text()
+    assert "hush" not in file.read_text()
+    inbox.close()
+
+
+def test_a_full_inbox_says_so(tmp_path: Path) -> None:
+    metrics = Metrics()
+    inbox = Inbox(Down(), None, metrics)
+    taken = [inbox.put(event(number)) for number in range(MAX_EVENTS + 2)]
+    assert taken == [True] * MAX_EVENTS + [False] * 2
+    assert b"usam_webhook_events_lost_total 2.0" in metrics.text()
+    inbox.close()
+
+
+def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(EventNote(3, "X", (1, 2)))
+    journal.append(EventNote(4, "Y"))
+    journal.close()
+    (file,) = tmp_path.glob(PATTERN)
+    file.write_bytes(file.read_bytes()[:-5])
+    after = Journal(tmp_path)
+    assert after.left_over == [EventNote(3, "X", (1, 2))]
+    after.close()
+
+
+def test_the_journal_of_a_process_that_lives_is_left_alone(tmp_path: Path) -> None:
+    first = Journal(tmp_path)
+    first.append(EventNote(3, "X"))
+    second = Journal(tmp_path)
+    assert second.left_over == []
+    first.close()
+    second.close()
+    third = Journal(tmp_path)
+    assert third.left_over == [EventNote(3, "X")]
+    third.close()
+
+
+def test_nothing_written_after_the_count_is_cleared(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(EventNote(3, "X"))
+    size = journal.size
+    journal.append(EventNote(3, "Y"))
+    journal.clear(size)
+    assert journal.size > size
+    journal.clear(journal.size)
+    assert journal.size == 0
+    journal.close()
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"action": 3}', b'{"project": {"id": "x"}, "action": "A"}'])
+def test_what_is_no_event_is_taken_and_forgotten(tmp_path: Path, body: bytes) -> None:
+    kept = Kept()
+    inbox = Inbox(kept, None, Metrics(), tmp_path)
+    assert inbox.put(body)
+    inbox.close()
+    assert kept.transactions == []

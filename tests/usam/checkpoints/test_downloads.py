@@ -1,0 +1,254 @@
+"""Downloads against a real HTTP server that cuts, lies and fails as real ones do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from usam.checkpoints.downloads import check_file, download, file_lock, sha256_of
+from usam.errors import CheckpointError, DownloadError
+
+CONTENT = bytes(range(256)) * 2000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Where the file is to go; the folder does not exist yet."""
+    return tmp_path / "checkpoints" / "weights.pt"
+
+
+def partial_of(target: Path, content: bytes = b"") -> Path:
+    path = target.with_name(target.name + ".partial")
+    if content:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    return path
+
+
+def visible(target: Path) -> list[str]:
+    return sorted(path.name for path in target.parent.iterdir() if not path.name.endswith(".verified"))
+
+
+def test_a_whole_file_arrives_and_progress_ends_at_its_size(site: Any, target: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    path = download(site.address, target, sha256=SHA256, size=len(CONTENT), progress=lambda *now: seen.append(now))
+    assert path == target
+    assert target.read_bytes() == CONTENT
+    assert seen[0] == (0, len(CONTENT))
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert visible(target) == ["weights.pt"]
+
+
+def test_a_file_that_is_there_is_checked_and_not_requested(site: Any, target: Path) -> None:
+    target.parent.mkdir()
+    target.write_bytes(CONTENT)
+    download(site.address, target, sha256=SHA256)
+    assert site.requests == []
+
+
+def test_a_wrong_file_put_there_by_hand_is_refused_and_left(site: Any, target: Path) -> None:
+    target.parent.mkdir()
+    target.write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match=r"SHA-256 .*14 bytes.*remove it"):
+        download(site.address, target, sha256=SHA256)
+    assert target.read_bytes() == b"something else"
+    assert site.requests == []
+
+
+def test_a_partial_file_is_continued(site: Any, target: Path) -> None:
+    partial_of(target, CONTENT[:123_456])
+    download(site.address, target, sha256=SHA256, size=len(CONTENT))
+    assert site.requests == ["bytes=123456-"]
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_sends_it_all_again(site: Any, target: Path) -> None:
+    site.ranges = False
+    partial_of(target, CONTENT[:1000])
+    download(site.address, target, sha256=SHA256)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_partial_file_that_is_whole_already_is_accepted(site: Any, target: Path) -> None:
+    partial_of(target, CONTENT)
+    download(site.address, target, sha256=SHA256)
+    assert site.requests == [f"bytes={len(CONTENT)}-"]
+    assert visible(target) == ["weights.pt"]
+
+
+def test_a_partial_file_longer_than_the_file_is_dropped(site: Any, target: Path) -> None:
+    partial_of(target, CONTENT + b"more")
+    download(site.address, target, sha256=SHA256)
+    assert site.requests == [f"bytes={len(CONTENT) + 4}-", None]
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("length", [1000, len(CONTENT)])
+def test_a_partial_file_of_other_content_is_fetched_again_in_whole(site: Any, target: Path, length: int) -> None:
+    partial_of(target, bytes(length))
+    download(site.address, target, sha256=SHA256, size=len(CONTENT))
+    assert site.requests == [f"bytes={length}-", None]
+    assert target.read_bytes() == CONTENT
+
+
+def test_broken_connections_are_continued_by_themselves(site: Any, target: Path) -> None:
+    site.cuts = [100_000, 50_000, 1]
+    download(site.address, target, sha256=SHA256)
+    assert site.requests == [None, "bytes=100000-", "bytes=150000-", "bytes=150001-"]
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_connection_that_stays_broken_keeps_the_partial_file_for_the_next_run(site: Any, target: Path) -> None:
+    site.cuts = [7000, 0, 0, 0]
+    with pytest.raises(DownloadError, match=r"go on from 7,000 bytes"):
+        download(site.address, target, sha256=SHA256)
+    assert visible(target) == ["weights.pt.partial"]
+    download(site.address, target, sha256=SHA256)
+    assert site.requests[-1] == "bytes=7000-"
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_short_body_without_announced_length_is_continued_when_the_size_is_known(site: Any, target: Path) -> None:
+    site.with_length, site.cuts = False, [100_000]
+    download(site.address, target, sha256=SHA256, size=len(CONTENT))
+    assert site.requests == [None, "bytes=100000-"]
+
+
+def test_a_wrong_file_is_refused_and_removed(site: Any, target: Path) -> None:
+    site.content = b"<html>please log in</html>"
+    with pytest.raises(DownloadError, match=r"SHA-256.*refused and removed"):
+        download(site.address, target, sha256=SHA256)
+    assert visible(target) == []
+
+
+def test_a_file_of_another_size_is_refused_before_it_is_transferred(site: Any, target: Path) -> None:
+    site.content = CONTENT + b"!"
+    with pytest.raises(DownloadError, match=r"512,000 bytes .*512,001 bytes"):
+        download(site.address, target, sha256=SHA256, size=len(CONTENT))
+    assert visible(target) == []
+
+
+def test_a_body_longer_than_the_known_size_is_cut_off(site: Any, target: Path) -> None:
+    site.content, site.with_length = CONTENT * 2, False
+    with pytest.raises(DownloadError, match="a longer one"):
+        download(site.address, target, sha256=SHA256, size=len(CONTENT))
+    assert visible(target) == []
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 503])
+def test_a_refusal_says_the_status_and_where_to_put_the_file(site: Any, target: Path, status: int) -> None:
+    site.status = status
+    with pytest.raises(DownloadError, match=rf"status {status} .*put it at {re.escape(str(target))}$"):
+        download(site.address, target, sha256=SHA256)
+    assert visible(target) == []
+
+
+def test_offline_says_the_address_and_the_place_by_hand(target: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/weights.pt"
+        started = time.monotonic()
+        with pytest.raises(DownloadError) as caught:
+            download(address, target, sha256=SHA256)
+    assert f"download {address} on another machine and put it at {target}" in str(caught.value)
+    assert time.monotonic() - started < 5
+    target.write_bytes(CONTENT)
+    assert download(address, target, sha256=SHA256) == target
+
+
+@pytest.mark.parametrize("address", ["weights.pt", "ftp://127.0.0.1/weights.pt", "http://[half/weights.pt"])
+def test_an_address_that_is_none_is_an_error_of_ours(address: str, target: Path) -> None:
+    with pytest.raises(DownloadError):
+        download(address, target, sha256=SHA256)
+
+
+def test_too_little_room_is_seen_before_anything_is_written(site: Any, target: Path) -> None:
+    site.announced = 10**18
+    with pytest.raises(DownloadError, match=r"1,000,000,000,000,000,000 bytes free in .*USAM_HOME"):
+        download(site.address, target, sha256=SHA256)
+    assert visible(target) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_fills_up_leaves_nothing(site: Any, target: Path) -> None:
+    target.parent.mkdir()
+    partial_of(target).symlink_to("/dev/full")
+    with pytest.raises(DownloadError, match="a full disk"):
+        download(site.address, target, sha256=SHA256)
+    assert visible(target) == []
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_ours(site: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DownloadError, match="to write"):
+        download(site.address, tmp_path / "file" / "weights.pt", sha256=SHA256)
+
+
+def test_threads_and_processes_that_fetch_one_file_transfer_it_once(site: Any, target: Path) -> None:
+    site.pause = 0.05
+    failures: list[Exception] = []
+
+    def fetch() -> None:
+        try:
+            download(site.address, target, sha256=SHA256)
+        except Exception as error:
+            failures.append(error)
+
+    program = (
+        "import sys, pathlib; from usam.checkpoints.downloads import download;"
+        "download(sys.argv[1], pathlib.Path(sys.argv[2]), sha256=sys.argv[3])"
+    )
+    arguments = [sys.executable, "-c", program, site.address, str(target), SHA256]
+    processes = [subprocess.Popen(arguments) for _ in range(2)]
+    threads = [threading.Thread(target=fetch) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert failures == []
+    assert site.requests == [None]
+    assert target.read_bytes() == CONTENT
+    assert visible(target) == ["weights.pt"]
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    program = (
+        "import sys, time, pathlib; from usam.checkpoints.downloads import file_lock\n"
+        "with file_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        process.kill()
+    with file_lock(lock):
+        assert lock.exists()
+    assert not lock.exists()
+
+
+def test_check_file_remembers_only_an_unchanged_file(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(CONTENT)
+    check_file(path, SHA256, remember=True)
+    monkeypatch.setattr("usam.checkpoints.downloads.sha256_of", lambda _path: pytest.fail("read again"))
+    check_file(path, SHA256, remember=True)
+    monkeypatch.undo()
+    before = path.stat()
+    path.write_bytes(bytes(len(CONTENT)))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        check_file(path, SHA256, remember=True)
+    assert sha256_of(path) == hashlib.sha256(bytes(len(CONTENT))).hexdigest()

@@ -1,0 +1,1 @@
+"""Head sets: the scores of a mask, computed and kept."""

@@ -1,0 +1,1 @@
+"""SAM 2 patched to say why it is unsure."""

@@ -1,0 +1,142 @@
+"""Encoding images in fewer bits, where that is faster and safe.
+
+Shapes: B windows or images, A attention heads, L query and S key tokens, d width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from sam2.modeling.backbones.hieradet import Hiera
+from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from usam.errors import ImageError
+from usam.predictor.decoder import StandIn, mark
+
+QUERY_ROWS = 512
+"""Queries at a time: their weights for 4,096 keys take 4 MB per head in bfloat16."""
+
+
+def fastest_dtype(device: torch.device | str) -> torch.dtype:
+    """The fastest type that keeps float32's range and that `device` computes natively; else float32.
+
+    bfloat16 on a CPU with AVX-512 BF16 or AMX and on CUDA from Ampere on. Float16 is never chosen: a large
+    activation would overflow in it.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = device.type == "cpu" and any(getattr(torch.cpu, probe, _no)() for probe in probes)
+    return torch.bfloat16 if native else torch.float32
+
+
+@contextmanager
+def encoding(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+    """Inside, models compute in `dtype` where that is safe (autocast); None and float32 change nothing.
+
+    On a CPU attention in bfloat16 is computed in blocks of queries by matrix products, in about half the time
+    of the built-in kernel. Applies to the calling thread only.
+    """
+    if dtype in (None, torch.float32):
+        yield
+        return
+    with torch.autocast(device.type, dtype=dtype):
+        if device.type == "cpu":
+            with _BlockedAttention():
+                yield
+        else:
+            yield
+
+
+class LeanEncoder:
+    """SAM 2's image encoder without what an image predictor does not read, for use inside `encoding`.
+
+    Leaves out the neck's positional encodings, which serve video memory; makes the trunk's positional
+    embedding once; and keeps channels innermost from the start, as all of the trunk's layers want them.
+    Features are the encoder's, up to rounding.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder = encoder
+        self._known: tuple[tuple[Any, ...], Tensor] | None = None
+
+    @staticmethod
+    def suits(encoder: Any) -> bool:
+        """Whether `encoder` is SAM 2's own with a Hiera trunk, neither compiled nor hooked."""
+        if type(encoder) is not ImageEncoder:
+            return False
+        parts = (encoder, encoder.trunk, encoder.neck)
+        if type(encoder.trunk) is not Hiera or type(encoder.neck) is not FpnNeck:
+            return False
+        return not any("forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks for part in parts)
+
+    def __call__(self, images: Tensor) -> dict[str, Any]:
+        """(B, 3, S, S) to the encoder's result; its `vision_pos_enc` has the right shapes and no meaning."""
+        encoder = self.encoder
+        trunk = StandIn(encoder.trunk, patch_embed=self._patches, _get_pos_embed=self._positions)
+        neck = StandIn(encoder.neck, position_encoding=_itself)
+        result: dict[str, Any] = StandIn(encoder, trunk=trunk, neck=neck)(images)
+        return result
+
+    def _patches(self, images: Tensor) -> Tensor:
+        patches: Tensor = self.encoder.trunk.patch_embed(images)
+        return patches.contiguous()
+
+    def _positions(self, hw: tuple[int, int]) -> Tensor:
+        trunk = self.encoder.trunk
+        key = (tuple(hw), mark(trunk.pos_embed), mark(trunk.pos_embed_window))
+        if self._known is None or self._known[0] != key:
+            self._known = (key, trunk._get_pos_embed(hw).contiguous())
+        return self._known[1]
+
+
+class _BlockedAttention(TorchFunctionMode):
+    """Computes plain bfloat16 attention by `_attend`, and leaves everything else alone."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention and len(args) == 3 and not kwargs:
+            query, key, value = args
+            if query.dtype == key.dtype == value.dtype == torch.bfloat16 and not query.requires_grad:
+                return _attend(query, key, value)
+        return func(*args, **(kwargs or {}))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T / sqrt(d)) value for (B, A, L, d) and (B, A, S, d), without the whole (L, S) at once."""
+    query, key, value = query.contiguous() * query.shape[-1] ** -0.5, key.contiguous(), value.contiguous()
+    transposed = key.transpose(-1, -2)
+    blocks = torch.split(query, QUERY_ROWS, dim=-2)
+    return torch.cat([(block @ transposed).softmax(-1) @ value for block in blocks], dim=-2)
+
+
+def check_rgb(image: Any) -> None:
+    """Raises ImageError unless the base class can encode it: it takes any other array for a picture of noise."""
+    if isinstance(image, Image):
+        good, got = image.mode == "RGB" and min(image.size) > 0, f"a PIL image {image.size} in mode {image.mode}"
+    else:
+        shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
+        good = isinstance(image, np.ndarray) and dtype == np.uint8 and image.ndim == 3
+        good = good and image.shape[2] == 3 and image.size > 0
+        got = f"{dtype} of shape {shape}"
+    if not good:
+        raise ImageError("an RGB image (H, W, 3) uint8", got, "read it with usam.images.read_image")
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
+
+
+def _no() -> bool:
+    return False

@@ -1,0 +1,249 @@
+"""Masks for many points of one image, of which only the kept ones are made.
+
+Shapes: P prompts (points), M masks per prompt (3 or 1), C candidates, K kept masks, D token width, N image
+tokens, E side of the image embedding, H, W image in pixels, h, w = 4 E low-resolution masks.
+
+For every point: tokens, SAM's IoUs and scores (no mask). For every candidate: a mask sampled at one pixel per
+cell of the embedding, by which clear copies of better candidates go. For what is left: the low-resolution
+mask, by which the rest of the near-copies go. For those that stay: the mask of the image's size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from usam.errors import PromptError
+from usam.heads.head_set import FloatArray, HeadSet
+from usam.masks.overlap import nms
+from usam.predictor.fast_masks import MaskPath
+from usam.predictor.image import PatchedImagePredictor, TokenOutput
+
+IntArray = npt.NDArray[np.int64]
+
+HELD_BYTES = 512 << 20
+"""Bytes of image tokens held until their masks are made; more prompts are worked off in groups of this size."""
+SAMPLED_SIDE = 32
+"""From an embedding of this side on, sampled masks are worth their time; smaller ones make all masks at once."""
+SAMPLED_ERRORS = 3.0
+"""By how many standard errors an IoU of sampled masks must lie above the limit to count."""
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """K masks on one image, best first.
+
+    masks        (K, H, W) bool
+    low_res      (K, h, w) float32 logits, within -32..32, fit for `mask_input`
+    ious         (K,) SAM's own estimate, higher = better
+    scores       {head: (K,)}, ranges and directions as in `usam.heads.head_set`
+    rank         (K,) what the masks are ordered by: the quality head's IoU where there is one, else `ious`
+    points       (K, 2) the point that made each mask, pixels x, y
+    prompt       (K,) index of that point in the call
+    column       (K,) which of the M masks of its prompt it is
+    iou_token    (K, D) float32
+    mask_tokens  (K, 4, D) float32
+    """
+
+    masks: npt.NDArray[np.bool_]
+    low_res: FloatArray
+    ious: FloatArray
+    scores: dict[str, FloatArray]
+    rank: FloatArray
+    points: FloatArray
+    prompt: IntArray
+    column: IntArray
+    iou_token: FloatArray
+    mask_tokens: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+
+@torch.no_grad()
+def propose_masks(
+    predictor: PatchedImagePredictor,
+    point_coords: npt.ArrayLike,
+    *,
+    multimask: bool = True,
+    keep_iou: float = 0.0,
+    nms_iou: float = 0.7,
+    max_masks: int | None = None,
+    by_samscore: bool = False,
+) -> Proposals:
+    """Masks of the objects at `point_coords` (P, 2), pixels x, y, on the image that is set.
+
+    Args:
+        multimask: three candidates per point, else one, the decoder's output 0. keep_iou: drop candidates
+        ranked below, 0..1. The rank is the predicted IoU of the head set's quality head,
+            else SAM's own estimate.
+        nms_iou: of two masks that overlap by more than this IoU, 0..1, the better ranked stays.
+        max_masks: keep at most so many, the best.
+        by_samscore: rank by SAM's own estimate whatever the heads.
+
+    Masks are those of `predict` up to rounding of the logits. Empty masks are dropped. Overlap is judged on
+    low-resolution masks, and where it is clear on sampled ones. Raises ImageError,
+    PromptError, HeadsError.
+    """
+    if not 0 <= nms_iou <= 1 or (max_masks is not None and max_masks < 1):
+        raise PromptError("nms_iou in [0, 1] and max_masks above 0", f"{nms_iou:g} and {max_masks}")
+    points = np.asarray(point_coords, dtype=np.float32)
+    if points.ndim != 2:
+        raise PromptError("points (P, 2), one for each prompt", f"shape {points.shape}", "give x, y of each point")
+    heads, outputs = predictor.heads, (1, 2, 3) if multimask else (0,)
+    prompt = predictor.prepare(points[:, None], np.ones((len(points), 1), np.int32))
+    embedding = predictor.embedding()
+    path = MaskPath(predictor.model.sam_mask_decoder, list(embedding.high_res))
+    group = max(1, HELD_BYTES // (embedding.image_embed.numel() * 4))
+    tokens, tables, low_res = [], [], []
+    for start in range(0, len(points), group):
+        chunks = list(predictor.token_chunks(prompt.take(slice(start, start + group))))
+        quality = heads.quality_for(predictor.checkpoint_name) if heads is not None and not by_samscore else None
+        table = _Table.of(heads, [chunk for chunk, _ in chunks], outputs, quality)
+        table = table.take(np.flatnonzero(table.rank >= keep_iou))
+        limit = max_masks if len(points) <= group else None
+        table, logits = _distinct(_Source(path, chunks, outputs), table, nms_iou, limit)
+        tokens += [chunk for chunk, _ in chunks]
+        tables.append(table.shifted(start))
+        low_res.append(logits)
+    kept, logits = _Table.join(tables), torch.cat(low_res)
+    order = nms((logits > 0).cpu().numpy(), kept.rank, nms_iou)[:max_masks]
+    kept, logits = kept.take(order), logits[torch.from_numpy(order).to(logits.device)]
+    iou_token, mask_tokens = (torch.cat([getattr(t, n) for t in tokens]) for n in ("iou_token", "mask_tokens"))
+    return Proposals(
+        masks=_image_masks(predictor, logits),
+        low_res=logits.clamp(-32, 32).cpu().numpy(),
+        ious=kept.ious,
+        scores=dict(zip(heads.names if heads else (), kept.scores, strict=True)),
+        rank=kept.rank,
+        points=points[kept.prompt],
+        prompt=kept.prompt,
+        column=kept.column,
+        iou_token=iou_token.float().cpu().numpy()[kept.prompt],
+        mask_tokens=mask_tokens.float().cpu().numpy()[kept.prompt],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """C candidates: prompt, column, ious and rank (C,), scores (heads, C)."""
+
+    prompt: IntArray
+    column: IntArray
+    ious: FloatArray
+    rank: FloatArray
+    scores: FloatArray
+
+    @classmethod
+    def of(
+        cls, heads: HeadSet | None, tokens: list[TokenOutput], outputs: tuple[int, ...], quality: str | None
+    ) -> _Table:
+        """All candidates of some prompts: prompt by prompt, column by column. Without a head `quality` SAM ranks."""
+        iou_token, mask_tokens = (torch.cat([getattr(t, n) for t in tokens]) for n in ("iou_token", "mask_tokens"))
+        ious = torch.cat([t.ious for t in tokens])[:, list(outputs)].float().cpu().numpy()
+        prompts, columns = ious.shape
+        scores: dict[str, FloatArray] = {}
+        if heads is not None:
+            scores = heads.score(iou_token, mask_tokens, "multimask" if columns == 3 else "single")
+        rank = scores[quality] if quality else ious
+        prompt, column = np.divmod(np.arange(prompts * columns), columns)
+        table = np.array(list(scores.values()), np.float32).reshape(len(scores), rank.size)
+        return cls(prompt, column, ious.ravel(), rank.ravel(), table)
+
+    @classmethod
+    def join(cls, parts: list[_Table]) -> _Table:
+        return cls(
+            np.concatenate([part.prompt for part in parts]),
+            np.concatenate([part.column for part in parts]),
+            np.concatenate([part.ious for part in parts]),
+            np.concatenate([part.rank for part in parts]),
+            np.concatenate([part.scores for part in parts], axis=1),
+        )
+
+    def take(self, rows: IntArray) -> _Table:
+        """Some of the candidates."""
+        return _Table(self.prompt[rows], self.column[rows], self.ious[rows], self.rank[rows], self.scores[:, rows])
+
+    def shifted(self, prompts: int) -> _Table:
+        """The same candidates with prompts numbered from `prompts` on."""
+        return _Table(self.prompt + prompts, self.column, self.ious, self.rank, self.scores)
+
+
+class _Source:
+    """Masks of a group of prompts, made when they are asked for."""
+
+    def __init__(self, path: MaskPath, chunks: list[tuple[TokenOutput, Tensor]], outputs: tuple[int, ...]) -> None:
+        self._path, self._outputs = path, outputs
+        self._prompts = [
+            (tokens.mask_tokens[index : index + 1], keys[index : index + 1])
+            for tokens, keys in chunks
+            for index in range(len(keys))
+        ]
+        self._whole: dict[int, Tensor] = {}
+        self.side = int(chunks[0][1].shape[1] ** 0.5)
+        self.device = chunks[0][1].device
+
+    def low_res(self, prompt: int, column: int) -> Tensor:
+        """Logits (h, w)."""
+        if prompt not in self._whole:
+            mask_tokens, keys = self._prompts[prompt]
+            self._whole[prompt] = self._path.whole(keys, mask_tokens, self._outputs)[0]
+        return self._whole[prompt][column]
+
+    def sampled(self) -> npt.NDArray[np.bool_]:
+        """All masks at one pixel per cell, (P, M, N)."""
+        logits = [self._path.sampled(keys, tokens, self._outputs) for tokens, keys in self._prompts]
+        return (torch.cat(logits).flatten(2) > 0).cpu().numpy()
+
+
+def _distinct(source: _Source, table: _Table, nms_iou: float, limit: int | None) -> tuple[_Table, Tensor]:
+    """The candidates that are no copies of better ones, best first, and their low-resolution logits (K, h, w)."""
+    sampled = None
+    if source.side >= SAMPLED_SIDE and source.side % 4 == 0 and len(table.rank):
+        sampled = source.sampled()[table.prompt, table.column]
+    rows: list[int] = []
+    logits: list[Tensor] = []
+    masks = torch.empty((0, (4 * source.side) ** 2), dtype=torch.bool, device=source.device)
+    for row in np.argsort(-table.rank, kind="stable").tolist():
+        if len(rows) == limit:
+            break
+        if sampled is not None and rows and _clearly_over(sampled[rows], sampled[row], nms_iou):
+            continue
+        one = source.low_res(int(table.prompt[row]), int(table.column[row]))
+        mask = (one > 0).flatten()
+        if not mask.any():
+            continue
+        shares = (masks & mask).sum(1) / (masks | mask).sum(1)
+        if bool((shares > nms_iou).any()):
+            continue
+        rows.append(row)
+        logits.append(one)
+        masks = torch.cat([masks, mask[None]])
+    side = 4 * source.side
+    stacked = torch.stack(logits) if logits else torch.empty((0, side, side), device=source.device)
+    return table.take(np.array(rows, np.int64)), stacked
+
+
+def _clearly_over(kept: npt.NDArray[np.bool_], one: npt.NDArray[np.bool_], nms_iou: float) -> bool:
+    """Whether a sampled mask (N,) overlaps one of `kept` (K, N) by more than the limit, sampling error
+    allowed for.
+
+    A sampled IoU is a share of the union's pixels, drawn at random for all that is known.
+    """
+    union = np.maximum((kept | one).sum(1), 1)
+    error = np.sqrt(nms_iou * (1 - nms_iou) / union)
+    return bool(((kept & one).sum(1) / union > nms_iou + SAMPLED_ERRORS * error).any())
+
+
+def _image_masks(predictor: PatchedImagePredictor, logits: Tensor) -> npt.NDArray[np.bool_]:
+    """(K, h, w) logits to (K, H, W) masks, as the predictor itself does it."""
+    hw = predictor.embedding().image_hw
+    masks = np.empty((len(logits), *hw), dtype=np.bool_)
+    for index, one in enumerate(logits):
+        resized = predictor._transforms.postprocess_masks(one[None, None], hw)
+        masks[index] = (resized[0, 0] > predictor.mask_threshold).cpu().numpy()
+    return masks

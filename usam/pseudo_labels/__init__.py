@@ -1,0 +1,1 @@
+"""Masks accepted without a person, at a stated risk."""

@@ -1,0 +1,1 @@
+"""What heads are worth: tables over a data set, plots."""
