@@ -1,6 +1,6 @@
 """The service as a model class, for those who already run a `label-studio-ml` server.
 
-It answers with the same `Answers` and takes events with the same `Inbox` as our own server does. One class
+It answers with the same `PredictionService` and takes events with the same `Inbox` as our own server does. One class
 fits both forms of that library:
 
 - 1.0.9, the release on PyPI: made with `label_config, train_output` when a project is set up, one for all
@@ -33,7 +33,7 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.web.inbox import ACTIONS, TRAIN, Inbox
-from backend.web.predictions import NOTHING_TO_ASK, Answers
+from backend.web.predictions import NOTHING_TO_ASK, PredictionService
 from usam.errors import UsamError
 
 try:
@@ -62,17 +62,19 @@ class OpenParts:
         self.inbox = Inbox(self.store, self.queue, self.metrics, settings.data_dir / "inbox")
         self._fetcher: ImageFetcher | None = None
         self._engine: Engine | None = None
-        self._answers: Answers | None = None
+        self._answers: PredictionService | None = None
         self._lock = threading.Lock()
 
-    def answers(self) -> Answers:
+    def answers(self) -> PredictionService:
         """What answers for predictions and versions, with the engine behind it."""
         with self._lock:
             if self._answers is None:
                 self._engine = Engine(self.settings, self.metrics)
                 self._fetcher = ImageFetcher(self.settings)
                 registry = Registry(self.settings.registry_dir)
-                self._answers = Answers(self.settings, self._engine, self._fetcher, self.metrics, registry, self.store)
+                self._answers = PredictionService(
+                    self.settings, self._engine, self._fetcher, self.metrics, registry, self.store
+                )
             return self._answers
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Context:
+class Resources:
     """Settings, store, registry, Label Studio, images, queue and, once somebody needs it, the model."""
 
     settings: Settings
@@ -39,7 +39,7 @@ class Context:
     label_studio: LabelStudio
     images: ImageFetcher
     queue: JobQueue
-    say: Callable[[Mapping[str, Any]], None] = field(default=lambda progress: None)
+    on_progress: Callable[[Mapping[str, Any]], None] = field(default=lambda progress: None)
     """Told each step of a run, for those who watch Redis."""
 
     @cached_property
@@ -51,7 +51,7 @@ class Context:
 
     @classmethod
     @contextmanager
-    def open(cls, settings: Settings) -> Iterator[Context]:
+    def open(cls, settings: Settings) -> Iterator[Resources]:
         """Open everything. Raises `SettingsError` where Label Studio's address or token is not set."""
         token = settings.label_studio_api_key.get_secret_value()
         if not settings.label_studio_url or not token:
@@ -106,7 +106,7 @@ class Context:
 class RunProgress:
     """How far a run is. Written to the store at most every half second, so that it costs nothing."""
 
-    context: Context
+    resources: Resources
     id: int
     job: str
     project: int
@@ -121,5 +121,5 @@ class RunProgress:
         if done < total and now - self._told < 0.5:
             return
         self._told = now
-        self.context.store.update_run(self.id, done=done, total=total)
-        self.context.say({"done": done, "total": total, "what": what})
+        self.resources.store.update_run(self.id, done=done, total=total)
+        self.resources.on_progress({"done": done, "total": total, "what": what})

@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     """How long a request waits for the engine; Label Studio gives up after 100 s."""
     queue_limit: int = Field(64, ge=1)
     """Waiting clicks, and waiting batch pieces, beyond which the engine says that it is busy."""
-    chunk_prompts: int = Field(8, ge=1, le=1024)
+    points_per_batch: int = Field(8, ge=1, le=1024)
     """Prompts decoded at once; between two chunks a click gets its turn."""
     prefetch: int = Field(2, ge=0, le=64)
     """Likely next tasks whose embeddings are computed ahead."""
@@ -126,9 +126,9 @@ class Settings(BaseSettings):
     """Which of the three masks is taken; `auto`: by predicted IoU, unless this project's labels say that it loses."""
 
     # predictions
-    grid_side: int = Field(8, ge=1, le=64)
+    points_per_side: int = Field(8, ge=1, le=64)
     """Points a side of the grid that prompts an image nobody has prompted; 8 makes 64 prompts."""
-    keep_iou: float = Field(0.5, ge=0, le=1)
+    pred_iou_thresh: float = Field(0.5, ge=0, le=1)
     """Predicted IoU below which a proposal is dropped."""
     nms_iou: float = Field(0.7, gt=0, le=1)
     """IoU of two proposals above which the worse is dropped."""

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.rows import Row
-from usam.active.mask_choice import picked
+from usam.active.mask_selection import picked
 from usam.active.refinement import Cost, plan_images, plan_objects
 from usam.statistics import bootstrap_mean, group_counts
 

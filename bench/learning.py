@@ -23,13 +23,17 @@ from bench.served import CONFIG, ROOT, environment, label_studio_program, photog
 
 LABELS, POOL = 20, 40
 REGIONS = 3
-PATIENCE_S = 170.0
+RETRY_DELAYS_S = 170.0
 JOBS = ("sync", "retrain", "score_pool")
 
 
 def run() -> list[Row]:
     """Seconds from the last of 20 labels to the project's new model version."""
-    told = {"USAM_LABEL_STUDIO": str(label_studio_program()), "USAM_RETRAIN_AFTER": str(LABELS), "USAM_KEEP_IOU": "0.3"}
+    told = {
+        "USAM_LABEL_STUDIO": str(label_studio_program()),
+        "USAM_RETRAIN_AFTER": str(LABELS),
+        "USAM_PRED_IOU_THRESH": "0.3",
+    }
     with tempfile.TemporaryDirectory() as name, environment(told):
         settings = Settings.from_environment(data_dir=Path(name) / "var", port=0)
         pictures = photographs(Path(name) / "pictures", POOL)
@@ -67,10 +71,10 @@ def _measure(client: LabelStudio, store: Store, settings: Settings, url: str, pi
 
 
 def _wait(found: Any, what: str, store: Store) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + RETRY_DELAYS_S
     while not found():
         if time.monotonic() > deadline:
-            raise AssertionError(f"no {what} after {PATIENCE_S:.0f} s: {store.runs(limit=6)}")
+            raise AssertionError(f"no {what} after {RETRY_DELAYS_S:.0f} s: {store.runs(limit=6)}")
         time.sleep(0.2)
 
 

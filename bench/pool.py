@@ -17,7 +17,7 @@ from unittest.mock import patch
 from backend.jobs.entry import run_job
 from backend.jobs.worker import preload
 from backend.label_studio.records import UNCERTAINTY_SAMPLING
-from backend.resources import Context
+from backend.resources import Resources
 from bench.rows import Row
 from bench.served import CONFIG, beside_label_studio, photographs
 
@@ -27,11 +27,11 @@ GRID_SIDE = 8
 
 def run() -> list[Row]:
     """Images a minute, and the share of time outside the model."""
-    with beside_label_studio(grid_side=GRID_SIDE) as opened:
+    with beside_label_studio(points_per_side=GRID_SIDE) as opened:
         return rank(opened)
 
 
-def rank(opened: Context) -> list[Row]:
+def rank(opened: Resources) -> list[Row]:
     """Both figures, in a Label Studio that is there."""
     client, store = opened.label_studio, opened.store
     project = client.create_project("pool", CONFIG, sampling=UNCERTAINTY_SAMPLING)
@@ -80,10 +80,10 @@ class Clock:
         from usam.heads.head_set import HeadSet
         from usam.predictor.fast_masks import MaskPath
         from usam.predictor.image import PatchedImagePredictor
-        from usam.predictor.runner import Runner
+        from usam.predictor.runner import TimedPredictor
 
         with ExitStack() as stack:
-            stack.enter_context(patch.object(Runner, "encode", self._encoding(Runner.encode)))
+            stack.enter_context(patch.object(TimedPredictor, "encode", self._encoding(TimedPredictor.encode)))
             for owner, name, part in (
                 (MaskPath, "whole", "masks"),
                 (MaskPath, "sampled", "masks"),

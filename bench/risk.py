@@ -25,7 +25,7 @@ import numpy.typing as npt
 from bench.rows import Row
 from bench.tables import data_folder, table
 from usam.errors import PseudoLabelError
-from usam.pseudo_labels.calibration import Candidates, Promise, calibrate
+from usam.pseudo_labels.calibration import Candidates, RiskGuarantee, calibrate
 
 MODEL = "nano-m"
 CONFIDENCE = 0.9
@@ -81,13 +81,13 @@ def run() -> list[Row]:
         objects = read_objects(Path(folder))
     rows: list[Row] = []
     for iou, risk in (*SETTINGS, HEADLINE):
-        rows += violations(objects, Promise(iou, risk, CONFIDENCE, per_image=1))
+        rows += violations(objects, RiskGuarantee(iou, risk, CONFIDENCE, per_image=1))
     for iou, risk in (HEADLINE, *SETTINGS):
-        rows += shares(objects, Promise(iou, risk, CONFIDENCE, per_image=1), headline=(iou, risk) == HEADLINE)
+        rows += shares(objects, RiskGuarantee(iou, risk, CONFIDENCE, per_image=1), headline=(iou, risk) == HEADLINE)
     return rows
 
 
-def violations(objects: Objects, promise: Promise) -> list[Row]:
+def violations(objects: Objects, promise: RiskGuarantee) -> list[Row]:
     """How often the promise is broken over `SPLITS` splits, and how often without risk control."""
     found = list(outcomes(objects, "predicted IoU", promise, np.random.default_rng(0), SPLITS))
     given = [one for one in found if one.accepted > 0]
@@ -109,7 +109,7 @@ def violations(objects: Objects, promise: Promise) -> list[Row]:
     return rows
 
 
-def shares(objects: Objects, promise: Promise, *, headline: bool) -> list[Row]:
+def shares(objects: Objects, promise: RiskGuarantee, *, headline: bool) -> list[Row]:
     """Accepted shares by each way to order masks, and the ratio of predicted IoU to SamScore."""
     images = np.unique(objects.image)
     found: dict[str, list[float]] = {}
@@ -142,7 +142,12 @@ def shares(objects: Objects, promise: Promise, *, headline: bool) -> list[Row]:
 
 
 def outcomes(
-    objects: Objects, way: str, promise: Promise, rng: np.random.Generator, splits: int, drawn: Array | None = None
+    objects: Objects,
+    way: str,
+    promise: RiskGuarantee,
+    rng: np.random.Generator,
+    splits: int,
+    drawn: Array | None = None,
 ) -> Iterator[Outcome]:
     """`splits` random splits of the images into audits and pool; images that are drawn twice go to one side."""
     known = np.unique(objects.image)
@@ -154,7 +159,7 @@ def outcomes(
         yield outcome(audit, pool, promise, rng)
 
 
-def outcome(audit: Candidates, pool: Candidates, promise: Promise, rng: np.random.Generator) -> Outcome:
+def outcome(audit: Candidates, pool: Candidates, promise: RiskGuarantee, rng: np.random.Generator) -> Outcome:
     """Calibrate and accept, and the same without risk control and at random."""
     fails = np.asarray(pool.true_iou, np.float64) < promise.iou
     ranked = pool.ranked(promise)
@@ -167,7 +172,7 @@ def outcome(audit: Candidates, pool: Candidates, promise: Promise, rng: np.rando
     return Outcome(float(taken.sum()) / pool.image_count, share_of(fails, taken), naive, float(fails[at_random].mean()))
 
 
-def naive_threshold(audit: Candidates, promise: Promise) -> float:
+def naive_threshold(audit: Candidates, promise: RiskGuarantee) -> float:
     """The lowest quality at which the share of the audits that fails is still allowed; infinite where none is."""
     ranked = audit.ranked(promise)
     order = np.argsort(-ranked, kind="stable")

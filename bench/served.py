@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 
 from backend.local.label_studio_server import LabelStudioServer, find_label_studio, install_label_studio
-from backend.resources import Context
+from backend.resources import Resources
 from backend.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ def label_studio_program() -> Path:
 
 
 @contextmanager
-def beside_label_studio(**settings: Any) -> Iterator[Context]:
+def beside_label_studio(**settings: Any) -> Iterator[Resources]:
     """What jobs need, beside a Label Studio that is started for it. Jobs run in this process: no queue is needed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -80,7 +80,7 @@ def beside_label_studio(**settings: Any) -> Iterator[Context]:
             told = {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.account.token}
             with (
                 environment(told),
-                Context.open(Settings.from_environment(data_dir=folder / "data", **settings)) as opened,
+                Resources.open(Settings.from_environment(data_dir=folder / "data", **settings)) as opened,
             ):
                 yield opened
 

@@ -217,7 +217,7 @@ def _wait_for_ranking(store: Store, client: LabelStudio, project: int) -> None:
                 if run.state == "failed":
                     _say(f"ranking failed: {run.reason}")
                     return
-                if run.state not in ("running", "cut-short"):
+                if run.state not in ("running", "interrupted"):
                     return
             if time.time() - since > 3600:
                 _say("no ranking after an hour; see the worker's log")

@@ -31,10 +31,10 @@ def plan(
     from backend.store import Store
     from backend.store.head_registry import Registry
     from usam.checkpoints.registry import resolve_heads
-    from usam.pseudo_labels.calibration import Promise
+    from usam.pseudo_labels.calibration import RiskGuarantee
 
     settings = Settings.from_environment()
-    promise = Promise(iou, risk, confidence)
+    promise = RiskGuarantee(iou, risk, confidence)
     base = resolve_heads(settings.model, None if settings.heads == "none" else settings.heads)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     store = Store(settings.store_url)

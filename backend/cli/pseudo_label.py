@@ -10,8 +10,8 @@ import typer
 from backend.settings import Settings
 
 if TYPE_CHECKING:
-    from backend.resources import Context
-    from backend.store.pseudo_label_store import Record
+    from backend.resources import Resources
+    from backend.store.pseudo_label_store import PseudoLabelRun
 
 ProjectId = Annotated[int, typer.Option("--project", help="Number of the Label Studio project.")]
 
@@ -34,31 +34,31 @@ def pseudo_label(
 ) -> None:
     """Accept masks without a person, under a risk that audit labels bear out."""
     from backend.jobs.pseudo_label import run
-    from backend.resources import Context
-    from usam.pseudo_labels.calibration import Promise
+    from backend.resources import Resources
+    from usam.pseudo_labels.calibration import RiskGuarantee
 
-    promise = Promise(iou, risk, confidence, per_image, whole_images=as_annotations)
-    with Context.open(Settings.from_environment()) as context, context.lease(f"pseudo_label-{project}"):
+    promise = RiskGuarantee(iou, risk, confidence, per_image, whole_images=as_annotations)
+    with Resources.open(Settings.from_environment()) as resources, resources.lease(f"pseudo_label-{project}"):
         if undo:
-            _undo(context, project)
+            _undo(resources, project)
             return
-        record = run(context, project, promise, as_annotations=as_annotations)
+        record = run(resources, project, promise, as_annotations=as_annotations)
         if record is None:
             _say(f"project {project}: neither labels nor tasks have changed since the last time")
         else:
-            _report(context, project, record)
+            _report(resources, project, record)
 
 
-def _undo(context: Context, project: int) -> None:
+def _undo(resources: Resources, project: int) -> None:
     from backend.jobs.pseudo_label import undo
 
-    taken = undo(context, project)
+    taken = undo(resources, project)
     _say(f"project {project}: {len(taken.versions)} versions, {taken.annotations} annotations taken back")
     if taken.kept:
         _say(f"changed by a person since, so kept: annotations {', '.join(map(str, taken.kept))}")
 
 
-def _report(context: Context, project: int, record: Record) -> None:
+def _report(resources: Resources, project: int, record: PseudoLabelRun) -> None:
     from backend.jobs.pseudo_label import acceptances
 
     found = record.calibration
@@ -67,7 +67,7 @@ def _report(context: Context, project: int, record: Record) -> None:
         f"threshold {found.threshold:.3f}, heads {found.heads}; of {found.accepted} masks that it accepts on "
         f"{found.images} audited images {found.failed} miss IoU {found.promise.iou:g}"
     )
-    _say(f"masks, COCO file and record: {acceptances(context).folder_of(project, record.run)}")
+    _say(f"masks, COCO file and record: {acceptances(resources).folder_of(project, record.run)}")
 
 
 def _say(line: str) -> None:

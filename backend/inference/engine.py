@@ -28,11 +28,11 @@ import numpy.typing as npt
 
 from backend.errors import EngineBusy
 from backend.inference.cache import EmbeddingCache, ImageIndex, ImageRef, content_hash
-from backend.inference.refinement import Acting, Actions
-from backend.inference.scheduler import Priority, Result, Steps, Turns
+from backend.inference.refinement import RefinementBudget, Refiner
+from backend.inference.scheduler import Priority, Result, Steps, StepScheduler
 from backend.metrics.service import Metrics
 from backend.settings import Settings
-from usam.active.mask_choice import Choice
+from usam.active.mask_selection import MaskSelection
 from usam.errors import UsamError
 from usam.prompts import Prompt, grid_points
 
@@ -111,15 +111,15 @@ class Engine:
         """Images that wait for their encoding: who asks meanwhile need not load them again."""
         self._pending_bytes = 0
         self._project_heads: dict[int, HeadSet] = {}
-        self._choices: dict[int, Choice] = {}
-        self._clicks = Actions(settings, self.metrics, clicks=True)
-        self._batches = Actions(settings, self.metrics)
+        self._choices: dict[int, MaskSelection] = {}
+        self._clicks = RefinementBudget(settings, self.metrics, clicks=True)
+        self._batches = RefinementBudget(settings, self.metrics)
         self._own_heads: HeadSet | None = None
         self._heads_known = threading.Event()
         self._models: dict[str, LoadedModel] = {}
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="engine-ahead")
         self._ahead_waiting = 0
-        self._turns = Turns(
+        self._turns = StepScheduler(
             self._load_models,
             queue_limit=settings.queue_limit,
             wait_seconds=settings.wait_seconds,
@@ -171,7 +171,7 @@ class Engine:
             else:
                 self._project_heads[project] = heads
 
-    def set_choice(self, project: int, choice: Choice) -> None:
+    def set_choice(self, project: int, choice: MaskSelection) -> None:
         """Choose a project's masks by this from the next step on; the setting wins unless it is `auto`."""
         with self._lock:
             self._choices[project] = choice
@@ -181,7 +181,7 @@ class Engine:
         for kind in (self._clicks, self._batches):
             kind.suspended[project] = frozenset(actions)
 
-    def choice(self, project: int | None = None) -> Choice:
+    def choice(self, project: int | None = None) -> MaskSelection:
         """What a project's masks are chosen by."""
         fixed = self.settings.mask_choice
         return self._choices.get(project or 0, "predicted-iou") if fixed == "auto" else fixed
@@ -280,7 +280,7 @@ class Engine:
         def prepare(hw: tuple[int, int]) -> None:
             given = points(hw) if callable(points) else points
             if given is None or not isinstance(given, Sequence) or not all(isinstance(p, Prompt) for p in given):
-                xy = grid_points(hw, self.settings.grid_side) if given is None else np.asarray(given, np.float32)
+                xy = grid_points(hw, self.settings.points_per_side) if given is None else np.asarray(given, np.float32)
                 given = [Prompt(point[None], np.ones(1, np.int32)) for point in xy.reshape(-1, 2)]
             asked[:] = _checked(cast("Sequence[Prompt]", given), hw)
 
@@ -463,7 +463,7 @@ class Engine:
         embedding: ImageEmbedding,
         prompts: Sequence[Prompt],
         project: int | None,
-        actions: Actions,
+        actions: RefinementBudget,
     ) -> Steps[list[Candidate]]:
         """One mask for each prompt, once what its gaps ask for is done, as far as the budgets go."""
         found: list[Candidate] = []
@@ -473,7 +473,7 @@ class Engine:
             if found:
                 yield
             found += self._models[self.checkpoint].decode(embedding, chunk, heads, choice, others=offer)
-        act = Acting(actions, self._models, found, prompts, project)
+        act = Refiner(actions, self._models, found, prompts, project)
         if offer:
             act.offer()
         if doubtful := act.admitted("points"):
@@ -500,14 +500,14 @@ class Engine:
         return (ref.content, self.settings.larger_model) in self.cache
 
     def _chunks(self, items: Sequence[Result]) -> Iterator[Sequence[Result]]:
-        size = self.settings.chunk_prompts
+        size = self.settings.points_per_batch
         return (items[start : start + size] for start in range(0, len(items), size))
 
     def _suppress(self, found: Sequence[Candidate]) -> list[int]:
         """Indices of the proposals to keep, best first."""
         from usam.masks import nms
 
-        good = [i for i, c in enumerate(found) if c.iou >= self.settings.keep_iou and (c.logits > 0).any()]
+        good = [i for i, c in enumerate(found) if c.iou >= self.settings.pred_iou_thresh and (c.logits > 0).any()]
         if not good:
             return []
         masks = np.stack([found[i].logits > 0 for i in good])

@@ -18,7 +18,7 @@ from usam.prompts import Prompt
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
-    from usam.predictor.runner import Encoded, Runner
+    from usam.predictor.runner import Encoded, TimedPredictor
 
 UInt8Image = npt.NDArray[np.uint8]
 Float32s = npt.NDArray[np.float32]
@@ -38,7 +38,7 @@ class Decoded:
 class JobModel:
     """A checkpoint with its own heads, and the larger one that model gaps are measured against, if one is set."""
 
-    def __init__(self, runner: Runner, heads: HeadSet | None, larger: Runner | None = None) -> None:
+    def __init__(self, runner: TimedPredictor, heads: HeadSet | None, larger: TimedPredictor | None = None) -> None:
         self.runner, self.heads, self.larger = runner, heads, larger
 
     @property
@@ -53,15 +53,15 @@ class JobModel:
 
         from backend.inference.model import LoadedModel
         from usam.checkpoints import registry as checkpoints
-        from usam.predictor.runner import Runner
+        from usam.predictor.runner import TimedPredictor
 
         if settings.threads:
             torch.set_num_threads(settings.threads)
         heads = checkpoints.resolve_heads(settings.model, None if settings.heads == "none" else settings.heads)
 
-        def runner(name: str, own: HeadSet | None) -> Runner:
+        def runner(name: str, own: HeadSet | None) -> TimedPredictor:
             loaded = LoadedModel.load(name, settings.device, own, Metrics(), random_weights=settings.random_weights)
-            return Runner(name, loaded.predictor)
+            return TimedPredictor(name, loaded.predictor)
 
         larger = runner(settings.larger_model, None) if settings.larger_model else None
         return cls(runner(settings.model, heads), heads, larger)
@@ -70,7 +70,7 @@ class JobModel:
         """Embedding of an image (H, W, 3) RGB."""
         return self.runner.encode(image)
 
-    def decode(self, encoded: Encoded, prompts: Sequence[Prompt], runner: Runner | None = None) -> Decoded:
+    def decode(self, encoded: Encoded, prompts: Sequence[Prompt], runner: TimedPredictor | None = None) -> Decoded:
         """Decode prompts: boxes alone, or points that all say `here`. Results keep the order of the prompts."""
         runner = runner or self.runner
         parts: list[tuple[list[int], Any]] = []

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.metrics.service import Metrics
-from usam.active.mask_choice import Choice
+from usam.active.mask_selection import MaskSelection
 from usam.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class LoadedModel:
         embedding: ImageEmbedding,
         prompts: Sequence[Prompt],
         heads: HeadSet | None,
-        choice: Choice = "predicted-iou",
+        choice: MaskSelection = "predicted-iou",
         *,
         others: bool = False,
     ) -> list[Candidate]:
@@ -154,7 +154,7 @@ class LoadedModel:
         embedding: ImageEmbedding,
         prompts: Sequence[Prompt],
         heads: HeadSet | None,
-        choice: Choice,
+        choice: MaskSelection,
         others: bool,
     ) -> list[Candidate]:
         started = time.perf_counter()

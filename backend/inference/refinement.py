@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from backend.metrics.service import Metrics
 from backend.settings import Settings
-from usam.active.mask_choice import Choice
+from usam.active.mask_selection import MaskSelection
 from usam.active.refinement import GAP_OF, Action, Allowance, more_points
 from usam.prompts import Prompt
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Tally:
+class RefinementStats:
     """What an action did so far: gaps seen, objects acted on, masks kept, predicted IoU gained by those (summed),
     seconds."""
 
@@ -52,7 +52,7 @@ class Tally:
 
 
 @dataclass
-class Actions:
+class RefinementBudget:
     """Allowances of each project and action, and the tallies over all projects."""
 
     settings: Settings
@@ -61,7 +61,9 @@ class Actions:
     """Whether somebody waits: alternatives have a budget of their own then."""
     suspended: dict[int, frozenset[str]] = field(default_factory=dict)
     """Project -> actions that its labels say lose there."""
-    tallies: dict[Action, Tally] = field(default_factory=lambda: {action: Tally() for action in GAP_OF})
+    tallies: dict[Action, RefinementStats] = field(
+        default_factory=lambda: {action: RefinementStats() for action in GAP_OF}
+    )
     _allowances: dict[tuple[int, Action], Allowance] = field(default_factory=dict)
 
     def budget(self, action: Action) -> float:
@@ -103,7 +105,7 @@ class Actions:
             self.metrics.action_gain.labels(action).inc(predicted_gain)
 
 
-class Acting:
+class Refiner:
     """Acts on the candidates `found` of P prompts, in place.
 
     The gaps of a candidate stay those of the model that is being taught, whoever made its mask: they say what that
@@ -112,7 +114,7 @@ class Acting:
 
     def __init__(
         self,
-        actions: Actions,
+        actions: RefinementBudget,
         models: Mapping[str, LoadedModel],
         found: list[Candidate],
         prompts: Sequence[Prompt],
@@ -145,7 +147,7 @@ class Acting:
         embedding: ImageEmbedding,
         hw: tuple[int, int],
         heads: HeadSet | None,
-        choice: Choice,
+        choice: MaskSelection,
     ) -> Steps[None]:
         """Decode again with more points inside the mask; what predicts better is kept."""
         for place in places:

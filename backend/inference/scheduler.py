@@ -45,7 +45,7 @@ class _Job(Generic[Result]):
     future: Future[Result] = field(compare=False)
 
 
-class Turns:
+class StepScheduler:
     """Runs jobs in one thread. `prepare` is called in it first; what it raises, every job gets.
 
     `queue_limit` jobs of one priority may wait, and a caller waits `wait_seconds` at most.

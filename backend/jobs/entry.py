@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.errors import JobError
 from backend.queue import JOB_NAMES
-from backend.resources import Context
+from backend.resources import Resources
 from backend.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -19,33 +19,33 @@ def perform(job: str, project: int) -> None:
 
     Raises whatever the job raises, so that the queue tries it again.
     """
-    with Context.open(Settings.from_environment()) as context:
-        context.say = _tell_queue
-        run_job(context, job, project)
+    with Resources.open(Settings.from_environment()) as resources:
+        resources.on_progress = _tell_queue
+        run_job(resources, job, project)
 
 
-def run_job(context: Context, job: str, project: int) -> None:
+def run_job(resources: Resources, job: str, project: int) -> None:
     """Run a job in this process, alone of its kind for this project. Raises `JobBusy`, and whatever the job raises."""
     if job == "sync":
         from backend.jobs.sync import run as sync
 
-        with context.lease(f"sync-{project}"):
-            sync(context, project)
+        with resources.lease(f"sync-{project}"):
+            sync(resources, project)
     elif job == "score_pool":
         from backend.jobs.score_pool import run as score_pool
 
-        with context.lease(f"score_pool-{project}"):
-            score_pool(context, project)
+        with resources.lease(f"score_pool-{project}"):
+            score_pool(resources, project)
     elif job == "retrain":
         from backend.jobs.retrain import run as retrain
 
-        with context.lease(f"retrain-{project}"):
-            retrain(context, project)
+        with resources.lease(f"retrain-{project}"):
+            retrain(resources, project)
     elif job == "pseudo_label":
         from backend.jobs.pseudo_label import watch_in_background
 
-        with context.lease(f"pseudo_label-{project}"):
-            watch_in_background(context, project)
+        with resources.lease(f"pseudo_label-{project}"):
+            watch_in_background(resources, project)
     else:
         raise JobError(f"a job out of {', '.join(JOB_NAMES)}", repr(job), "choose one of these")
 

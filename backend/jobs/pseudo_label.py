@@ -17,25 +17,25 @@ from typing import TYPE_CHECKING, Any
 from backend.errors import JobError, LabelStudioError
 from backend.jobs.score_pool import propose_missing
 from backend.jobs.sync import refresh_tasks
-from backend.label_studio.config import Controls, parse_config
+from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
 from backend.learning.audits import Audit, ScoredTask, audit_candidates, pool_candidates, scored_tasks
 from backend.pool.proposals import rescored
 from backend.pool.ranking import audit_tasks, heads_in_use
-from backend.resources import Context, RunProgress
+from backend.resources import Resources, RunProgress
 from backend.store.pseudo_label_store import (
     ACCEPTED_VERSION,
-    Acceptances,
-    Accepted,
-    Record,
+    PseudoLabel,
+    PseudoLabelRun,
+    PseudoLabelStore,
+    accepting_version,
     columns_of,
-    machine_made,
     marked,
 )
 from backend.store.records import KnownTask
 from usam.errors import PseudoLabelError
 from usam.masks.export import ExportedMask, export_masks
-from usam.pseudo_labels.calibration import Promise, accept, calibrate
+from usam.pseudo_labels.calibration import RiskGuarantee, accept, calibrate
 from usam.pseudo_labels.drift import Drift, watch
 
 if TYPE_CHECKING:
@@ -62,20 +62,22 @@ class _Pool:
     tasks: dict[int, KnownTask]
 
 
-def run(context: Context, project: int, promise: Promise, *, as_annotations: bool = False) -> Record | None:
+def run(
+    resources: Resources, project: int, promise: RiskGuarantee, *, as_annotations: bool = False
+) -> PseudoLabelRun | None:
     """Calibrate on audit labels and accept what the promise allows; None where nothing has changed since the last time.
 
     Raises `PseudoLabelError`, with the number of audit labels still needed, where no promise can be given, and
     `LabelStudioError` where Label Studio does not answer.
     """
     refused: PseudoLabelError | None = None
-    record: Record | None = None
-    watch_promise(context, project)
-    with context.run(project, JOB) as progress:
+    record: PseudoLabelRun | None = None
+    watch_promise(resources, project)
+    with resources.run(project, JOB) as progress:
         try:
-            record = _accept(context, project, promise, as_annotations, progress)
+            record = _accept(resources, project, promise, as_annotations, progress)
         except PseudoLabelError as error:
-            refused = _with_audits_left(context, project, error)
+            refused = _with_audits_left(resources, project, error)
             progress.state, progress.reason = "rejected", str(refused)
             progress.details = {"needed": error.needed, "promise": asdict(promise)}
     if refused is not None:
@@ -83,13 +85,13 @@ def run(context: Context, project: int, promise: Promise, *, as_annotations: boo
     return record
 
 
-def undo(context: Context, project: int) -> Undone:
+def undo(resources: Resources, project: int) -> Undone:
     """Take back every mask that was accepted: predictions and annotations, those of killed runs included.
 
     An annotation that a person has changed since is that person's and stays. Run twice, it does nothing.
     """
-    client, store = context.label_studio, acceptances(context)
-    with context.run(project, JOB) as progress:
+    client, store = resources.label_studio, acceptances(resources)
+    with resources.run(project, JOB) as progress:
         records = [one for one in store.records(project) if one.state != "undone"]
         there = client.model_versions(project)
         versions = tuple(name for name in there if ACCEPTED_VERSION.fullmatch(name))
@@ -99,7 +101,7 @@ def undo(context: Context, project: int) -> Undone:
         written = {record.version: record for record in records if record.as_annotations}
         tasks = sorted({task for record in written.values() for task in record.tasks})
         for annotation in client.annotations(project, tasks) if tasks else []:
-            if machine_made(annotation.result) in written:
+            if accepting_version(annotation.result) in written:
                 client.delete_annotation(annotation.id)
                 removed += 1
             elif _marks(annotation.result) & written.keys():
@@ -112,49 +114,49 @@ def undo(context: Context, project: int) -> Undone:
         if not (records or versions):
             progress.state, progress.reason = "skipped", "nothing was accepted"
         elif removed:
-            context.queue.wake(project, "sync")
+            resources.queue.wake(project, "sync")
     return found
 
 
-def watch_promise(context: Context, project: int) -> Drift | None:
+def watch_promise(resources: Resources, project: int) -> Drift | None:
     """Judge the promise in force by the audit labels that came since; withdraw it where they speak against it.
 
     None where no promise is in force. Masks that were accepted stay until they are taken back.
     """
-    store = acceptances(context)
+    store = acceptances(resources)
     record = store.standing(project)
     if record is None or record.state == "withdrawn":
         return None
-    known = context.label_studio.project(project)
+    known = resources.label_studio.project(project)
     controls = parse_config(known.label_config)
-    heads = _heads_named(context, project, record.calibration.heads)
+    heads = _heads_named(resources, project, record.calibration.heads)
     before = record.calibrated_on()
-    tasks = [task.id for task in context.store.tasks(project)]
-    incoming = sorted(audit_tasks(context.settings, project, tasks) - set(before.audited))
-    audit = _audit(context, project, scored_tasks(context, project, incoming, heads), controls, record.last_label)
+    tasks = [task.id for task in resources.store.tasks(project)]
+    incoming = sorted(audit_tasks(resources.settings, project, tasks) - set(before.audited))
+    audit = _audit(resources, project, scored_tasks(resources, project, incoming, heads), controls, record.last_label)
     found = watch(record.calibration, before, audit.candidates)
     store.change(project, record, "withdrawn" if found.withdrawn else "written", found.as_record())
     return found
 
 
-def watch_in_background(context: Context, project: int) -> None:
+def watch_in_background(resources: Resources, project: int) -> None:
     """`watch_promise` with a run record: what the queue runs after audit labels came in."""
-    with context.run(project, JOB) as progress:
-        found = watch_promise(context, project)
+    with resources.run(project, JOB) as progress:
+        found = watch_promise(resources, project)
         progress.state = "skipped" if found is None else "rejected" if found.withdrawn else "done"
         progress.reason = "no promise is in force" if found is None else found.reason
         progress.details = {"drift": found.as_record()} if found else {}
 
 
-def acceptances(context: Context) -> Acceptances:
+def acceptances(resources: Resources) -> PseudoLabelStore:
     """The records of what was accepted."""
-    return Acceptances.of(context.settings)
+    return PseudoLabelStore.of(resources.settings)
 
 
-def _with_audits_left(context: Context, project: int, error: PseudoLabelError) -> PseudoLabelError:
+def _with_audits_left(resources: Resources, project: int, error: PseudoLabelError) -> PseudoLabelError:
     """The refusal, and, where it asks for more audit labels than there are audit tasks, that too."""
-    unlabelled = [task.id for task in context.store.tasks(project, unlabelled=True)]
-    left = len(audit_tasks(context.settings, project, unlabelled))
+    unlabelled = [task.id for task in resources.store.tasks(project, unlabelled=True)]
+    left = len(audit_tasks(resources.settings, project, unlabelled))
     if error.needed <= left:
         return error
     remedy = f"{error.remedy}; {left} audit tasks are unlabelled: add tasks, or raise USAM_AUDIT_SHARE"
@@ -162,19 +164,19 @@ def _with_audits_left(context: Context, project: int, error: PseudoLabelError) -
 
 
 def _accept(
-    context: Context, project: int, promise: Promise, as_annotations: bool, progress: RunProgress
-) -> Record | None:
-    known = context.label_studio.project(project)
-    context.store.join(project, known.stamp)
-    refresh_tasks(context, project)
+    resources: Resources, project: int, promise: RiskGuarantee, as_annotations: bool, progress: RunProgress
+) -> PseudoLabelRun | None:
+    known = resources.label_studio.project(project)
+    resources.store.join(project, known.stamp)
+    refresh_tasks(resources, project)
     controls = parse_config(known.label_config)
-    heads, _ = heads_in_use(context, project)
+    heads, _ = heads_in_use(resources, project)
     name = heads.version if heads is not None else "no-heads"
-    pool = _pool(context, known, controls, heads, progress)
-    store = acceptances(context)
+    pool = _pool(resources, known, controls, heads, progress)
+    store = acceptances(resources)
     standing = store.standing(project)
     after = standing.last_label if standing is not None and standing.state == "withdrawn" else 0
-    audit = _audit(context, project, pool.audited, controls, after)
+    audit = _audit(resources, project, pool.audited, controls, after)
     candidates = pool_candidates(pool.open.values())
     parts = [asdict(promise), as_annotations, name, audit.candidates.digest(), candidates.digest(), known.label_config]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -183,15 +185,15 @@ def _accept(
         return None
     calibration = calibrate(audit.candidates, candidates, promise, name)
     found = accept(candidates, calibration, name)
-    version = f"{context.settings.model}+{name}.pseudo-{progress.id}"
+    version = f"{resources.settings.model}+{name}.pseudo-{progress.id}"
     masks = []
     for one in sorted(found, key=lambda acceptance: acceptance.place):
         task, _, number = one.name.partition("-")
         regions = tuple(
             str(kept["region"]["id"]) for kept in pool.open[int(task)].regions if kept["object"] == int(number)
         )
-        masks.append(Accepted(int(task), int(number), regions, one.predicted_iou, one.quality))
-    record = Record(
+        masks.append(PseudoLabel(int(task), int(number), regions, one.predicted_iou, one.quality))
+    record = PseudoLabelRun(
         progress.id,
         version,
         "planned",
@@ -205,9 +207,9 @@ def _accept(
     store.put(project, record)
     folder = store.folder_of(project, record.run)
     _export(folder, record, pool, controls)
-    written = _write(context, project, record, pool, controls, progress)
+    written = _write(resources, project, record, pool, controls, progress)
     record = store.change(project, record, "written")
-    _retire_others(context, project, record)
+    _retire_others(resources, project, record)
     progress.reason = (
         f"{len(masks)} of {len(candidates.names)} masks accepted on {written} tasks; {calibration.failed} of "
         f"{calibration.accepted} audited ones failed, on {calibration.images} images"
@@ -227,15 +229,17 @@ def _accept(
     return record
 
 
-def _pool(context: Context, known: Project, controls: Controls, heads: HeadSet | None, progress: RunProgress) -> _Pool:
+def _pool(
+    resources: Resources, known: Project, controls: LabelConfig, heads: HeadSet | None, progress: RunProgress
+) -> _Pool:
     """Open tasks that are no audits, and labelled ones that are, with the proposals that they lacked made."""
-    tasks = {task.id: task for task in context.store.tasks(known.id)}
-    audits = audit_tasks(context.settings, known.id, sorted(tasks))
-    open_ = {task.id for task in context.store.tasks(known.id, unlabelled=True)} - audits
+    tasks = {task.id: task for task in resources.store.tasks(known.id)}
+    audits = audit_tasks(resources.settings, known.id, sorted(tasks))
+    open_ = {task.id for task in resources.store.tasks(known.id, unlabelled=True)} - audits
     audited = {task for task in audits if tasks[task].annotations}
     wanted = [tasks[task] for task in sorted(open_ | audited)]
-    propose_missing(context, known, wanted, heads, controls, progress)
-    scored = scored_tasks(context, known.id, [task.id for task in wanted], heads)
+    propose_missing(resources, known, wanted, heads, controls, progress)
+    scored = scored_tasks(resources, known.id, [task.id for task in wanted], heads)
     return _Pool(
         {task: one for task, one in scored.items() if task in open_},
         {task: one for task, one in scored.items() if task in audited},
@@ -243,20 +247,22 @@ def _pool(context: Context, known: Project, controls: Controls, heads: HeadSet |
     )
 
 
-def _audit(context: Context, project: int, tasks: Mapping[int, ScoredTask], controls: Controls, after: int) -> Audit:
-    annotations = context.label_studio.annotations(project, sorted(tasks)) if tasks else []
+def _audit(
+    resources: Resources, project: int, tasks: Mapping[int, ScoredTask], controls: LabelConfig, after: int
+) -> Audit:
+    annotations = resources.label_studio.annotations(project, sorted(tasks)) if tasks else []
     return audit_candidates(tasks, annotations, controls, after)
 
 
-def _heads_named(context: Context, project: int, name: str) -> HeadSet | None:
+def _heads_named(resources: Resources, project: int, name: str) -> HeadSet | None:
     """The heads that were calibrated, whichever are in use now. Raises `RegistryError` where they are gone."""
     if name == "no-heads":
         return None
-    base = context.model.heads
-    return base if base is not None and base.version == name else context.registry.load(project, name)
+    base = resources.model.heads
+    return base if base is not None and base.version == name else resources.registry.load(project, name)
 
 
-def _export(folder: Path, record: Record, pool: _Pool, controls: Controls) -> None:
+def _export(folder: Path, record: PseudoLabelRun, pool: _Pool, controls: LabelConfig) -> None:
     def masks() -> Any:
         for one in record.masks:
             scored = pool.open[one.task]
@@ -282,11 +288,16 @@ def _export(folder: Path, record: Record, pool: _Pool, controls: Controls) -> No
 
 
 def _write(
-    context: Context, project: int, record: Record, pool: _Pool, controls: Controls, progress: RunProgress
+    resources: Resources,
+    project: int,
+    record: PseudoLabelRun,
+    pool: _Pool,
+    controls: LabelConfig,
+    progress: RunProgress,
 ) -> int:
     """Send what was accepted to Label Studio; returns on how many tasks. Tasks deleted meanwhile are passed over."""
-    client = context.label_studio
-    by_task: dict[int, list[Accepted]] = {}
+    client = resources.label_studio
+    by_task: dict[int, list[PseudoLabel]] = {}
     for one in record.masks:
         by_task.setdefault(one.task, []).append(one)
     present = {task.id for task in client.tasks(project) if not task.annotations} & by_task.keys()
@@ -314,15 +325,15 @@ def _write(
     return written
 
 
-def _regions(scored: ScoredTask, masks: Sequence[Accepted], version: str, controls: Controls) -> list[Json]:
+def _regions(scored: ScoredTask, masks: Sequence[PseudoLabel], version: str, controls: LabelConfig) -> list[Json]:
     numbers = {one.number for one in masks}
     kept = [one for one in scored.regions if one["object"] in numbers]
     return [marked(region, version) for region in rescored(kept, scored.scores, controls)]
 
 
-def _retire_others(context: Context, project: int, record: Record) -> None:
+def _retire_others(resources: Resources, project: int, record: PseudoLabelRun) -> None:
     """Delete the predictions of earlier times, whose records say so; annotations stay."""
-    client, store = context.label_studio, acceptances(context)
+    client, store = resources.label_studio, acceptances(resources)
     for name in client.model_versions(project):
         if ACCEPTED_VERSION.fullmatch(name) and name != record.version:
             client.delete_version(project, name)

@@ -16,7 +16,7 @@ import numpy as np
 
 from backend.learning.samples import stacked, usable
 from backend.pool.ranking import audit_tasks, heads_in_use, project_seed
-from backend.resources import Context, RunProgress
+from backend.resources import Resources, RunProgress
 from backend.store.records import Run, SampleRow
 from usam.training.gate import Batch, Verdict, judge, take
 
@@ -27,17 +27,17 @@ MIN_TASKS = 3
 """Annotated tasks below which nothing is trained: the gate could not judge it."""
 
 
-def run(context: Context, project: int) -> str:
+def run(resources: Resources, project: int) -> str:
     """Train, judge, and promote or reject; returns the run's state. Run twice on the same labels, it does nothing.
 
     Audit tasks are never trained on. Raises `TrainingError` where training fails.
     """
-    store = context.store
-    rows = store.samples(project, context.settings.model)
-    audits = audit_tasks(context.settings, project, sorted({row.task for row in rows}))
+    store = resources.store
+    rows = store.samples(project, resources.settings.model)
+    audits = audit_tasks(resources.settings, project, sorted({row.task for row in rows}))
     key = fingerprint(rows, sorted(audits))
     last = store.last_run(project, "retrain", ("done", "rejected"))
-    with context.run(project, "retrain", fingerprint=key) as progress:
+    with resources.run(project, "retrain", fingerprint=key) as progress:
         train = [row for row in rows if row.task not in audits]
         if last is not None and last.fingerprint == key:
             progress.state, progress.reason = "skipped", "no label has changed since the last time"
@@ -46,10 +46,10 @@ def run(context: Context, project: int) -> str:
             progress.state, progress.reason = "skipped", f"expected {MIN_TASKS} annotated tasks, got {got}"
         else:
             held = [row for row in rows if row.task in audits]
-            _train_and_judge(context, project, train, held, progress)
-            store.use_labels(project, progress.id, {row.annotation for row in rows})
-        if progress.state == "done" or _choice_turned(context, project, last, progress):
-            context.queue.wake(project, "score_pool", at_front=True)
+            _train_and_judge(resources, project, train, held, progress)
+            store.mark_labels_used(project, progress.id, {row.annotation for row in rows})
+        if progress.state == "done" or _choice_turned(resources, project, last, progress):
+            resources.queue.wake(project, "score_pool", at_front=True)
     return progress.state
 
 
@@ -65,26 +65,26 @@ def label_names(rows: Iterable[SampleRow]) -> list[str]:
 
 
 def _train_and_judge(
-    context: Context, project: int, train: list[SampleRow], held: list[SampleRow], progress: RunProgress
+    resources: Resources, project: int, train: list[SampleRow], held: list[SampleRow], progress: RunProgress
 ) -> None:
     started = time.perf_counter()
-    champion, _ = heads_in_use(context, project)
-    base = context.model.heads
-    current = context.registry.current(project)
+    champion, _ = heads_in_use(resources, project)
+    base = resources.model.heads
+    current = resources.registry.current(project)
     trained_on = set(current.labels) if current is not None and champion is not base else set()
     train = usable(train)
     batch = _known(stacked(train), base)
     audit = _known(stacked(held), base) if held else None
-    seed = project_seed(context.settings, project)
+    seed = project_seed(resources.settings, project)
     progress.step(0, 2, "training")
-    candidate = fit(batch, base, context.settings.model, seed)
+    candidate = fit(batch, base, resources.settings.model, seed)
     fitted = time.perf_counter()
     progress.step(1, 2, "gate")
     verdict: Verdict | None = None
     folds: list[tuple[HeadSet, Batch]] = []
 
     def refit(part: Batch) -> HeadSet:
-        folds.append((fit(part, base, context.settings.model, seed), part))
+        folds.append((fit(part, base, resources.settings.model, seed), part))
         return folds[-1][0]
 
     if champion is not None and candidate.version == champion.version:
@@ -97,11 +97,11 @@ def _train_and_judge(
         "objects": len(batch["groups"]),
         "audit_objects": len(audit["groups"]) if audit else 0,
         "gate": verdict.figures() if verdict else {},
-        "choice": measure_choices(context.settings.model, base, candidate, batch, audit, folds, seed),
+        "choice": measure_choices(resources.settings.model, base, candidate, batch, audit, folds, seed),
         "seconds": {"fit": round(fitted - started, 3), "gate": round(time.perf_counter() - fitted, 3)},
     }
     if verdict is not None and verdict.promote:
-        version = context.registry.publish(
+        version = resources.registry.publish(
             project,
             candidate,
             parent=champion.version if champion is not None else "",
@@ -109,24 +109,24 @@ def _train_and_judge(
             labels=label_names(train),
             figures=verdict.figures(),
         )
-        context.registry.promote(project, version.version, verdict.reason)
+        resources.registry.promote(project, version.version, verdict.reason)
         progress.details["version"] = version.version
     progress.step(2, 2)
 
 
-def _choice_turned(context: Context, project: int, last: Run | None, progress: RunProgress) -> bool:
+def _choice_turned(resources: Resources, project: int, last: Run | None, progress: RunProgress) -> bool:
     """Whether masks are now chosen otherwise than after the run `last`, with the heads that are in use."""
-    from backend.pool.mask_choice import gain_of
-    from usam.active.mask_choice import decide
+    from backend.pool.mask_selection import gain_of
+    from usam.active.mask_selection import decide
 
-    heads, _ = heads_in_use(context, project)
+    heads, _ = heads_in_use(resources, project)
     if heads is None or heads.version not in progress.details.get("choice", {}):
         return False
     figures = [
         details.get("choice", {}).get(heads.version, {}) for details in (last.details if last else {}, progress.details)
     ]
     before, after = (decide(gain_of(one)) for one in figures)
-    return context.settings.mask_choice == "auto" and before != after
+    return resources.settings.mask_choice == "auto" and before != after
 
 
 def measure_choices(
@@ -143,7 +143,7 @@ def measure_choices(
     The checkpoint's heads are judged by every label, for they have seen none. The candidate is judged by audit labels
     and, where the gate refitted it on folds (`folds`: the heads and what they learned from), by the labels left out.
     """
-    from usam.active.mask_choice import choice_gain, choice_gains
+    from usam.active.mask_selection import choice_gain, choice_gains
 
     held = [audit] if audit is not None else []
     gains: list[Any] = []

@@ -18,23 +18,23 @@ import numpy.typing as npt
 
 from backend.errors import JobError
 from backend.jobs.sync import refresh_tasks
-from backend.label_studio.config import Controls, parse_config
+from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
 from backend.pool.proposals import (
-    Found,
     ObjectScores,
-    describe_found,
+    ProposedObjects,
     look,
     pack,
     proposal_key,
     rescored,
     score_many,
+    to_regions,
     unpack,
 )
 from backend.pool.publication import delete_others, verify, write
 from backend.pool.ranking import (
     OWN_MODEL,
-    Subject,
+    PoolTask,
     choice_in_use,
     heads_in_use,
     rank,
@@ -43,8 +43,8 @@ from backend.pool.ranking import (
     strategy_for,
 )
 from backend.pool.refined_masks import alternative_predictions
-from backend.pool.refinement import act_where_due, offer_alternatives
-from backend.resources import Context, RunProgress
+from backend.pool.refinement import offer_alternatives, refine_pool_if_needed
+from backend.resources import Resources, RunProgress
 from backend.store.records import KnownTask, ProposalRow, ScoreRow
 from usam.errors import UsamError
 
@@ -57,56 +57,56 @@ _KEPT_BEHIND = 2
 UInt8Image = npt.NDArray[np.uint8]
 
 
-def run(context: Context, project: int) -> None:
+def run(resources: Resources, project: int) -> None:
     """Rank the pool where the order in use is no longer right, else only note that it is.
 
     Raises `LabelStudioError` where Label Studio does not answer, `JobError` where no task could be used.
     """
-    known = context.label_studio.project(project)
-    context.store.join(project, known.stamp)
-    key = settings_key(context.settings, context.registry.champion(project), known.label_config)
-    with context.run(project, "score_pool", fingerprint=key) as progress:
-        refresh_tasks(context, project)
-        if not ranking_is_stale_before(context, known, progress.id):
+    known = resources.label_studio.project(project)
+    resources.store.join(project, known.stamp)
+    key = settings_key(resources.settings, resources.registry.champion(project), known.label_config)
+    with resources.run(project, "score_pool", fingerprint=key) as progress:
+        refresh_tasks(resources, project)
+        if not ranking_is_stale_before(resources, known, progress.id):
             progress.state, progress.reason = "skipped", "the order in use is right"
             return
-        _rank_pool(context, known, progress)
+        _rank_pool(resources, known, progress)
 
 
-def ranking_is_stale_before(context: Context, known: Project, run_id: int) -> bool:
+def ranking_is_stale_before(resources: Resources, known: Project, run_id: int) -> bool:
     """As `ranking_is_stale`, judged by the runs before `run_id`."""
-    before = [past for past in context.store.runs(known.id, "score_pool", limit=2) if past.id < run_id]
+    before = [past for past in resources.store.runs(known.id, "score_pool", limit=2) if past.id < run_id]
     if not before or before[0].state not in ("done", "skipped"):
-        return bool(context.store.tasks(known.id, unlabelled=True))
-    return bool(ranking_is_stale(context, known))
+        return bool(resources.store.tasks(known.id, unlabelled=True))
+    return bool(ranking_is_stale(resources, known))
 
 
-def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
-    store, client, project = context.store, context.label_studio, known.id
+def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> None:
+    store, client, project = resources.store, resources.label_studio, known.id
     started = time.perf_counter()
     pool = store.tasks(project, unlabelled=True)
     if not pool:
         progress.state, progress.reason = "skipped", "every task is labelled"
         return
     controls = parse_config(known.label_config)
-    heads, passed_over = heads_in_use(context, project)
-    strategy, fallback = strategy_for(context.settings, heads)
-    made = propose_missing(context, known, pool, heads, controls, progress)
-    choice = choice_in_use(context, project, heads)
-    act = partial(act_where_due, context, project, pool, heads, controls, choice, progress, made)
+    heads, passed_over = heads_in_use(resources, project)
+    strategy, fallback = strategy_for(resources.settings, heads)
+    made = propose_missing(resources, known, pool, heads, controls, progress)
+    choice = choice_in_use(resources, project, heads)
+    act = partial(refine_pool_if_needed, resources, project, pool, heads, controls, choice, progress, made)
     acting = act(("larger", "points"))
-    version = f"{context.settings.model}+{heads.version if heads else 'no-heads'}.{progress.id}"
+    version = f"{resources.settings.model}+{heads.version if heads else 'no-heads'}.{progress.id}"
     scored = time.perf_counter()
-    subjects = list(_subjects(context, pool, known, heads))
-    rows = rank(subjects, heads, context.settings, project, version)
+    subjects = list(_subjects(resources, pool, known, heads))
+    rows = rank(subjects, heads, resources.settings, project, version)
     failed = sum(bool(subject.failure) for subject in subjects)
     if failed == len(subjects):
         raise JobError("an image that can be read", f"{failed} that cannot; {subjects[0].failure}", "see the settings")
     objects = {subject.task: subject.objects for subject in subjects}
-    keys = {task.id: proposal_key(context.settings, known.label_config, task.data_key, choice) for task in pool}
+    keys = {task.id: proposal_key(resources.settings, known.label_config, task.data_key, choice) for task in pool}
 
     def prediction_of(row: ScoreRow) -> Json:
-        regions = _kept_regions(context, project, row.task, keys[row.task])
+        regions = _kept_regions(resources, project, row.task, keys[row.task])
         return {
             "task": row.task,
             "score": row.confidence,
@@ -122,8 +122,8 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
     offered = 0
     acting |= act(("alternatives",))  # needs no place in the order: nobody waits for it
     if acting.get("alternatives", {}).get("total", {}).get("acted"):
-        others = alternative_predictions(context, project, rows, objects, controls, published.version)
-        offered = offer_alternatives(context, project, others)
+        others = alternative_predictions(resources, project, rows, objects, controls, published.version)
+        offered = offer_alternatives(resources, project, others)
     trouble = verify(client, project, published.version, rows[0].task)
     deleted = delete_others(client, project, published.version)
     progress.reason = "; ".join(filter(None, (passed_over, fallback, trouble))) or f"first is task {rows[0].task}"
@@ -151,11 +151,11 @@ def _rank_pool(context: Context, known: Project, progress: RunProgress) -> None:
 
 
 def propose_missing(
-    context: Context,
+    resources: Resources,
     known: Project,
     pool: Sequence[KnownTask],
     heads: HeadSet | None,
-    controls: Controls,
+    controls: LabelConfig,
     progress: RunProgress,
 ) -> int:
     """Ask the model about every task it has not been asked about; returns how many.
@@ -163,19 +163,19 @@ def propose_missing(
     The model does not wait: the next image is fetched, and what it said of the last one is made into regions and kept,
     while it works.
     """
-    store, project = context.store, known.id
+    store, project = resources.store, known.id
     cached = store.proposal_keys(project)
-    choice = choice_in_use(context, project, heads)
-    keys = {task.id: proposal_key(context.settings, known.label_config, task.data_key, choice) for task in pool}
+    choice = choice_in_use(resources, project, heads)
+    keys = {task.id: proposal_key(resources.settings, known.label_config, task.data_key, choice) for task in pool}
     missing = [task for task in pool if cached.get(task.id) != keys[task.id]]
     done = len(pool) - len(missing)
     served = {row.task for row in store.ranking(project)}
 
-    def keep(task: int, found: Found | UsamError) -> None:
+    def keep(task: int, found: ProposedObjects | UsamError) -> None:
         try:
             if isinstance(found, UsamError):
                 raise found
-            arrays, regions = describe_found(found, heads, context.settings.model, controls, context.settings)
+            arrays, regions = to_regions(found, heads, resources.settings.model, controls, resources.settings)
             row = pack(task, keys[task], arrays, regions)
         except UsamError as error:
             row = ProposalRow(task, "", b"", [], str(error))  # no key: asked again the next time
@@ -186,15 +186,15 @@ def propose_missing(
         ThreadPoolExecutor(1, thread_name_prefix="fetch") as ahead,
         ThreadPoolExecutor(1, thread_name_prefix="keep") as behind,
     ):
-        for task, fetched in _fetch_ahead(ahead, context, controls, missing):
+        for task, fetched in _fetch_ahead(ahead, resources, controls, missing):
             progress.step(done, len(pool), "images")
             others = []
             if task.predictions > (task.id in served):
-                stored = context.label_studio.predictions(project, [task.id])
+                stored = resources.label_studio.predictions(project, [task.id])
                 others = [one for one in stored if not OWN_MODEL.fullmatch(one.model_version)]
-            found: Found | UsamError
+            found: ProposedObjects | UsamError
             try:
-                found = look(context.model, heads, fetched.result(), context.settings, others, choice)
+                found = look(resources.model, heads, fetched.result(), resources.settings, others, choice)
             except UsamError as error:
                 found = error
             keeping.append(behind.submit(keep, task.id, found))
@@ -207,12 +207,12 @@ def propose_missing(
 
 
 def _fetch_ahead(
-    pool: ThreadPoolExecutor, context: Context, controls: Controls, tasks: Sequence[KnownTask]
+    pool: ThreadPoolExecutor, resources: Resources, controls: LabelConfig, tasks: Sequence[KnownTask]
 ) -> Iterator[tuple[KnownTask, Future[UInt8Image]]]:
     """Each task with its image, the next one being fetched while the model works on this one."""
 
     def fetch(task: KnownTask) -> UInt8Image:
-        return context.images.fetch(controls.image_value(task.data), task.id)
+        return resources.images.fetch(controls.image_value(task.data), task.id)
 
     waiting: deque[tuple[KnownTask, Future[UInt8Image]]] = deque()
     for task in tasks:
@@ -222,25 +222,27 @@ def _fetch_ahead(
     yield from waiting
 
 
-def _subjects(context: Context, pool: Sequence[KnownTask], known: Project, heads: HeadSet | None) -> Iterator[Subject]:
+def _subjects(
+    resources: Resources, pool: Sequence[KnownTask], known: Project, heads: HeadSet | None
+) -> Iterator[PoolTask]:
     """Every task with its objects' scores, from what is kept."""
-    store, project = context.store, known.id
+    store, project = resources.store, known.id
     for start in range(0, len(pool), _SCORED_AT_ONCE):
         part = pool[start : start + _SCORED_AT_ONCE]
         rows = store.proposal_rows(project, [task.id for task in part])
         arrays = {task: unpack(row) for task, row in rows.items() if row.arrays}
         scores: dict[int, list[ObjectScores]] = dict(
-            zip(arrays, score_many(heads, context.settings.model, list(arrays.values())), strict=True)
+            zip(arrays, score_many(heads, resources.settings.model, list(arrays.values())), strict=True)
         )
         for task in part:
             if task.id in arrays:
                 features = np.asarray(arrays[task.id]["features"], np.float32)
-                yield Subject(task.id, scores[task.id], features)
+                yield PoolTask(task.id, scores[task.id], features)
             else:
                 row = rows.get(task.id)
-                yield Subject(task.id, [], None, row.reason if row else "not looked at yet")
+                yield PoolTask(task.id, [], None, row.reason if row else "not looked at yet")
 
 
-def _kept_regions(context: Context, project: int, task: int, key: str) -> list[Json]:
-    row = context.store.proposal(project, task, key)
+def _kept_regions(resources: Resources, project: int, task: int, key: str) -> list[Json]:
+    row = resources.store.proposal(project, task, key)
     return row.regions if row else []

@@ -59,7 +59,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Smart:
+class PromptControl:
     """A control whose regions prompt the model."""
 
     name: str
@@ -68,7 +68,7 @@ class Smart:
 
 
 @dataclass(frozen=True)
-class Gauge:
+class ScoreControl:
     """A Number or TextArea control named after a quantity, which then shows it."""
 
     name: str
@@ -79,12 +79,12 @@ class Gauge:
 
 
 @dataclass(frozen=True)
-class Controls:
+class LabelConfig:
     """One parsed labelling configuration."""
 
     output: Output
-    smart: tuple[Smart, ...]
-    gauges: tuple[Gauge, ...]
+    smart: tuple[PromptControl, ...]
+    gauges: tuple[ScoreControl, ...]
     image_name: str
     image_key: str
     """Key of the image in a task's data."""
@@ -116,7 +116,7 @@ class Controls:
 
 
 @lru_cache(maxsize=64)
-def parse_config(label_config: str) -> Controls:
+def parse_config(label_config: str) -> LabelConfig:
     """Parse a labelling configuration, or give back the parsed one.
 
     Raises `LabelConfigError` where it is not XML, has no image, or no control on that image can hold a mask.
@@ -138,7 +138,7 @@ def parse_config(label_config: str) -> Controls:
     if not value.startswith("$") or len(value) < 2:
         raise LabelConfigError('an Image tag with value="$name"', repr(value or "valueList"), "use one image per task")
     labelled = chosen.tag.endswith("Labels")
-    return Controls(
+    return LabelConfig(
         output=Output(
             kind=OUTPUTS[chosen.tag],
             name=chosen.name,
@@ -148,7 +148,7 @@ def parse_config(label_config: str) -> Controls:
             labels=tuple(chosen.labels or ()) if labelled else (),
         ),
         smart=tuple(
-            Smart(c.name, c.tag, tuple(c.labels or ()))
+            PromptControl(c.name, c.tag, tuple(c.labels or ()))
             for c in controls
             if c.tag in PROMPTS and c.to_name[0] == image.name and _is_smart(c)
         ),
@@ -183,11 +183,11 @@ def _is_smart(control: Any) -> bool:
     return any(str(a.get(key, "")).lower() == "true" for a in attributes for key in ("smart", "smartOnly", "smartonly"))
 
 
-def _gauge(control: Any, image_name: str) -> Gauge | None:
+def _gauge(control: Any, image_name: str) -> ScoreControl | None:
     kinds: dict[str, Literal["number", "textarea"]] = {"Number": "number", "TextArea": "textarea"}
     kind = kinds.get(control.tag)
     quantity = control.name.lower().replace("-", "_")
     if kind is None or quantity not in QUANTITIES or control.to_name[0] != image_name:
         return None
     per_region = str(control.attr.get("perRegion", control.attr.get("perregion", ""))).lower() == "true"
-    return Gauge(control.name, image_name, quantity, kind, per_region)
+    return ScoreControl(control.name, image_name, quantity, kind, per_region)

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import RegionError
-from backend.label_studio.config import Controls, Gauge, parse_config
+from backend.label_studio.config import LabelConfig, ScoreControl, parse_config
 from backend.label_studio.prompts import LabelledPrompt, label_of, prompts_from_context, prompts_from_task
 from backend.label_studio.shapes import MASK_TYPES, region_to_mask
 from usam.masks import encode_rle, mask_box, trace_regions, without_specks
@@ -59,7 +59,7 @@ class ScoredMask:
 
 
 def masks_to_regions(
-    masks: Sequence[ScoredMask], controls: Controls, *, tolerance: float = 1.5
+    masks: Sequence[ScoredMask], controls: LabelConfig, *, tolerance: float = 1.5
 ) -> list[dict[str, Any]]:
     """The regions (with unique ids) that show these masks in the output control of a configuration.
 
@@ -81,7 +81,7 @@ def masks_to_regions(
     return regions
 
 
-def validated(result: list[dict[str, Any]], score: float, controls: Controls) -> list[dict[str, Any]]:
+def validated(result: list[dict[str, Any]], score: float, controls: LabelConfig) -> list[dict[str, Any]]:
     """The same result, once the SDK's `LabelInterface` and our own checks accept it; else `RegionError`.
 
     The SDK leaves ids, region scores and lone polygon points unchecked; here they are.
@@ -100,7 +100,7 @@ def validated(result: list[dict[str, Any]], score: float, controls: Controls) ->
 
 
 def _values(
-    mask: npt.NDArray[np.bool_], controls: Controls, tolerance: float
+    mask: npt.NDArray[np.bool_], controls: LabelConfig, tolerance: float
 ) -> list[tuple[dict[str, Any], list[str]]]:
     """The value of each region that a mask needs, without its label, and what to say about it."""
     height, width = mask.shape
@@ -132,7 +132,7 @@ def _polygons(mask: npt.NDArray[np.bool_], tolerance: float) -> list[tuple[dict[
 
 
 def _with_gauges(
-    scored: ScoredMask, value: dict[str, Any], notes: Sequence[str], controls: Controls
+    scored: ScoredMask, value: dict[str, Any], notes: Sequence[str], controls: LabelConfig
 ) -> list[dict[str, Any]]:
     output = controls.output
     label, guessed = output.choose_label(scored.label)
@@ -165,7 +165,7 @@ def _with_gauges(
     return [region, *gauges]
 
 
-def _image_gauge(gauge: Gauge, sent: Sequence[ScoredMask]) -> dict[str, Any]:
+def _image_gauge(gauge: ScoreControl, sent: Sequence[ScoredMask]) -> dict[str, Any]:
     """A control that is not per region shows the image's most doubtful object: highest gap, lowest IoU."""
     numbers = [n for s in sent if (n := _quantity(s, gauge.quantity)) is not None] or [0.0]
     worst = min(numbers) if gauge.quantity == "predicted_iou" else max(numbers)
@@ -201,7 +201,7 @@ def _quantity(scored: ScoredMask, quantity: str) -> float | None:
     return scored.iou if quantity == "predicted_iou" else scored.gaps.get(quantity)
 
 
-def _gauge_value(gauge: Gauge, number: float) -> dict[str, Any]:
+def _gauge_value(gauge: ScoreControl, number: float) -> dict[str, Any]:
     rounded = round(float(number), 4)
     return {"number": rounded} if gauge.kind == "number" else {"text": [f"{rounded:.4f}"]}
 

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import RegionError
-from backend.label_studio.config import Controls
+from backend.label_studio.config import LabelConfig
 from backend.label_studio.prompts import label_of
 from backend.label_studio.records import Annotation, Json
 from backend.label_studio.shapes import MASK_TYPES, region_to_mask
 from backend.pool.proposals import ObjectScores, score_many, unpack
-from backend.resources import Context
-from backend.store.pseudo_label_store import machine_made
+from backend.resources import Resources
+from backend.store.pseudo_label_store import accepting_version
 from backend.store.records import ProposalRow
 from usam.errors import UsamError
 from usam.pseudo_labels.calibration import Candidates
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
 
 BoolMask = npt.NDArray[np.bool_]
-_AT_ONCE = 256
+_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class ScoredTask:
     regions: list[Json] = field(repr=False)
     scores: list[ObjectScores] = field(repr=False)
 
-    def mask(self, number: int, controls: Controls) -> BoolMask | None:
+    def mask(self, number: int, controls: LabelConfig) -> BoolMask | None:
         """The mask of one object, of all its parts; None where it has no region."""
         parts = [kept["region"] for kept in self.regions if kept["object"] == number]
         parts = [part for part in parts if part["from_name"] == controls.output.name]
         masks = [region_to_mask(part, image_hw(part)) for part in parts]
         return np.logical_or.reduce(masks) if masks else None
 
-    def label(self, number: int, controls: Controls) -> str:
+    def label(self, number: int, controls: LabelConfig) -> str:
         """The label that the object's region carries."""
         for kept in self.regions:
             if kept["object"] == number and kept["region"]["from_name"] == controls.output.name:
@@ -67,13 +67,15 @@ class Audit:
     left_out: dict[int, str]
 
 
-def scored_tasks(context: Context, project: int, tasks: Sequence[int], heads: HeadSet | None) -> dict[int, ScoredTask]:
+def scored_tasks(
+    resources: Resources, project: int, tasks: Sequence[int], heads: HeadSet | None
+) -> dict[int, ScoredTask]:
     """Proposals of these tasks, scored by `heads`; tasks without proposals are not among them."""
     found: dict[int, ScoredTask] = {}
-    for start in range(0, len(tasks), _AT_ONCE):
-        rows: Mapping[int, ProposalRow] = context.store.proposal_rows(project, tasks[start : start + _AT_ONCE])
+    for start in range(0, len(tasks), _BATCH_SIZE):
+        rows: Mapping[int, ProposalRow] = resources.store.proposal_rows(project, tasks[start : start + _BATCH_SIZE])
         known = {task: unpack(row) for task, row in sorted(rows.items()) if row.arrays}
-        scores = score_many(heads, context.settings.model, list(known.values()))
+        scores = score_many(heads, resources.settings.model, list(known.values()))
         for task, told in zip(known, scores, strict=True):
             found[task] = ScoredTask(task, rows[task].regions, told)
     return found
@@ -86,7 +88,7 @@ def pool_candidates(tasks: Iterable[ScoredTask]) -> Candidates:
 
 
 def audit_candidates(
-    tasks: Mapping[int, ScoredTask], annotations: Iterable[Annotation], controls: Controls, after: int = 0
+    tasks: Mapping[int, ScoredTask], annotations: Iterable[Annotation], controls: LabelConfig, after: int = 0
 ) -> Audit:
     """The masks of labelled audit tasks against what people marked there, oldest label first.
 
@@ -95,7 +97,7 @@ def audit_candidates(
     """
     newest: dict[int, Annotation] = {}
     for one in sorted(annotations, key=lambda annotation: annotation.id):
-        if one.task in tasks and one.id > after and not one.cancelled and not machine_made(one.result):
+        if one.task in tasks and one.id > after and not one.cancelled and not accepting_version(one.result):
             newest[one.task] = one
     ordered = sorted(newest.values(), key=lambda annotation: annotation.id)
     judged: list[ScoredTask] = []
@@ -115,7 +117,7 @@ def audit_candidates(
     return Audit(_candidates(judged, numbers, true_iou), max((one.id for one in ordered), default=after), left_out)
 
 
-def true_ious(scored: ScoredTask, result: Sequence[Json], controls: Controls) -> dict[int, float]:
+def true_ious(scored: ScoredTask, result: Sequence[Json], controls: LabelConfig) -> dict[int, float]:
     """Object number -> highest IoU with an object that a person marked, 0..1.
 
     Raises `RegionError` where the person's regions cannot be compared with masks.

@@ -27,7 +27,7 @@ from backend.store import Store
 from backend.store.records import SampleRow
 from usam.active.learning_curve import Plan, fit_curve
 from usam.errors import PseudoLabelError
-from usam.pseudo_labels.calibration import Candidates, Promise, calibrate
+from usam.pseudo_labels.calibration import Candidates, RiskGuarantee, calibrate
 from usam.training.gate import MIN_AUDIT_OBJECTS, MIN_AUDIT_TASKS, Batch, take
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def plan_project(
     store: Store,
     project: int,
     base: HeadSet | None,
-    promise: Promise | None = None,
+    promise: RiskGuarantee | None = None,
     say: Say | None = None,
 ) -> ProjectPlan:
     """Plan a project from its store.
@@ -97,7 +97,9 @@ def plan_project(
         folds = _folds(_batch(rows, base), seed)
     history = _history(folds, base, quality, settings.model, seed, say)
     curve = fit_curve([count for count, _ in history], [value for _, value in history], seed=seed % 2**31)
-    said, needed = _promise(held, base, quality, promise or Promise(0.8, 0.1, 0.9), len(rows) / len(tasks), settings)
+    said, needed = _promise(
+        held, base, quality, promise or RiskGuarantee(0.8, 0.1, 0.9), len(rows) / len(tasks), settings
+    )
     return ProjectPlan(Plan.of(curve, said, needed), history, method, len(rows), len(tasks), len(audits))
 
 
@@ -160,7 +162,7 @@ def _chosen(heads: HeadSet, quality: str, batch: Batch) -> float:
 
 
 def _promise(
-    held: Sequence[SampleRow], base: HeadSet, quality: str, promise: Promise, per_task: float, settings: Settings
+    held: Sequence[SampleRow], base: HeadSet, quality: str, promise: RiskGuarantee, per_task: float, settings: Settings
 ) -> tuple[str, int]:
     """What can be promised of masks that nobody looks at, and how many audited tasks are still needed for it.
 

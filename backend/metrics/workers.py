@@ -16,7 +16,7 @@ from backend.errors import StoreError
 if TYPE_CHECKING:
     from backend.store import Store
 
-STATES = ("running", "done", "rejected", "skipped", "failed", "cut-short")
+STATES = ("running", "done", "rejected", "skipped", "failed", "interrupted")
 JOBS = ("sync", "retrain", "score_pool", "pseudo_label")
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-FRESH_S = 30.0
+CACHE_TTL_S = 30.0
 """How long a project's list is kept: reading a large pool at every click would cost more than it saves."""
 
 
@@ -32,7 +32,7 @@ class RankingStore(Protocol):
     def tasks(self, project: int, *, unlabelled: bool = False) -> Sequence[Any]: ...
 
 
-class Upcoming:
+class NextTasks:
     """The head of each project's queue."""
 
     def __init__(self, store: RankingStore, count: int) -> None:
@@ -45,8 +45,8 @@ class Upcoming:
         if not self._count:
             return []
         with self._lock:
-            read_at, queue = self._known.get(project, (-FRESH_S, []))
-            if time.monotonic() - read_at > FRESH_S:
+            read_at, queue = self._known.get(project, (-CACHE_TTL_S, []))
+            if time.monotonic() - read_at > CACHE_TTL_S:
                 queue = self._read(project)
                 self._known[project] = time.monotonic(), queue
         return [one for one in queue if one[0] != task][: self._count]

@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 from backend.errors import StoreError
 from backend.inference.job_model import JobModel, image_features
-from backend.label_studio.config import Controls, Gauge
+from backend.label_studio.config import LabelConfig, ScoreControl
 from backend.label_studio.prompts import LabelledPrompt, prompts_from_task
 from backend.label_studio.records import Json, Prediction
 from backend.label_studio.regions import ScoredMask, describe, masks_to_regions, validated
 from backend.settings import Settings
 from backend.store.records import ProposalRow
-from usam.active.mask_choice import Choice
+from usam.active.mask_selection import MaskSelection
 from usam.prompts import Prompt, grid_points
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ class ObjectScores:
         return {name: value for name, value in self.scores.items() if name.endswith("_gap")}
 
 
-def proposal_key(settings: Settings, label_config: str, data_key: str, choice: Choice = "predicted-iou") -> str:
+def proposal_key(settings: Settings, label_config: str, data_key: str, choice: MaskSelection = "predicted-iou") -> str:
     """Digest of everything that cached proposals of a task depend on."""
     parts = [
         PROPOSALS_VERSION,
         settings.model,
         settings.random_weights,
-        settings.grid_side,
-        settings.keep_iou,
+        settings.points_per_side,
+        settings.pred_iou_thresh,
         settings.nms_iou,
         settings.max_regions,
         settings.polygon_tolerance,
@@ -71,7 +71,7 @@ def proposal_key(settings: Settings, label_config: str, data_key: str, choice: C
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class ProposedObjects:
     """K objects of one image, best first: masks (K, H, W), logits (K, h, w), SamScores (K,), tokens, the decoder's
     output (K,) 1..3 that each mask is, and labels from the prompts, None where they say none. `features` (D,) are
     the image's, `prompts` what was asked for each object."""
@@ -91,10 +91,10 @@ def propose(
     model: JobModel,
     heads: HeadSet | None,
     image: UInt8Image,
-    controls: Controls,
+    controls: LabelConfig,
     settings: Settings,
     others: Sequence[Prediction] = (),
-    choice: Choice = "predicted-iou",
+    choice: MaskSelection = "predicted-iou",
 ) -> tuple[Arrays, list[Json]]:
     """Proposals of one image: arrays of its K objects, and their regions, `{"object": k, "region": {...}}` each.
 
@@ -103,7 +103,7 @@ def propose(
     not fit the labelling configuration.
     """
     found = look(model, heads, image, settings, others, choice)
-    return describe_found(found, heads, model.checkpoint, controls, settings)
+    return to_regions(found, heads, model.checkpoint, controls, settings)
 
 
 def look(
@@ -112,8 +112,8 @@ def look(
     image: UInt8Image,
     settings: Settings,
     others: Sequence[Prediction] = (),
-    choice: Choice = "predicted-iou",
-) -> Found:
+    choice: MaskSelection = "predicted-iou",
+) -> ProposedObjects:
     """The part of `propose` that needs the model."""
     hw = (int(image.shape[0]), int(image.shape[1]))
     encoded = model.encode(image)
@@ -123,8 +123,8 @@ def look(
     return _decode_points(model, heads, encoded, given, settings, hw, choice)
 
 
-def describe_found(
-    found: Found, heads: HeadSet | None, checkpoint: str, controls: Controls, settings: Settings
+def to_regions(
+    found: ProposedObjects, heads: HeadSet | None, checkpoint: str, controls: LabelConfig, settings: Settings
 ) -> tuple[Arrays, list[Json]]:
     """The part of `propose` that does not need the model, and can be done while it works on the next image."""
     from usam.predictor.entropy import h_std
@@ -146,7 +146,7 @@ def describe_found(
     return arrays, regions
 
 
-def object_regions(number: int, scored: ScoredMask, controls: Controls, settings: Settings) -> list[Json]:
+def object_regions(number: int, scored: ScoredMask, controls: LabelConfig, settings: Settings) -> list[Json]:
     """The regions of object `number`, with its own gauges, as they are kept."""
     per_region = replace(controls, gauges=tuple(gauge for gauge in controls.gauges if gauge.per_region))
     made = masks_to_regions([scored], per_region, tolerance=settings.polygon_tolerance)
@@ -184,23 +184,23 @@ def _decode_points(
     given: Sequence[LabelledPrompt],
     settings: Settings,
     hw: tuple[int, int],
-    choice: Choice,
-) -> Found:
+    choice: MaskSelection,
+) -> ProposedObjects:
     """From single points, of which a grid has many: only the masks that stay are ever made."""
     from usam.predictor.proposals import propose_masks
 
-    points = np.stack([one.prompt.points[0] for one in given]) if given else grid_points(hw, settings.grid_side)
+    points = np.stack([one.prompt.points[0] for one in given]) if given else grid_points(hw, settings.points_per_side)
     predictor = model.runner.predictor
     predictor.set_heads(heads)
     kept = propose_masks(
         predictor,
         points,
-        keep_iou=settings.keep_iou,
+        pred_iou_thresh=settings.pred_iou_thresh,
         nms_iou=settings.nms_iou,
         max_masks=settings.max_regions,
         by_samscore=choice == "samscore",
     )
-    return Found(
+    return ProposedObjects(
         features=image_features(encoded),
         prompts=[Prompt(point[None], np.ones(1, np.int32)) for point in kept.points],
         masks=kept.masks,
@@ -220,8 +220,8 @@ def _decode_prompts(
     given: Sequence[LabelledPrompt],
     settings: Settings,
     hw: tuple[int, int],
-    choice: Choice,
-) -> Found:
+    choice: MaskSelection,
+) -> ProposedObjects:
     """From boxes and prompts of several points: the best mask of each."""
     from usam.masks import nms, resize_logits
 
@@ -232,12 +232,12 @@ def _decode_prompts(
     best = predicted.argmax(axis=1)
     rows = np.arange(len(given))
     iou, logits = predicted[rows, best], decoded.logits[rows, best + 1]
-    good = np.flatnonzero((iou >= settings.keep_iou) & (logits > 0).any(axis=(1, 2)))
+    good = np.flatnonzero((iou >= settings.pred_iou_thresh) & (logits > 0).any(axis=(1, 2)))
     kept = good[:0]
     if len(good):
         kept = good[nms(logits[good] > 0, iou[good], settings.nms_iou)[: settings.max_regions]]
     masks = [resize_logits(logits[place], hw) > 0 for place in kept]
-    return Found(
+    return ProposedObjects(
         features=image_features(encoded),
         prompts=[given[place].prompt for place in kept],
         masks=np.stack(masks) if masks else np.zeros((0, *hw), np.bool_),
@@ -313,7 +313,7 @@ def _prompts(others: Sequence[Prediction], hw: tuple[int, int]) -> list[Labelled
 # numbers in regions that are kept
 
 
-def rescored(regions: Sequence[Json], scores: Sequence[ObjectScores], controls: Controls) -> list[Json]:
+def rescored(regions: Sequence[Json], scores: Sequence[ObjectScores], controls: LabelConfig) -> list[Json]:
     """The regions to send: geometry as kept, every number of these scores."""
     gauges = {gauge.name: gauge for gauge in controls.gauges}
     result = []
@@ -339,7 +339,7 @@ def rescored(regions: Sequence[Json], scores: Sequence[ObjectScores], controls: 
 _ONE_PIXEL = np.ones((1, 1), np.bool_)
 
 
-def _gauge_value(gauge: Gauge, told: ObjectScores) -> Json:
+def _gauge_value(gauge: ScoreControl, told: ObjectScores) -> Json:
     number = told.iou if gauge.quantity == "predicted_iou" else told.gaps.get(gauge.quantity, 0.0)
     rounded = round(float(number), 4)
     return {"number": rounded} if gauge.kind == "number" else {"text": [f"{rounded:.4f}"]}

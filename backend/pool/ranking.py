@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.pool.mask_choice import mask_choice
+from backend.pool.mask_selection import mask_choice
 from backend.pool.proposals import ObjectScores
 from backend.settings import Settings
 from backend.store.records import ScoreRow
-from usam.active.mask_choice import Choice
+from usam.active.mask_selection import MaskSelection
 
 if TYPE_CHECKING:
     from backend.label_studio.records import Project
-    from backend.resources import Context
+    from backend.resources import Resources
     from usam.heads.head_set import HeadSet
 
 OWN_VERSION = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)\.\d+(-\d+)?")
@@ -41,7 +41,7 @@ TOP = 3
 
 
 @dataclass(frozen=True)
-class Subject:
+class PoolTask:
     """One unlabelled task to be ranked; `failure` says why it has no objects to go by."""
 
     task: int
@@ -65,22 +65,22 @@ def audit_tasks(settings: Settings, project: int, tasks: Sequence[int]) -> set[i
     return {task for task, value in zip(tasks, draw, strict=True) if value < settings.audit_share}
 
 
-def heads_in_use(context: Context, project: int) -> tuple[HeadSet | None, str]:
+def heads_in_use(resources: Resources, project: int) -> tuple[HeadSet | None, str]:
     """A project's heads, else the checkpoint's; and why the project's own are not used, if they are not."""
-    name = context.registry.champion(project)
+    name = resources.registry.champion(project)
     if not name:
-        return context.model.heads, ""
-    heads = context.registry.load(project, name)
-    if not heads.fits(context.settings.model):
-        return context.model.heads, f"heads {name} are for {heads.checkpoint}, not for {context.settings.model}"
+        return resources.model.heads, ""
+    heads = resources.registry.load(project, name)
+    if not heads.fits(resources.settings.model):
+        return resources.model.heads, f"heads {name} are for {heads.checkpoint}, not for {resources.settings.model}"
     return heads, ""
 
 
-def choice_in_use(context: Context, project: int, heads: HeadSet | None) -> Choice:
+def choice_in_use(resources: Resources, project: int, heads: HeadSet | None) -> MaskSelection:
     """What this project's masks are chosen by, with these heads."""
-    base = context.model.heads
+    base = resources.model.heads
     versions = [one.version if one is not None else "" for one in (heads, base)]
-    return mask_choice(context.settings, context.store, project, *versions)
+    return mask_choice(resources.settings, resources.store, project, *versions)
 
 
 def strategy_for(settings: Settings, heads: HeadSet | None) -> tuple[str, str]:
@@ -96,7 +96,7 @@ def strategy_for(settings: Settings, heads: HeadSet | None) -> tuple[str, str]:
 
 
 def rank(
-    subjects: Sequence[Subject],
+    subjects: Sequence[PoolTask],
     heads: HeadSet | None,
     settings: Settings,
     project: int,
@@ -163,9 +163,9 @@ def _explain(strategy: str, columns: Mapping[str, npt.NDArray[Any]], found: npt.
     return f"{' and '.join(said)} on its {min(TOP, count)} most doubtful of {count} objects"
 
 
-def ranking_is_stale(context: Context, known: Project) -> str:
+def ranking_is_stale(resources: Resources, known: Project) -> str:
     """Why the pool has to be ranked again; empty where the order in use is right."""
-    store, project = context.store, known.id
+    store, project = resources.store, known.id
     pool = {task.id for task in store.tasks(project, unlabelled=True)}
     if not pool:
         return ""
@@ -180,7 +180,7 @@ def ranking_is_stale(context: Context, known: Project) -> str:
     if new:
         return f"{len(new)} tasks have no rank"
     done = store.last_run(project, "score_pool", ("done",))
-    wanted = settings_key(context.settings, context.registry.champion(project), known.label_config)
+    wanted = settings_key(resources.settings, resources.registry.champion(project), known.label_config)
     if done is not None and done.fingerprint != wanted:
         return "settings, heads or the labelling configuration have changed"
     return ""
@@ -195,8 +195,8 @@ def settings_key(settings: Settings, champion: str, label_config: str) -> str:
         settings.image_rule,
         settings.audit_share,
         settings.seed,
-        settings.grid_side,
-        settings.keep_iou,
+        settings.points_per_side,
+        settings.pred_iou_thresh,
         settings.nms_iou,
         settings.max_regions,
         settings.polygon_tolerance,

@@ -19,16 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.inference.job_model import Decoded
-from backend.inference.refinement import Tally, denser
-from backend.label_studio.config import Controls
+from backend.inference.refinement import RefinementStats, denser
+from backend.label_studio.config import LabelConfig
 from backend.label_studio.prompts import label_of
 from backend.label_studio.records import Json
 from backend.label_studio.regions import ScoredMask
 from backend.label_studio.shapes import MASK_TYPES, region_to_mask
 from backend.pool.proposals import ObjectScores, kept_prompts, object_regions, pack, rescored, score_many, unpack
-from backend.resources import Context
+from backend.resources import Resources
 from backend.store.records import KnownTask, ScoreRow
-from usam.active.mask_choice import Choice
+from usam.active.mask_selection import MaskSelection
 from usam.active.refinement import GAP_OF, Action, Cost
 from usam.errors import UsamError
 
@@ -37,35 +37,35 @@ if TYPE_CHECKING:
 
 BITS: Mapping[Action, int] = {"larger": 1, "points": 2, "alternatives": 4}
 """What was done to an object, in the array `acted`."""
-_AT_ONCE = 256
+_BATCH_SIZE = 256
 BoolMask = npt.NDArray[np.bool_]
 Arrays = dict[str, npt.NDArray[Any]]
 Ranked = list[tuple[float, int, npt.NDArray[np.float32]]]
 """Predicted IoU, output 1..3 and logits (h, w) of the masks of one prompt, the one to show first."""
 
 
-class Remaker:
+class MaskRefiner:
     """Changes the kept proposals of one task after another. Loads no more models than the actions need."""
 
     def __init__(
-        self, context: Context, project: int, heads: HeadSet | None, controls: Controls, choice: Choice
+        self, resources: Resources, project: int, heads: HeadSet | None, controls: LabelConfig, choice: MaskSelection
     ) -> None:
         from usam.checkpoints import registry as checkpoints
 
-        self._context, self._project, self._heads = context, project, heads
+        self._context, self._project, self._heads = resources, project, heads
         self._controls, self._choice = controls, choice
-        self.tallies: dict[Action, Tally] = {action: Tally() for action in GAP_OF}
+        self.tallies: dict[Action, RefinementStats] = {action: RefinementStats() for action in GAP_OF}
         self.cost: Cost | None = None
-        larger = context.settings.larger_model
+        larger = resources.settings.larger_model
         self._larger_heads = checkpoints.resolve_heads(larger, "auto") if larger else None
 
     def remake(self, task: KnownTask, wanted: Mapping[Action, set[int]]) -> None:
         """Act on objects of a task, by number. A task whose image cannot be had now is left as it is."""
-        context, row = self._context, self._context.store.proposal_rows(self._project, [task.id]).get(task.id)
+        resources, row = self._context, self._context.store.proposal_rows(self._project, [task.id]).get(task.id)
         if row is None or not row.arrays:
             return
         try:
-            image = context.images.fetch(self._controls.image_value(task.data), task.id)
+            image = resources.images.fetch(self._controls.image_value(task.data), task.id)
             arrays, regions = dict(unpack(row)), list(row.regions)
             count = len(arrays["output"])
             arrays.setdefault("acted", np.zeros(count, np.int64))
@@ -77,7 +77,7 @@ class Remaker:
                 self._with_larger(image, arrays, regions, numbers)
         except UsamError:
             return
-        context.store.put_proposal(self._project, pack(task.id, row.key, arrays, regions))
+        resources.store.put_proposal(self._project, pack(task.id, row.key, arrays, regions))
 
     def _with_small(
         self,
@@ -175,7 +175,7 @@ class Remaker:
         arrays["acted"] = _with(arrays["acted"], number, int(arrays["acted"][number]) | BITS[action])
 
 
-def best_masks(heads: HeadSet | None, checkpoint: str, decoded: Decoded, choice: Choice) -> list[Ranked]:
+def best_masks(heads: HeadSet | None, checkpoint: str, decoded: Decoded, choice: MaskSelection) -> list[Ranked]:
     """The three masks of each of P prompts in the order of the choice, with their predicted IoU."""
     name = heads.quality_for(checkpoint) if heads is not None else None
     samscore = decoded.samscore[:, 1:]
@@ -190,7 +190,7 @@ def best_masks(heads: HeadSet | None, checkpoint: str, decoded: Decoded, choice:
 
 
 def true_gains(
-    arrays: Mapping[str, npt.NDArray[Any]], regions: Sequence[Json], result: Sequence[Json], controls: Controls
+    arrays: Mapping[str, npt.NDArray[Any]], regions: Sequence[Json], result: Sequence[Json], controls: LabelConfig
 ) -> list[tuple[Action, float]]:
     """The action and the gain in true IoU of each replaced mask of a task that has this annotation."""
     from usam.masks import decode_rle, iou
@@ -218,11 +218,11 @@ def true_gains(
 
 
 def alternative_predictions(
-    context: Context,
+    resources: Resources,
     project: int,
     rows: Sequence[ScoreRow],
     objects: Mapping[int, Sequence[ObjectScores]],
-    controls: Controls,
+    controls: LabelConfig,
     version: str,
 ) -> list[Json]:
     """A second prediction for each task with alternatives: the same objects, but where it is unclear which one is
@@ -230,9 +230,9 @@ def alternative_predictions(
     from usam.masks import decode_rle
 
     found = []
-    for start in range(0, len(rows), _AT_ONCE):
-        part = {row.task: row for row in rows[start : start + _AT_ONCE]}
-        for task, kept in context.store.proposal_rows(project, list(part)).items():
+    for start in range(0, len(rows), _BATCH_SIZE):
+        part = {row.task: row for row in rows[start : start + _BATCH_SIZE]}
+        for task, kept in resources.store.proposal_rows(project, list(part)).items():
             if not kept.arrays or not objects.get(task):
                 continue
             arrays, regions, scores = unpack(kept), list(kept.regions), list(objects[task])
@@ -245,7 +245,7 @@ def alternative_predictions(
                 scores[number] = replace(scores[number], iou=predicted)
                 note = "another reading: which object is meant is unclear"
                 scored = ScoredMask(mask, predicted, scores[number].gaps, label, (note,))
-                made = object_regions(number, scored, controls, context.settings)
+                made = object_regions(number, scored, controls, resources.settings)
                 regions = [one for one in regions if one["object"] != number] + made
             if numbers:
                 result = rescored(regions, scores, controls)
@@ -253,7 +253,7 @@ def alternative_predictions(
     return found
 
 
-def shown_mask(regions: Sequence[Json], number: int, controls: Controls, hw: tuple[int, int]) -> BoolMask | None:
+def shown_mask(regions: Sequence[Json], number: int, controls: LabelConfig, hw: tuple[int, int]) -> BoolMask | None:
     """The mask of an object, of all its parts; None where it has no region."""
     parts = [one["region"] for one in regions if one["object"] == number]
     masks = [region_to_mask(part, hw) for part in parts if part["from_name"] == controls.output.name]

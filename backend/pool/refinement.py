@@ -18,15 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import LabelStudioError
-from backend.inference.refinement import Tally
-from backend.label_studio.config import Controls
+from backend.inference.refinement import RefinementStats
+from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Annotation, Json
 from backend.metrics.refinement import last_acting
 from backend.pool.proposals import score_many, unpack
-from backend.pool.refined_masks import BITS, Remaker, true_gains
-from backend.resources import Context, RunProgress
+from backend.pool.refined_masks import BITS, MaskRefiner, true_gains
+from backend.resources import Resources, RunProgress
 from backend.store.records import KnownTask
-from usam.active.mask_choice import Choice
+from usam.active.mask_selection import MaskSelection
 from usam.active.refinement import GAP_OF, Action, Cost, Gain, Plan, plan_images, plan_objects
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 FIRST_GUESS = Cost(1.0, 0.1)
 """An encoding as ten decodings, until both were measured."""
-_AT_ONCE = 256
+_BATCH_SIZE = 256
 
 
 @dataclass
-class Doubts:
+class ObjectGaps:
     """The gaps of all N objects that are kept: `task` and `number` say whose, `acted` what was done already."""
 
     task: npt.NDArray[np.int64]
@@ -47,13 +47,13 @@ class Doubts:
     gaps: dict[str, npt.NDArray[np.float64]]
 
 
-def act_where_due(
-    context: Context,
+def refine_pool_if_needed(
+    resources: Resources,
     project: int,
     pool: Sequence[KnownTask],
     heads: HeadSet | None,
-    controls: Controls,
-    choice: Choice,
+    controls: LabelConfig,
+    choice: MaskSelection,
     progress: RunProgress,
     made: int,
     actions: Sequence[Action] = tuple(GAP_OF),
@@ -61,26 +61,26 @@ def act_where_due(
     """Take these actions, and say what was done, where there are new proposals or another budget; else what was said
     the last time. `made`: proposals made in this run.
     """
-    before = last_report(context, project)
+    before = last_report(resources, project)
     told: dict[str, Any] = {action: before[action] for action in actions if action in before}
-    wanted = [action for action in actions if budget_of(context, action)]
-    asked = {action: _asked(context, action) for action in wanted}
+    wanted = [action for action in actions if budget_of(resources, action)]
+    asked = {action: _asked(resources, action) for action in wanted}
     known = {action: told.get(action, {}).get("asked") for action in wanted}
     if heads is None or not wanted or (not made and known == asked):
         return told
-    report = act_on_pool(context, project, pool, heads, controls, choice, progress, wanted)
+    report = act_on_pool(resources, project, pool, heads, controls, choice, progress, wanted)
     for action, figures in report.items():
         told[action] = {**figures, "asked": asked[action]}
     return told
 
 
 def act_on_pool(
-    context: Context,
+    resources: Resources,
     project: int,
     pool: Sequence[KnownTask],
     heads: HeadSet | None,
-    controls: Controls,
-    choice: Choice,
+    controls: LabelConfig,
+    choice: MaskSelection,
     progress: RunProgress,
     actions: Sequence[Action] = tuple(GAP_OF),
 ) -> dict[Action, dict[str, Any]]:
@@ -88,14 +88,14 @@ def act_on_pool(
 
     Run twice it does nothing the second time. Returns the figures of each action, for the run's details.
     """
-    doubts = gather(context, project, heads)
-    before = last_report(context, project)
-    true_gains = measured_gains(context, project, controls, doubts)
+    doubts = gather(resources, project, heads)
+    before = last_report(resources, project)
+    true_gains = measured_gains(resources, project, controls, doubts)
     todo: dict[int, dict[Action, set[int]]] = {}
     report: dict[Action, dict[str, Any]] = {}
     open_tasks = {task.id: task for task in pool}
     for action in actions:
-        budget = budget_of(context, action)
+        budget = budget_of(resources, action)
         plan = plan_for(action, doubts, budget, cost_of(before.get(action)))
         gain = true_gains.get(action)
         suspended = gain is not None and gain.pays is False
@@ -114,13 +114,13 @@ def act_on_pool(
             task = int(doubts.task[row])
             if task in open_tasks and not doubts.acted[row] & BITS[action]:
                 todo.setdefault(task, {}).setdefault(action, set()).add(int(doubts.number[row]))
-    remaker = Remaker(context, project, heads, controls, choice) if todo else None
+    remaker = MaskRefiner(resources, project, heads, controls, choice) if todo else None
     for done, (task, wanted) in enumerate(todo.items()):
         progress.step(done, len(todo), "doubts")
         if remaker is not None:
             remaker.remake(open_tasks[task], wanted)
     for action in actions:
-        tally = remaker.tallies[action] if remaker is not None else Tally()
+        tally = remaker.tallies[action] if remaker is not None else RefinementStats()
         earlier = before.get(action, {})
         report[action] |= {"last": _counts(tally), "total": _total(tally, earlier.get("total", {}))}
         if action == "larger" and remaker is not None and remaker.cost is not None:
@@ -130,22 +130,22 @@ def act_on_pool(
     return report
 
 
-def budget_of(context: Context, action: Action) -> float:
+def budget_of(resources: Resources, action: Action) -> float:
     """Share of the pool's cost that an action may take, 0..1."""
-    settings = context.settings
+    settings = resources.settings
     if action == "larger":
         return settings.larger_budget if settings.larger_model else 0.0
     return settings.points_budget if action == "points" else settings.alternatives_budget
 
 
-def gather(context: Context, project: int, heads: HeadSet | None) -> Doubts:
+def gather(resources: Resources, project: int, heads: HeadSet | None) -> ObjectGaps:
     """The gaps of everything that is kept of a project."""
-    tasks = sorted(context.store.proposal_keys(project))
+    tasks = sorted(resources.store.proposal_keys(project))
     columns: dict[str, list[Any]] = {name: [] for name in ("task", "number", "acted", *GAP_OF.values())}
-    for start in range(0, len(tasks), _AT_ONCE):
-        rows = context.store.proposal_rows(project, tasks[start : start + _AT_ONCE])
+    for start in range(0, len(tasks), _BATCH_SIZE):
+        rows = resources.store.proposal_rows(project, tasks[start : start + _BATCH_SIZE])
         known = {task: unpack(row) for task, row in sorted(rows.items()) if row.arrays}
-        for task, scores in zip(known, score_many(heads, context.settings.model, list(known.values())), strict=True):
+        for task, scores in zip(known, score_many(heads, resources.settings.model, list(known.values())), strict=True):
             columns["task"] += [task] * len(scores)
             columns["number"] += range(len(scores))
             columns["acted"] += known[task].get("acted", np.zeros(len(scores), np.int64)).tolist()
@@ -153,11 +153,11 @@ def gather(context: Context, project: int, heads: HeadSet | None) -> Doubts:
                 columns[name] += [told.scores.get(name, 0.0) for told in scores]
     gaps = {name: np.array(columns[name], np.float64) for name in GAP_OF.values()}
     whole = {name: np.array(columns[name], np.int64) for name in ("task", "number", "acted")}
-    floor = context.settings.act_gap_above
-    return Doubts(**whole, gaps={name: np.where(values >= floor, values, -1.0) for name, values in gaps.items()})
+    floor = resources.settings.act_gap_above
+    return ObjectGaps(**whole, gaps={name: np.where(values >= floor, values, -1.0) for name, values in gaps.items()})
 
 
-def plan_for(action: Action, doubts: Doubts, budget: float, cost: Cost) -> Plan:
+def plan_for(action: Action, doubts: ObjectGaps, budget: float, cost: Cost) -> Plan:
     """What the budget allows: whole images for the larger model, objects for points, tasks for alternatives.
 
     In a task that gets alternatives, every object at or above the threshold has one.
@@ -174,7 +174,7 @@ def plan_for(action: Action, doubts: Doubts, budget: float, cost: Cost) -> Plan:
     return Plan(plan.chosen[places] & (gaps >= plan.threshold), plan.threshold, plan.share)
 
 
-def within_budget(plan: Plan, doubts: Doubts, action: Action, budget: float) -> npt.NDArray[np.bool_]:
+def within_budget(plan: Plan, doubts: ObjectGaps, action: Action, budget: float) -> npt.NDArray[np.bool_]:
     """What of a plan may still be done, given what was done under earlier plans: (N,) flags.
 
     Heads change and so do plans; what is spent stays spent. The unit is the task for images and alternatives.
@@ -193,23 +193,23 @@ def within_budget(plan: Plan, doubts: Doubts, action: Action, budget: float) -> 
     return plan.chosen & np.isin(unit, list(allowed))
 
 
-def measured_gains(context: Context, project: int, controls: Controls, doubts: Doubts) -> dict[Action, Gain]:
+def measured_gains(resources: Resources, project: int, controls: LabelConfig, doubts: ObjectGaps) -> dict[Action, Gain]:
     """What replaced masks gained in true IoU, by action, on the tasks that people have labelled since.
 
     The truth of an object is the marked one that its two masks agree with best. An annotator who starts from the new
     mask may keep more of it than one who starts from nothing: a gain is an upper bound where masks are pre-annotated.
     """
     replaced = (doubts.acted & (BITS["larger"] | BITS["points"])) > 0
-    labelled = {one.task for one in context.store.annotations(project) if not one.cancelled}
+    labelled = {one.task for one in resources.store.annotations(project) if not one.cancelled}
     tasks = sorted(labelled & set(doubts.task[replaced].tolist()))
     gains: dict[Action, list[tuple[float, int]]] = {}
-    for start in range(0, len(tasks), _AT_ONCE):
-        part = tasks[start : start + _AT_ONCE]
+    for start in range(0, len(tasks), _BATCH_SIZE):
+        part = tasks[start : start + _BATCH_SIZE]
         newest: dict[int, Annotation] = {}
-        for one in sorted(context.label_studio.annotations(project, part), key=lambda one: one.id):
+        for one in sorted(resources.label_studio.annotations(project, part), key=lambda one: one.id):
             if not one.cancelled:
                 newest[one.task] = one
-        for task, row in context.store.proposal_rows(project, part).items():
+        for task, row in resources.store.proposal_rows(project, part).items():
             if task in newest and row.arrays:
                 for action, gain in true_gains(unpack(row), row.regions, newest[task].result, controls):
                     gains.setdefault(action, []).append((gain, task))
@@ -219,21 +219,21 @@ def measured_gains(context: Context, project: int, controls: Controls, doubts: D
     }
 
 
-def offer_alternatives(context: Context, project: int, predictions: Sequence[Json]) -> int:
+def offer_alternatives(resources: Resources, project: int, predictions: Sequence[Json]) -> int:
     """Write second predictions; returns how many. A task deleted meanwhile makes Label Studio refuse: none then."""
     if not predictions:
         return 0
     try:
-        return context.label_studio.import_predictions(project, predictions)
+        return resources.label_studio.import_predictions(project, predictions)
     except LabelStudioError as error:
         if error.status != 400:
             raise
         return 0
 
 
-def last_report(context: Context, project: int) -> dict[str, Any]:
+def last_report(resources: Resources, project: int) -> dict[str, Any]:
     """What the last ranking that acted said of its actions."""
-    return last_acting(context.store.runs(project, "score_pool", limit=50))
+    return last_acting(resources.store.runs(project, "score_pool", limit=50))
 
 
 def cost_of(figures: Mapping[str, Any] | None) -> Cost:
@@ -242,20 +242,20 @@ def cost_of(figures: Mapping[str, Any] | None) -> Cost:
     return Cost(float(known["encode_s"]), float(known["decode_s"])) if known else FIRST_GUESS
 
 
-def _asked(context: Context, action: Action) -> list[Any]:
+def _asked(resources: Resources, action: Action) -> list[Any]:
     """What was asked for: another budget or model asks for more."""
-    larger = context.settings.larger_model if action == "larger" else ""
-    return [budget_of(context, action), context.settings.act_gap_above, larger]
+    larger = resources.settings.larger_model if action == "larger" else ""
+    return [budget_of(resources, action), resources.settings.act_gap_above, larger]
 
 
-def _counts(tally: Tally) -> dict[str, float]:
+def _counts(tally: RefinementStats) -> dict[str, float]:
     return {name: value for name, value in tally.figures().items() if name != "seen"}
 
 
-def _total(tally: Tally, earlier: Mapping[str, Any]) -> dict[str, float]:
+def _total(tally: RefinementStats, earlier: Mapping[str, Any]) -> dict[str, float]:
     """This run and all before."""
     summed = float(earlier.get("predicted_gain", 0.0)) * int(earlier.get("kept", 0)) + tally.predicted_gain
-    whole = Tally(
+    whole = RefinementStats(
         0,
         tally.acted + int(earlier.get("acted", 0)),
         tally.kept + int(earlier.get("kept", 0)),

@@ -57,7 +57,7 @@ class Labels(Database):
         with self._read() as connection:
             return set(connection.scalars(query))
 
-    def check_tasks(self, project: int, task_ids: Iterable[int]) -> None:
+    def mark_tasks_synced(self, project: int, task_ids: Iterable[int]) -> None:
         """Note that the annotations of these tasks are as the store has them."""
         with self._write() as connection:
             for part in parts(list(task_ids)):
@@ -185,7 +185,7 @@ class Labels(Database):
                 connection.scalar(sql.select(sql.func.count()).select_from(annotation_map).where(*_new(project))) or 0
             )
 
-    def use_labels(self, project: int, run: int, annotation_ids: Iterable[int]) -> None:
+    def mark_labels_used(self, project: int, run: int, annotation_ids: Iterable[int]) -> None:
         """Note that retraining `run` has seen these annotations."""
         with self._write() as connection:
             for part in parts(list(annotation_ids)):

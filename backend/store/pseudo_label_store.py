@@ -37,7 +37,7 @@ RECORD_FILE = "record.json"
 
 
 @dataclass(frozen=True)
-class Accepted:
+class PseudoLabel:
     """One accepted mask: object `number` of a task, the ids of its regions, and what it was judged by."""
 
     task: int
@@ -48,7 +48,7 @@ class Accepted:
 
 
 @dataclass(frozen=True)
-class Record:
+class PseudoLabelRun:
     """One time that masks were accepted. `labels` are the audit labels calibrated on, as columns; `last_label` is the
     newest annotation among them; `drift` is what the watch said last."""
 
@@ -60,7 +60,7 @@ class Record:
     calibration: Calibration
     labels: dict[str, list[Any]] = field(repr=False)
     last_label: int
-    masks: tuple[Accepted, ...] = field(repr=False)
+    masks: tuple[PseudoLabel, ...] = field(repr=False)
     drift: Json = field(default_factory=dict)
 
     @property
@@ -89,14 +89,14 @@ def columns_of(audit: Candidates) -> dict[str, list[Any]]:
     return {"names": list(audit.names), "images": list(audit.images), "audited": list(audit.audited), **found}
 
 
-class Acceptances:
+class PseudoLabelStore:
     """The records under `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
-    def of(cls, settings: Settings) -> Acceptances:
+    def of(cls, settings: Settings) -> PseudoLabelStore:
         """Those of a service with these settings."""
         return cls(settings.data_dir / "pseudo_labels")
 
@@ -104,7 +104,7 @@ class Acceptances:
         """Where the record and masks of a run are."""
         return self.folder / str(int(project)) / str(int(run))
 
-    def put(self, project: int, record: Record) -> None:
+    def put(self, project: int, record: PseudoLabelRun) -> None:
         """Write a record, in place of an earlier one of the same run. Raises `StoreError` where it cannot be."""
         folder = self.folder_of(project, record.run)
         content = json.dumps({**asdict(record), "calibration": record.calibration.as_record()}, indent=1)
@@ -114,26 +114,26 @@ class Acceptances:
         except OSError as error:
             raise StoreError(f"room and rights to write {folder}", str(error), "free space or correct them") from error
 
-    def change(self, project: int, record: Record, state: State, drift: Json | None = None) -> Record:
+    def change(self, project: int, record: PseudoLabelRun, state: State, drift: Json | None = None) -> PseudoLabelRun:
         """Write a record with another state; returns it."""
         changed = replace(record, state=state, drift=record.drift if drift is None else drift)
         self.put(project, changed)
         return changed
 
-    def records(self, project: int) -> list[Record]:
+    def records(self, project: int) -> list[PseudoLabelRun]:
         """All records of a project, oldest first. Raises `StoreError` on one that cannot be read."""
         found = []
         for path in (self.folder / str(int(project))).glob(f"*/{RECORD_FILE}"):
             try:
                 known = json.loads(path.read_text())
-                masks = tuple(Accepted(**{**one, "regions": tuple(one["regions"])}) for one in known["masks"])
+                masks = tuple(PseudoLabel(**{**one, "regions": tuple(one["regions"])}) for one in known["masks"])
                 calibration = Calibration.of_record(known["calibration"])
-                found.append(Record(**{**known, "calibration": calibration, "masks": masks}))
+                found.append(PseudoLabelRun(**{**known, "calibration": calibration, "masks": masks}))
             except (OSError, ValueError, KeyError, TypeError, PseudoLabelError) as error:
                 raise StoreError(f"a readable {path}", str(error), "restore it, or move its folder away") from error
         return sorted(found, key=lambda record: record.run)
 
-    def standing(self, project: int) -> Record | None:
+    def standing(self, project: int) -> PseudoLabelRun | None:
         """The newest record whose masks are in use, also after its promise was withdrawn."""
         return next((one for one in reversed(self.records(project)) if one.state in ("written", "withdrawn")), None)
 
@@ -156,7 +156,7 @@ def accepted_by(region: Mapping[str, Any]) -> str:
     return str(meta.get(MARK) or "")
 
 
-def machine_made(result: Sequence[Mapping[str, Any]]) -> str:
+def accepting_version(result: Sequence[Mapping[str, Any]]) -> str:
     """The version that made a whole annotation; empty where a person had a part in its masks."""
     versions = {accepted_by(one) for one in result if str(one.get("type", "")).lower() in MASK_TYPES}
     return versions.pop() if len(versions) == 1 else ""

@@ -162,7 +162,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a job. `state`: running, done, rejected, skipped, failed or cut-short. Times in seconds."""
+    """One run of a job. `state`: running, done, rejected, skipped, failed or interrupted. Times in seconds."""
 
     id: int
     project: int

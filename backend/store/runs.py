@@ -44,7 +44,7 @@ class Runs(Database):
             connection.execute(
                 runs.update()
                 .where(runs.c.project == project, runs.c.job == job, runs.c.state == "running")
-                .values(state="cut-short", reason="the worker ended before it", finished_at=now)
+                .values(state="interrupted", reason="the worker ended before it", finished_at=now)
             )
             mine = sql.select(runs.c.id).where(runs.c.project == project, runs.c.job == job)
             oldest = connection.scalar(mine.order_by(runs.c.id.desc()).offset(KEEP_RUNS).limit(1))

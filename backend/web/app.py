@@ -40,13 +40,13 @@ from backend.label_studio.messages import (
 )
 from backend.metrics.service import Metrics
 from backend.metrics.workers import Progress
-from backend.pool.next_tasks import Upcoming
+from backend.pool.next_tasks import NextTasks
 from backend.settings import Settings
 from backend.web.auth import Access
 from backend.web.dashboard.page import HEADERS, render
 from backend.web.dashboard.view import gather
 from backend.web.inbox import Inbox
-from backend.web.predictions import Answers
+from backend.web.predictions import PredictionService
 from usam import __version__
 from usam.errors import UsamError
 
@@ -137,9 +137,9 @@ class Service:
         self._store, self._registry = store, registry
         self._progress = Progress(store) if store is not None else None
         self.fetcher = ImageFetcher(settings)
-        self.answers = Answers(settings, engine, self.fetcher, metrics, registry, store)
+        self.answers = PredictionService(settings, engine, self.fetcher, metrics, registry, store)
         self.inbox = Inbox(store, queue, metrics, settings.data_dir / "inbox" if store is not None else None)
-        self._upcoming = Upcoming(store, settings.prefetch) if store is not None else None
+        self._upcoming = NextTasks(store, settings.prefetch) if store is not None else None
         self._clicks = ThreadPoolExecutor(CLICK_THREADS, thread_name_prefix="click")
         self._batches = ThreadPoolExecutor(BATCH_THREADS, thread_name_prefix="batch")
         self._small = ThreadPoolExecutor(4, thread_name_prefix="small")

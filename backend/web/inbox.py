@@ -40,7 +40,7 @@ MAX_EVENTS = 10_000
 MAX_SUBJECTS = 1000
 GATHER_S = 0.05
 """How long events are gathered before they are stored: those of a burst go in one transaction, after its answers."""
-PATIENCE_S = (1.0, 2.0, 5.0, 15.0)
+RETRY_DELAYS_S = (1.0, 2.0, 5.0, 15.0)
 """Waits before a store that failed is tried again; the last one for good."""
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Inbox:
                 if not self._notes:
                     return
             # the first of a burst waits for the rest; after a failure the store is given time
-            self._closing.wait(PATIENCE_S[min(failures, len(PATIENCE_S)) - 1] if failures else GATHER_S)
+            self._closing.wait(RETRY_DELAYS_S[min(failures, len(RETRY_DELAYS_S)) - 1] if failures else GATHER_S)
             with self._changed:
                 taken = list(self._notes)
                 size = self._journal.size if self._journal is not None else 0

@@ -34,7 +34,7 @@ from backend.label_studio.regions import (
 )
 from backend.metrics.refinement import PoolRuns, last_acting
 from backend.metrics.service import Metrics
-from backend.pool.mask_choice import mask_choice
+from backend.pool.mask_selection import mask_choice
 from backend.pool.ranking import strategy_for
 from backend.settings import Settings
 from backend.store.records import ScoreRow
@@ -49,7 +49,7 @@ STEEPNESS = 4.0
 """How fast confidence falls with acquisition: a gap of 0.25 moves it from 0.5 to 0.27."""
 NOTHING_TO_ASK = 1.0
 """Confidence of a task that failed: no person can help with it, so it is served last."""
-FRESH_S = 30.0
+CACHE_TTL_S = 30.0
 """How long a ranking and a choice are kept before they are read again."""
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class ServedRankings(PoolRuns, Protocol):
     def ranking(self, project: int, limit: int | None = None) -> Sequence[ScoreRow]: ...
 
 
-class Answers:
+class PredictionService:
     """Answers requests with an engine. Safe to share between threads; blocks its caller."""
 
     def __init__(
@@ -141,7 +141,7 @@ class Answers:
 
     def _take_choice(self, project: int) -> None:
         """Let the engine choose masks and act as the project's labels found best; read again every half minute."""
-        if self._served is None or time.monotonic() - self._chosen_at.get(project, -FRESH_S) < FRESH_S:
+        if self._served is None or time.monotonic() - self._chosen_at.get(project, -CACHE_TTL_S) < CACHE_TTL_S:
             return
         base, own = self._engine.heads(), self._engine.heads(project)
         if base is None and own is None:
@@ -236,7 +236,7 @@ class Answers:
             asked[:] = prompts_from_task(task.predictions, hw, f"{self._engine.checkpoint}+")
             if asked:
                 return [one.prompt for one in asked]
-            points = grid_points(hw, self._settings.grid_side)
+            points = grid_points(hw, self._settings.points_per_side)
             return [Prompt(point[None], np.ones(1, np.int32)) for point in points]
 
         found = self._engine.propose(address, load, prompts, project)
@@ -273,7 +273,7 @@ class Answers:
             return None
         version = self._served.served(project)
         known = self._places.get(project)
-        if known is None or known.version != version or time.monotonic() - known.read_at > FRESH_S:
+        if known is None or known.version != version or time.monotonic() - known.read_at > CACHE_TTL_S:
             known = Places.of(version, self._served.ranking(project) if version else ())
             self._places[project] = known
         return known

@@ -96,7 +96,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         folder = tmp_path_factory.mktemp("plugin")
         patch.setenv("USAM_DATA_DIR", str(folder))
         patch.setenv("REDIS_URL", f"unix://{folder}/nobody-listens.sock")
-        patch.setenv("USAM_GRID_SIDE", "2")
+        patch.setenv("USAM_POINTS_PER_SIDE", "2")
         patch.setenv("USAM_THREADS", "1")
         if not checkpoints.checkpoint_path("nano-m").exists():
             patch.setenv("USAM_RANDOM_WEIGHTS", "true")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bench.risk import Objects, naive_threshold, outcome, outcomes, violations, wilson
-from usam.pseudo_labels.calibration import Candidates, Promise
+from usam.pseudo_labels.calibration import Candidates, RiskGuarantee
 
-PROMISE = Promise(0.5, 0.2, 0.9, per_image=1)
+PROMISE = RiskGuarantee(0.5, 0.2, 0.9, per_image=1)
 
 
 def objects(images: int = 200) -> Objects:
@@ -40,7 +40,7 @@ def test_what_tells_good_masks_is_accepted_and_chance_is_not() -> None:
 def test_an_image_is_never_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[set[object], set[object]]] = []
 
-    def looking(audit: Candidates, pool: Candidates, promise: Promise, rng: np.random.Generator) -> object:
+    def looking(audit: Candidates, pool: Candidates, promise: RiskGuarantee, rng: np.random.Generator) -> object:
         seen.append((set(audit.names), set(pool.names)))
         return outcome(audit, pool, promise, rng)
 
@@ -55,7 +55,7 @@ def test_the_naive_threshold_is_the_loosest_at_which_the_audits_allow_it() -> No
     quality, true = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]), np.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
     audit = Candidates(list("abcdef"), list(range(6)), quality, None, true)
     assert naive_threshold(audit, PROMISE) == 0.5
-    assert naive_threshold(audit, Promise(0.5, 0.1, per_image=1)) == 0.6
+    assert naive_threshold(audit, RiskGuarantee(0.5, 0.1, per_image=1)) == 0.6
     assert naive_threshold(Candidates(["a"], [0], np.ones(1), None, np.zeros(1)), PROMISE) == np.inf
 
 

@@ -25,7 +25,7 @@ def place(tmp_path: Path, label_studio_server: LabelStudioServer, redis_server: 
         redis_server,
         retrain_after="3",
         audit_share="0",
-        grid_side="24",  # slow enough to be killed in the middle
+        points_per_side="24",  # slow enough to be killed in the middle
         sync_seconds="1",
     ) as place:
         yield place
@@ -63,7 +63,7 @@ def test_a_killed_worker_goes_on_where_it_was(place: Workplace, pictures: list[P
     run = place.run_after("score_pool", 0)
     assert run.details["proposed"] == len(pictures) - len(done), "what was known is not asked again"
     assert run.details["verified"], run.reason
-    assert "cut-short" in {past.state for past in store.runs(project, "score_pool")}
+    assert "interrupted" in {past.state for past in store.runs(project, "score_pool")}
     assert len(store.ranking(project)) == len(pictures)
 
 

@@ -19,14 +19,14 @@ from backend.local.redis_server import RedisServer
 from backend.pool.publication import verify
 from backend.pool.ranking import audit_tasks
 from backend.settings import Settings
-from backend.store.pseudo_label_store import accepted_by, machine_made
+from backend.store.pseudo_label_store import accepted_by, accepting_version
 from tests.e2e.workplace import Workplace, small_region, workplace
 from usam.errors import PseudoLabelError
-from usam.pseudo_labels.calibration import Promise
+from usam.pseudo_labels.calibration import RiskGuarantee
 from usam.pseudo_labels.guarantee import images_needed
 
 pytestmark = pytest.mark.e2e
-PROMISE = Promise(0.5, 0.4, 0.7, per_image=1)
+PROMISE = RiskGuarantee(0.5, 0.4, 0.7, per_image=1)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_accepted_masks_are_predictions_of_their_own_traced_exported_and_taken_b
     place.do("score_pool")
     assert record.version in client.model_versions(project)
 
-    other = pseudo_label.run(place.context, project, Promise(0.5, 0.45, 0.7, per_image=1))
+    other = pseudo_label.run(place.context, project, RiskGuarantee(0.5, 0.45, 0.7, per_image=1))
     assert other is not None
     assert record.version not in client.model_versions(project)
     undone = pseudo_label.undo(place.context, project)
@@ -157,12 +157,12 @@ def test_marked_annotations_are_no_labels_and_a_persons_change_makes_them_one(pl
     place.do("score_pool")
     label_as_proposed(place, audits(place))
     samples = len(place.store.samples(project, "nano-s"))
-    promise = Promise(0.5, 0.4, 0.7, per_image=1, whole_images=True)
+    promise = RiskGuarantee(0.5, 0.4, 0.7, per_image=1, whole_images=True)
     record = pseudo_label.run(place.context, project, promise, as_annotations=True)
     assert record is not None
     made = client.annotations(project, record.tasks)
     assert len(made) == len(record.tasks) >= 2
-    assert {machine_made(one.result) for one in made} == {record.version}
+    assert {accepting_version(one.result) for one in made} == {record.version}
     place.do("sync")
     assert len(place.store.samples(project, "nano-s")) == samples
     reasons = {one.id: one.reason for one in place.store.annotations(project)}

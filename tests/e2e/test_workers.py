@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture
 def place(tmp_path: Path, label_studio_server: LabelStudioServer, redis_server: RedisServer) -> Iterator[Workplace]:
     with workplace(
-        tmp_path, label_studio_server, redis_server, audit_share="0", grid_side="12", sync_seconds="1"
+        tmp_path, label_studio_server, redis_server, audit_share="0", points_per_side="12", sync_seconds="1"
     ) as place:
         yield place
 

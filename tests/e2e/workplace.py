@@ -22,7 +22,7 @@ from backend.local.label_studio_server import LabelStudioServer
 from backend.local.processes import ServerProcess, free_port
 from backend.local.redis_server import RedisServer
 from backend.queue import JobQueue
-from backend.resources import Context
+from backend.resources import Resources
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
@@ -35,7 +35,7 @@ CONFIG = """<View>
   <KeyPointLabels name="point" toName="img" smart="true"><Label value="thing" smart="true"/></KeyPointLabels>
 </View>"""
 HEADS = ("iou_nano_s", "iou_dense_prompt", "iou_unsupervised", "model_gap", "prompt_gap", "task_gap")
-Found = TypeVar("Found")
+ProposedObjects = TypeVar("ProposedObjects")
 
 
 def untrained_heads(path: Path, width: int) -> HeadSet:
@@ -72,7 +72,7 @@ def small_region(task: int) -> dict[str, Any]:
 class Workplace:
     """Everything of one test: the clients of Label Studio, Redis and the store, and the processes started."""
 
-    context: Context
+    resources: Resources
     label_studio: LabelStudio
     settings: Settings
     store: Store
@@ -123,7 +123,7 @@ class Workplace:
         failed = [step for step in connect(self.label_studio, self.settings, self.project, url) if step.failed]
         assert failed == []
 
-    def wait(self, what: str, look: Callable[[], Found | None], seconds: float = 120) -> Found:
+    def wait(self, what: str, look: Callable[[], ProposedObjects | None], seconds: float = 120) -> ProposedObjects:
         """Wait until `look()` finds something; the logs' ends are in the failure."""
         deadline = time.monotonic() + seconds
         while True:
@@ -185,8 +185,8 @@ def workplace(folder: Path, server: LabelStudioServer, redis: RedisServer, **set
         "USAM_MODEL": "nano-s",
         "USAM_HEADS": str(heads),
         "USAM_THREADS": "1",
-        "USAM_GRID_SIDE": "4",
-        "USAM_KEEP_IOU": "0",
+        "USAM_POINTS_PER_SIDE": "4",
+        "USAM_PRED_IOU_THRESH": "0",
         "USAM_MAX_REGIONS": "5",
         "USAM_SYNC_SECONDS": "600",
         "OMP_NUM_THREADS": "1",
@@ -196,14 +196,14 @@ def workplace(folder: Path, server: LabelStudioServer, redis: RedisServer, **set
     os.environ.update(environment)
     try:
         with ExitStack() as cleanup:
-            context = cleanup.enter_context(Context.open(Settings.from_environment()))
+            resources = cleanup.enter_context(Resources.open(Settings.from_environment()))
             yield Workplace(
-                context,
-                context.label_studio,
-                context.settings,
-                context.store,
-                context.registry,
-                context.queue,
+                resources,
+                resources.label_studio,
+                resources.settings,
+                resources.store,
+                resources.registry,
+                resources.queue,
                 {**os.environ, **environment},
                 folder,
                 cleanup,

@@ -116,7 +116,7 @@ def server(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "PATH": f"{environment}{os.pathsep}{os.environ['PATH']}",
         "USAM_DATA_DIR": str(data),
         "REDIS_URL": redis.url,
-        "USAM_GRID_SIDE": "2",
+        "USAM_POINTS_PER_SIDE": "2",
         "USAM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }

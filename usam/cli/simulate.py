@@ -75,7 +75,7 @@ def simulate(
     """
     from usam.checkpoints.registry import resolve_heads
     from usam.cli.science import _option
-    from usam.pseudo_labels.calibration import Promise
+    from usam.pseudo_labels.calibration import RiskGuarantee
     from usam.research.datasets import open_dataset
     from usam.research.simulation.annotator import Annotator
     from usam.research.simulation.campaign import Campaign
@@ -94,7 +94,7 @@ def simulate(
         audit_share,
         test_share,
         image_rule,
-        Promise(iou, risk, confidence, per_image),
+        RiskGuarantee(iou, risk, confidence, per_image),
         Annotator(threshold, CostModel(look, click, polygon)),
     )
     for name in wanted[1:]:

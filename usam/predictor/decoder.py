@@ -5,7 +5,7 @@ embedding, N = E * E image tokens, h, w = 4 E low-resolution masks.
 
 The decoder's own code runs, so masks and IoUs are its own, bit for bit. What it keeps to itself (the two-way
 transformer's output, which holds the IoU token and the mask tokens) is taken from the call, not from a shared
-module: `StandIn` takes a module's place for the length of one call, and any number of threads can each have
+module: `AttributeOverride` takes a module's place for the length of one call, and any number of threads can each have
 one.
 """
 
@@ -20,10 +20,10 @@ from sam2.modeling.sam.transformer import Attention, TwoWayAttentionBlock, TwoWa
 from torch import Tensor
 
 
-class StandIn:
+class AttributeOverride:
     """Takes the place of `target` during a call: its methods run with some attributes replaced.
 
-    `StandIn(decoder, transformer=f)(x)` runs the decoder's `forward` with `f` for its transformer and leaves
+    `AttributeOverride(decoder, transformer=f)(x)` runs the decoder's `forward` with `f` for its transformer and leaves
     the decoder as it is.
     """
 
@@ -79,7 +79,7 @@ def decode(decoder: Any, inputs: dict[str, Any], share: ImageShare | None = None
 
     def transformer(image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         whole = decoder.transformer
-        if is_plain(whole):
+        if is_stock_transformer(whole):
             seen["hidden"], keys = two_way(whole, image, image_pe, tokens, share)
         else:
             seen["hidden"], keys = whole(image, image_pe, tokens)
@@ -93,7 +93,9 @@ def decode(decoder: Any, inputs: dict[str, Any], share: ImageShare | None = None
         seen["stability"] = decoder._get_stability_scores(logits)
         return seen["stability"]
 
-    stand_in = StandIn(decoder, transformer=transformer, iou_prediction_head=iou_head, _get_stability_scores=stability)
+    stand_in = AttributeOverride(
+        decoder, transformer=transformer, iou_prediction_head=iou_head, _get_stability_scores=stability
+    )
     returned = stand_in(**inputs)
     masks, ious, _, object_logits = returned
     prompts = masks.shape[0]
@@ -115,7 +117,7 @@ def split_tokens(decoder: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
     return hidden[:, first], hidden[:, first + 1 : first + 1 + decoder.num_mask_tokens]
 
 
-def is_plain(transformer: Any) -> bool:
+def is_stock_transformer(transformer: Any) -> bool:
     """Whether `transformer` is SAM 2's own, in eval mode and without hooks: `two_way` may stand for it."""
     if type(transformer) is not TwoWayTransformer or transformer.training:
         return False

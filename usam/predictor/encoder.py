@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from usam.errors import ImageError
-from usam.predictor.decoder import StandIn, mark
+from usam.predictor.decoder import AttributeOverride, mark
 
 QUERY_ROWS = 512
 """Queries at a time: their weights for 4,096 keys take 4 MB per head in bfloat16."""
@@ -83,9 +83,9 @@ class LeanEncoder:
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """(B, 3, S, S) to the encoder's result; its `vision_pos_enc` has the right shapes and no meaning."""
         encoder = self.encoder
-        trunk = StandIn(encoder.trunk, patch_embed=self._patches, _get_pos_embed=self._positions)
-        neck = StandIn(encoder.neck, position_encoding=_itself)
-        result: dict[str, Any] = StandIn(encoder, trunk=trunk, neck=neck)(images)
+        trunk = AttributeOverride(encoder.trunk, patch_embed=self._patches, _get_pos_embed=self._positions)
+        neck = AttributeOverride(encoder.neck, position_encoding=_itself)
+        result: dict[str, Any] = AttributeOverride(encoder, trunk=trunk, neck=neck)(images)
         return result
 
     def _patches(self, images: Tensor) -> Tensor:

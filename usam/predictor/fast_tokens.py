@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from usam.predictor.decoder import FirstLayer, ImageShare, TokenImage, flatten_image, is_plain
+from usam.predictor.decoder import FirstLayer, ImageShare, TokenImage, flatten_image, is_stock_transformer
 
 CHUNK_BYTES = {"cpu": 16 << 20, "mps": 256 << 20, "cuda": 1 << 30}
 """Bytes of image tokens that one pass may hold: what stays in a CPU's cache, and what fills a GPU."""
@@ -50,7 +50,7 @@ def run_tokens(
     if decoder.pred_obj_scores:
         own.insert(0, decoder.obj_score_token.weight)
     tokens = torch.cat([torch.cat(own).expand(len(sparse), -1, -1), sparse], dim=1)
-    if not is_plain(decoder.transformer) or tokens.shape[1] > MANY_TOKENS:
+    if not is_stock_transformer(decoder.transformer) or tokens.shape[1] > MANY_TOKENS:
         pe = share.dense_pe.expand(len(tokens), -1, -1, -1)
         hidden, keys = decoder.transformer(image_embed + dense, pe, tokens)
         return hidden, keys

@@ -21,7 +21,7 @@ from usam.errors import ImageError
 from usam.heads.head_set import FloatArray, HeadSet
 from usam.predictor.arguments import Prepared, check_prompts
 from usam.predictor.base import Patched
-from usam.predictor.decoder import Decoded, ImageShare, StandIn, decode, mark, split_tokens
+from usam.predictor.decoder import AttributeOverride, Decoded, ImageShare, decode, mark, split_tokens
 from usam.predictor.embedding import ImageEmbedding
 from usam.predictor.encoder import LeanEncoder, check_rgb, encoding
 from usam.predictor.fast_tokens import chunk_size, run_tokens
@@ -247,7 +247,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
             if lean is None or lean.encoder is not encoder:
                 self._usam.lean_encoder = lean = LeanEncoder(encoder)
             encoder = lean
-        stand_in = StandIn(self, model=StandIn(model, image_encoder=encoder))
+        stand_in = AttributeOverride(self, model=AttributeOverride(model, image_encoder=encoder))
         with encoding(self.device, dtype):
             encode(stand_in, images)
         features = stand_in._features
@@ -297,7 +297,9 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
             return decoded[0].returned
 
         encoder = _PromptEncoder(model.sam_prompt_encoder, share.dense_pe)
-        stand_in = StandIn(self, model=StandIn(model, sam_prompt_encoder=encoder, sam_mask_decoder=decoder))
+        stand_in = AttributeOverride(
+            self, model=AttributeOverride(model, sam_prompt_encoder=encoder, sam_mask_decoder=decoder)
+        )
         predict = SAM2ImagePredictor._predict
         masks, ious, low_res = predict(
             stand_in, coords, labels, boxes, mask_input, multimask, return_logits=logits, img_idx=image

@@ -70,7 +70,7 @@ def propose_masks(
     point_coords: npt.ArrayLike,
     *,
     multimask: bool = True,
-    keep_iou: float = 0.0,
+    pred_iou_thresh: float = 0.0,
     nms_iou: float = 0.7,
     max_masks: int | None = None,
     by_samscore: bool = False,
@@ -78,7 +78,7 @@ def propose_masks(
     """Masks of the objects at `point_coords` (P, 2), pixels x, y, on the image that is set.
 
     Args:
-        multimask: three candidates per point, else one, the decoder's output 0. keep_iou: drop candidates
+        multimask: three candidates per point, else one, the decoder's output 0. pred_iou_thresh: drop candidates
         ranked below, 0..1. The rank is the predicted IoU of the head set's quality head,
             else SAM's own estimate.
         nms_iou: of two masks that overlap by more than this IoU, 0..1, the better ranked stays.
@@ -104,7 +104,7 @@ def propose_masks(
         chunks = list(predictor.token_chunks(prompt.take(slice(start, start + group))))
         quality = heads.quality_for(predictor.checkpoint_name) if heads is not None and not by_samscore else None
         table = _Table.of(heads, [chunk for chunk, _ in chunks], outputs, quality)
-        table = table.take(np.flatnonzero(table.rank >= keep_iou))
+        table = table.take(np.flatnonzero(table.rank >= pred_iou_thresh))
         limit = max_masks if len(points) <= group else None
         table, logits = _distinct(_Source(path, chunks, outputs), table, nms_iou, limit)
         tokens += [chunk for chunk, _ in chunks]

@@ -18,7 +18,14 @@ import torch
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from torch import Tensor
 
-from usam.predictor.decoder import FirstLayer, ImageShare, StandIn, is_plain, split_tokens, two_way
+from usam.predictor.decoder import (
+    AttributeOverride,
+    FirstLayer,
+    ImageShare,
+    is_stock_transformer,
+    split_tokens,
+    two_way,
+)
 from usam.predictor.embedding import ImageEmbedding
 
 CHUNK_ON_CPU = 4
@@ -52,7 +59,7 @@ class Encoded:
     share: ImageShare | None
 
 
-class Runner:
+class TimedPredictor:
     """A predictor with a clock.
 
     width    D, the channels of a token
@@ -71,7 +78,7 @@ class Runner:
         self.model = predictor.model
         self.device = torch.device(self.model.device)
         encoder, transformer = self.model.sam_prompt_encoder, self.model.sam_mask_decoder.transformer
-        plain = type(encoder) is PromptEncoder and is_plain(transformer)
+        plain = type(encoder) is PromptEncoder and is_stock_transformer(transformer)
         self.shares = plain and self.device.type == "cpu"
         self.chunk = CHUNK_ON_GPU if self.device.type != "cpu" else 1 if self.shares else CHUNK_ON_CPU
         self.seconds = 0.0
@@ -129,14 +136,14 @@ class Runner:
 
         def transformer(image: Tensor, position: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
             whole = decoder.transformer
-            if is_plain(whole):
+            if is_stock_transformer(whole):
                 found, keys = two_way(whole, image, position, tokens, encoded.share if len(xy) == 1 else None)
             else:
                 found, keys = whole(image, position, tokens)
             hidden.append(found)
             return found, keys
 
-        logits, samscore, _, _ = StandIn(decoder, transformer=transformer).predict_masks(
+        logits, samscore, _, _ = AttributeOverride(decoder, transformer=transformer).predict_masks(
             image_embeddings=encoded.embedding.image_embed,
             image_pe=encoded.position,
             sparse_prompt_embeddings=sparse,

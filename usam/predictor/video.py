@@ -23,7 +23,7 @@ from torch import Tensor
 from usam.errors import HeadsError
 from usam.heads.head_set import FloatArray, HeadSet
 from usam.predictor.base import Patched
-from usam.predictor.decoder import Decoded, StandIn, decode
+from usam.predictor.decoder import AttributeOverride, Decoded, decode
 
 Scores = dict[str, FloatArray]
 _PARCEL = "tokens"
@@ -102,7 +102,7 @@ class _TokenModel(Patched):
             return decoded[0].returned
 
         heads = super()._forward_sam_heads.__func__  # type: ignore[misc]
-        outputs = SamOutputs(heads(StandIn(self, sam_mask_decoder=decoder), *args, **kwargs))
+        outputs = SamOutputs(heads(AttributeOverride(self, sam_mask_decoder=decoder), *args, **kwargs))
         outputs.tokens = ObjectTokens.of(decoded[0])
         return outputs
 

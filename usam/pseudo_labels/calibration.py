@@ -31,9 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import PseudoLabelError
-from usam.pseudo_labels.guarantee import MOST_IMAGES, Promise, expected_p, images_needed, p_value
+from usam.pseudo_labels.guarantee import MOST_IMAGES, RiskGuarantee, expected_p, images_needed, p_value
 
-__all__ = ["Acceptance", "Calibration", "Candidates", "Promise", "Step", "accept", "calibrate", "thresholds"]
+__all__ = ["Acceptance", "Calibration", "Candidates", "RiskGuarantee", "Step", "accept", "calibrate", "thresholds"]
 
 Float64s = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -82,7 +82,7 @@ class Candidates:
         """I, images without masks included."""
         return len(set(self.audited) | set(self.images))
 
-    def quality(self, promise: Promise) -> Float64s:
+    def quality(self, promise: RiskGuarantee) -> Float64s:
         """(N,) what the mask's IoU is expected to be when nobody says which object is meant: predicted IoU minus the
         task gap where that is positive; -inf above the promise's limit, and where anything is NaN."""
         found = np.asarray(self.predicted_iou, np.float64)
@@ -91,7 +91,7 @@ class Candidates:
             found = np.where(gap > promise.task_gap, -np.inf, found - np.maximum(gap, 0.0))
         return np.where(np.isnan(found), -np.inf, found)
 
-    def ranked(self, promise: Promise) -> Float64s:
+    def ranked(self, promise: RiskGuarantee) -> Float64s:
         """(N,) what a threshold is put to: the quality of each image's `per_image` best masks, of the others -inf; with
         `whole_images` that of the worst mask of the image."""
         quality = self.quality(promise)
@@ -102,7 +102,7 @@ class Candidates:
             return worst[self.places]
         return _among_best(quality, self.places, promise.per_image)
 
-    def accepted(self, promise: Promise, threshold: float) -> Flags:
+    def accepted(self, promise: RiskGuarantee, threshold: float) -> Flags:
         """(N,) the masks that may be accepted and are of at least this quality."""
         return self.ranked(promise) >= threshold
 
@@ -142,7 +142,7 @@ class Calibration:
     of the pool's masks that it accepts.
     """
 
-    promise: Promise
+    promise: RiskGuarantee
     threshold: float
     heads: str
     digest: str
@@ -163,7 +163,7 @@ class Calibration:
         try:
             known = {one.name: record[one.name] for one in fields(cls)}
             steps = tuple(Step(**step) for step in known["steps"])
-            return cls(**{**known, "promise": Promise(**known["promise"]), "steps": steps})
+            return cls(**{**known, "promise": RiskGuarantee(**known["promise"]), "steps": steps})
         except (KeyError, TypeError) as error:
             raise PseudoLabelError("the record of a calibration", f"one without {error}", "calibrate again") from error
 
@@ -182,7 +182,7 @@ class Acceptance:
     calibration: str
 
 
-def calibrate(audit: Candidates, pool: Candidates, promise: Promise, heads: str = "") -> Calibration:
+def calibrate(audit: Candidates, pool: Candidates, promise: RiskGuarantee, heads: str = "") -> Calibration:
     """The loosest threshold under which audit labels support the promise.
 
     `audit` are the masks of images drawn at random and labelled by people, `pool` those of the images to be labelled,
@@ -249,7 +249,7 @@ def accept(candidates: Candidates, calibration: Calibration, heads: str = "") ->
     ]
 
 
-def thresholds(pool: Candidates, promise: Promise, audit_images: int) -> tuple[Float64s, Float64s]:
+def thresholds(pool: Candidates, promise: RiskGuarantee, audit_images: int) -> tuple[Float64s, Float64s]:
     """(S,) thresholds to be tested in turn, strictest first: qualities at which the pool's accepted share grows by
     `STEP`; and (S,) the level that each has of its own.
 
@@ -295,7 +295,7 @@ def _among_best(quality: Float64s, places: Places, count: int) -> Float64s:
     return found
 
 
-def _refusal(audit: Candidates, pool: Candidates, promise: Promise, steps: Sequence[Step]) -> PseudoLabelError:
+def _refusal(audit: Candidates, pool: Candidates, promise: RiskGuarantee, steps: Sequence[Step]) -> PseudoLabelError:
     """Why there is no calibration, and what would help."""
     have = audit.image_count
     expected = f"audit labels that support IoU {promise.iou:g} for all but {promise.risk:.1%} of masks"

@@ -33,7 +33,7 @@ soonest where nothing fails, small ones survive failures."""
 
 
 @dataclass(frozen=True)
-class Promise:
+class RiskGuarantee:
     """What is promised of accepted masks.
 
     `iou`, `risk` and `confidence` are in (0, 1). At most `per_image` masks of an image are accepted, the best. A mask
@@ -66,7 +66,7 @@ class Promise:
 
 
 def p_value(
-    failed: npt.NDArray[Any], accepted: npt.NDArray[Any], promise: Promise, pool_masks: int | None = None
+    failed: npt.NDArray[Any], accepted: npt.NDArray[Any], promise: RiskGuarantee, pool_masks: int | None = None
 ) -> float:
     """How well the hypothesis "more than `risk` of what is accepted fails" explains the audit, in (0, 1].
 
@@ -84,7 +84,7 @@ def p_value(
 
 
 def images_needed(
-    promise: Promise,
+    promise: RiskGuarantee,
     rate: float,
     failing: float = 0.0,
     *,
@@ -111,7 +111,9 @@ def images_needed(
     return min(high, MOST_IMAGES)
 
 
-def expected_p(promise: Promise, rate: float, failing: float, images: int, pool_masks: int | None = None) -> float:
+def expected_p(
+    promise: RiskGuarantee, rate: float, failing: float, images: int, pool_masks: int | None = None
+) -> float:
     """The p-value of `images` audited images with `rate` accepted masks each, of which the share `failing` fails."""
     masks = images * rate
     if promise.per_image == 1:

@@ -23,7 +23,7 @@ h3 { font-size: .95rem; margin: 1.1rem 0 .2rem }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid #dde3ea; vertical-align: top }
 th { font-weight: 600; color: #5a6b7c } p { margin: .3rem 0 } .quiet { color: #5a6b7c }
-.failed, .cut-short { color: #b3261e } .running { color: #1f6f43 } progress { width: 8rem }
+.failed, .interrupted { color: #b3261e } .running { color: #1f6f43 } progress { width: 8rem }
 """
 
 

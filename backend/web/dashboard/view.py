@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from backend.errors import StoreError
 from backend.settings import Settings
-from backend.store.pseudo_label_store import Acceptances
+from backend.store.pseudo_label_store import PseudoLabelStore
 
 if TYPE_CHECKING:
     from backend.store import Store
@@ -165,7 +165,7 @@ def _gate(figures: dict[str, object]) -> str:
 
 def _promise(settings: Settings, number: int) -> str:
     try:
-        record = Acceptances.of(settings).standing(number)
+        record = PseudoLabelStore.of(settings).standing(number)
     except StoreError as error:
         return str(error)
     if record is None:

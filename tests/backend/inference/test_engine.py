@@ -17,7 +17,7 @@ from backend.errors import EngineBusy, EngineStopped
 from backend.inference.cache import EmbeddingCache, ImageIndex, ImageRef, content_hash
 from backend.inference.engine import Engine
 from backend.inference.refinement import denser
-from backend.inference.scheduler import Priority, Steps, Turns
+from backend.inference.scheduler import Priority, Steps, StepScheduler
 from backend.metrics.service import Metrics
 from backend.settings import Settings
 from usam.errors import CheckpointError, HeadsError, ImageError, PromptError
@@ -30,7 +30,9 @@ GAPS = ("task_gap", "prompt_gap", "model_gap")
 
 
 def settings(**given: object) -> Settings:
-    return Settings(**{"model": MODEL, "heads": "none", "threads": 1, "grid_side": 3, "keep_iou": 0.0, **given})
+    return Settings(
+        **{"model": MODEL, "heads": "none", "threads": 1, "points_per_side": 3, "pred_iou_thresh": 0.0, **given}
+    )
 
 
 def picture(seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -207,7 +209,7 @@ def test_concurrent_clicks_load_an_image_once(engine: Engine) -> None:
 def test_a_click_overtakes_a_batch(engine: Engine) -> None:
     engine.click("a", png, click())
     done: list[str] = []
-    chunks = 40 * engine.settings.chunk_prompts
+    chunks = 40 * engine.settings.points_per_batch
 
     def batch() -> None:
         engine.tokens("a", refuse, [click(x % 80, 30) for x in range(chunks)])
@@ -247,7 +249,7 @@ def counted(engine: Engine, name: str, action: str) -> float:
 
 
 def test_a_budget_bounds_how_often_the_larger_model_is_asked() -> None:
-    with Engine(settings(larger_model=LARGER, larger_budget=0.3, budget_warm_up=5, grid_side=6)) as engine:
+    with Engine(settings(larger_model=LARGER, larger_budget=0.3, budget_warm_up=5, points_per_side=6)) as engine:
         engine.wait_ready(60)
         engine.set_heads(1, heads(1, model_gap=1.0))
         for number in range(2):
@@ -394,9 +396,9 @@ def test_version_is_known_before_the_model_is(tmp_path: object) -> None:
 # turns
 
 
-def turns(**given: object) -> Turns:
+def turns(**given: object) -> StepScheduler:
     options = {"queue_limit": 2, "wait_seconds": 5.0, "metrics": Metrics(), "out_of_memory": lambda: None, **given}
-    return Turns(lambda: None, **options)  # type: ignore[arg-type]
+    return StepScheduler(lambda: None, **options)  # type: ignore[arg-type]
 
 
 def test_urgent_jobs_go_first_after_every_step() -> None:

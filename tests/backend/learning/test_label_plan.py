@@ -18,7 +18,7 @@ from backend.store import Store
 from backend.store.records import SampleRow
 from usam.checkpoints.registry import heads_for
 from usam.heads.head_set import HeadSet
-from usam.pseudo_labels.calibration import Promise
+from usam.pseudo_labels.calibration import RiskGuarantee
 
 PER_TASK = 3
 
@@ -106,9 +106,9 @@ def test_a_promise_is_supported_or_says_how_many_audits_it_takes(
     settings: Settings, store: Store, heads: HeadSet
 ) -> None:
     label(store, heads, 40, shift=0.0)
-    strict = plan_project(settings, store, 1, heads, Promise(0.99, 0.01, 0.99))
+    strict = plan_project(settings, store, 1, heads, RiskGuarantee(0.99, 0.01, 0.99))
     assert strict.plan.audits > 10 or "lower the IoU" in strict.plan.promise
-    lax = plan_project(settings, store, 1, heads, Promise(0.01, 0.4, 0.6))
+    lax = plan_project(settings, store, 1, heads, RiskGuarantee(0.01, 0.4, 0.6))
     assert lax.plan.audits == 0
     assert "support it" in lax.plan.promise
 

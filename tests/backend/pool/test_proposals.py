@@ -48,7 +48,9 @@ def head_set(seed: int, width: int) -> HeadSet:
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    return Settings.from_environment(model="nano-s", heads="none", threads=1, grid_side=3, keep_iou=0.0, max_regions=4)
+    return Settings.from_environment(
+        model="nano-s", heads="none", threads=1, points_per_side=3, pred_iou_thresh=0.0, max_regions=4
+    )
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,7 @@ def test_the_key_follows_image_model_and_configuration_but_not_heads(settings: S
     assert key == proposal_key(settings.model_copy(update={"heads": "auto", "strategy": "random"}), CONFIG, "a")
     assert key != proposal_key(settings, CONFIG, "b")
     assert key != proposal_key(settings, CONFIG.replace("other", "else"), "a")
-    assert key != proposal_key(settings.model_copy(update={"grid_side": 4}), CONFIG, "a")
+    assert key != proposal_key(settings.model_copy(update={"points_per_side": 4}), CONFIG, "a")
 
 
 def test_masks_are_chosen_by_sams_own_score_where_that_is_what_pays(

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from backend.pool.proposals import ObjectScores
-from backend.pool.ranking import OWN_MODEL, OWN_VERSION, Subject, audit_tasks, rank, settings_key, strategy_for
+from backend.pool.ranking import OWN_MODEL, OWN_VERSION, PoolTask, audit_tasks, rank, settings_key, strategy_for
 from backend.settings import Settings
 from tests.usam.training.test_gate import constant
 
 
-def subject(task: int, *gaps: float, failure: str = "") -> Subject:
+def subject(task: int, *gaps: float, failure: str = "") -> PoolTask:
     objects = [ObjectScores(0.8, {"task_gap": gap, "entropy": gap, "samscore": 1 - gap}) for gap in gaps]
     features = np.eye(64, dtype=np.float32)[task % 64]
-    return Subject(task, objects, features, failure)
+    return PoolTask(task, objects, features, failure)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_failures_come_last_and_say_why(settings: Settings) -> None:
 
 def test_near_duplicates_are_not_both_at_the_top(settings: Settings) -> None:
     twin = np.eye(64, dtype=np.float32)[0]
-    subjects = [Subject(n, subject(n, 0.9).objects, twin) for n in (1, 2)]
+    subjects = [PoolTask(n, subject(n, 0.9).objects, twin) for n in (1, 2)]
     subjects += [subject(n, 0.1 + n / 100) for n in range(3, 10)]
     rows = rank(subjects, constant(0.5), settings, 9, "v")
     assert rows[0].task == 1

@@ -17,8 +17,8 @@ from backend.label_studio.config import parse_config
 from backend.label_studio.records import Task
 from backend.pool.proposals import kept_prompts, pack, propose, score_many, unpack
 from backend.pool.refined_masks import BITS, alternative_predictions, shown_mask, true_gains
-from backend.pool.refinement import Doubts, act_on_pool, act_where_due, gather, within_budget
-from backend.resources import Context
+from backend.pool.refinement import ObjectGaps, act_on_pool, gather, refine_pool_if_needed, within_budget
+from backend.resources import Resources
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
@@ -75,7 +75,14 @@ def model() -> JobModel:
 def settings(folder: Path, **given: Any) -> Settings:
     wanted = {"larger_budget": 0.5, "points_budget": 0.0, "alternatives_budget": 0.0, "larger_model": "nano-m", **given}
     return Settings(
-        model="nano-s", heads="none", threads=1, grid_side=3, keep_iou=0.0, max_regions=4, data_dir=folder, **wanted
+        model="nano-s",
+        heads="none",
+        threads=1,
+        points_per_side=3,
+        pred_iou_thresh=0.0,
+        max_regions=4,
+        data_dir=folder,
+        **wanted,
     )
 
 
@@ -97,9 +104,9 @@ class Place:
             arrays, regions = propose(model, HEADS, picture(number), CONTROLS, settings(folder))
             self.store.put_proposal(PROJECT, pack(number, "key", arrays, regions))
 
-    def context(self, **given: Any) -> Context:
+    def context(self, **given: Any) -> Resources:
         made = settings(self.folder, **given)
-        context = Context(
+        resources = Resources(
             made,
             self.store,
             Registry(made.registry_dir),
@@ -107,14 +114,14 @@ class Place:
             ImageFetcher(made),
             None,  # type: ignore[arg-type]
         )
-        context.model = self.model
-        return context
+        resources.model = self.model
+        return resources
 
     def act(self, heads: HeadSet | None = HEADS, **given: Any) -> dict[str, Any]:
-        context = self.context(**given)
+        resources = self.context(**given)
         pool = self.store.tasks(PROJECT, unlabelled=True)
-        with context.run(PROJECT, "score_pool") as progress:
-            report = act_on_pool(context, PROJECT, pool, heads, CONTROLS, "predicted-iou", progress)
+        with resources.run(PROJECT, "score_pool") as progress:
+            report = act_on_pool(resources, PROJECT, pool, heads, CONTROLS, "predicted-iou", progress)
             progress.details = {"acting": report}
         return report
 
@@ -175,10 +182,10 @@ def test_alternatives_are_another_reading_of_the_same_objects(place: Place) -> N
     assert report["alternatives"]["last"]["acted"] > 0
     kept = place.kept()
     (task,) = [task for task, (arrays, _) in kept.items() if "acted" in arrays]
-    context = place.context()
+    resources = place.context()
     objects = {number: score_many(HEADS, "nano-s", [arrays])[0] for number, (arrays, _) in kept.items()}
     rows = [ScoreRow(number, "v", 0.1, number / TASKS, number - 1, False) for number in kept]
-    (second,) = alternative_predictions(context, PROJECT, rows, objects, CONTROLS, "v")
+    (second,) = alternative_predictions(resources, PROJECT, rows, objects, CONTROLS, "v")
     assert (second["task"], second["score"], second["model_version"]) == (task, task / TASKS, "v")
     _, regions = kept[task]
     assert len(second["result"]) == len(regions)
@@ -197,26 +204,28 @@ def test_more_points_are_tried_where_there_is_a_budget(place: Place) -> None:
 
 def test_low_gaps_and_missing_heads_are_left_alone(place: Place) -> None:
     sure = head_set(model_gap=-3.0, prompt_gap=-3.0, task_gap=-3.0)
-    context = place.context()
+    resources = place.context()
     pool = place.store.tasks(PROJECT, unlabelled=True)
-    with context.run(PROJECT, "score_pool") as progress:
-        assert act_where_due(context, PROJECT, pool, None, CONTROLS, "predicted-iou", progress, 4) == {}
+    with resources.run(PROJECT, "score_pool") as progress:
+        assert refine_pool_if_needed(resources, PROJECT, pool, None, CONTROLS, "predicted-iou", progress, 4) == {}
     report = place.act(sure, larger_budget=1.0, points_budget=1.0, alternatives_budget=1.0)
     assert all(report[action]["chosen"] == 0 for action in BITS)
 
 
 def test_a_ranking_without_new_images_waits_for_nothing(place: Place) -> None:
     first = place.act(larger_budget=0.25)
-    context = place.context()
+    resources = place.context()
     first["larger"]["asked"] = [0.5, 0.0, "nano-m"]
-    with context.run(PROJECT, "score_pool") as progress:
+    with resources.run(PROJECT, "score_pool") as progress:
         progress.details = {"acting": first}
     state = place.kept()
     pool = place.store.tasks(PROJECT, unlabelled=True)
     found = []
     for made in (0, 2):
-        with context.run(PROJECT, "score_pool") as progress:
-            found.append(act_where_due(context, PROJECT, pool, HEADS, CONTROLS, "predicted-iou", progress, made))
+        with resources.run(PROJECT, "score_pool") as progress:
+            found.append(
+                refine_pool_if_needed(resources, PROJECT, pool, HEADS, CONTROLS, "predicted-iou", progress, made)
+            )
         assert (place.kept()[1][1] == state[1][1]) or made
     assert found[0] == first
     assert found[1]["larger"]["total"]["acted"] > first["larger"]["total"]["acted"]
@@ -238,7 +247,7 @@ def test_what_is_spent_stays_spent() -> None:
     from usam.active.refinement import Cost
 
     gaps = np.array([0.4, 0.3, 0.2, 0.1])
-    doubts = Doubts(np.arange(4), np.zeros(4, np.int64), np.array([0, 0, 0, BITS["larger"]]), {"model_gap": gaps})
+    doubts = ObjectGaps(np.arange(4), np.zeros(4, np.int64), np.array([0, 0, 0, BITS["larger"]]), {"model_gap": gaps})
     plan = plan_images(gaps, doubts.task, 0.5, Cost(1, 0))
     assert plan.chosen.tolist() == [True, True, False, False]
     assert within_budget(plan, doubts, "larger", 0.5).tolist() == [True, False, False, False]

@@ -68,7 +68,7 @@ def test_tasks_new_changed_and_gone(store: Store) -> None:
 def test_a_task_stays_unchecked_until_its_annotations_were_compared(store: Store) -> None:
     store.record_tasks(1, [task(1), task(2)])
     assert store.unchecked_tasks(1) == {1, 2}
-    store.check_tasks(1, [1, 2])
+    store.mark_tasks_synced(1, [1, 2])
     store.record_tasks(1, [task(1), task(2, "t2")])
     assert store.unchecked_tasks(1) == {2}
 
@@ -101,7 +101,7 @@ def test_labels_are_new_until_a_retraining_saw_them_and_again_once_changed(store
         store.record_annotation(1, annotation(number, number), [sample(number, number)], sampled_for="k")
     store.record_annotation(1, annotation(9, 9), [], sampled_for="k", reason="nothing is marked")
     assert store.new_labels(1) == 2
-    store.use_labels(1, 5, [7, 8])
+    store.mark_labels_used(1, 5, [7, 8])
     assert store.new_labels(1) == 0
     store.record_annotation(1, annotation(7, 7, "t2"), [sample(7, 7)], sampled_for="k")
     assert store.new_labels(1) == 1
@@ -138,7 +138,7 @@ def test_a_run_cut_short_is_closed_by_the_next(store: Store) -> None:
     second = store.start_run(1, "sync")
     store.finish_run(second, "rejected", "not better", {"gain": -1})
     runs = store.runs(1, "sync")
-    assert [(run.state, run.done) for run in runs] == [("rejected", 0), ("cut-short", 3)]
+    assert [(run.state, run.done) for run in runs] == [("rejected", 0), ("interrupted", 3)]
     assert runs[0].details == {"gain": -1}
     last = store.last_run(1, "sync", ("done",))
     assert last is None

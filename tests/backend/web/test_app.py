@@ -47,7 +47,14 @@ class Wakes:
 
 
 def settings(tmp_path: Path, **given: object) -> Settings:
-    base = {"model": MODEL, "heads": "none", "threads": 1, "grid_side": 2, "keep_iou": 0.0, "data_dir": tmp_path}
+    base = {
+        "model": MODEL,
+        "heads": "none",
+        "threads": 1,
+        "points_per_side": 2,
+        "pred_iou_thresh": 0.0,
+        "data_dir": tmp_path,
+    }
     return Settings(**{**base, **given})
 
 
@@ -66,7 +73,7 @@ def heads(seed: int) -> HeadSet:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine(Settings(model=MODEL, heads="none", threads=1, grid_side=2, keep_iou=0.0)) as running:
+    with Engine(Settings(model=MODEL, heads="none", threads=1, points_per_side=2, pred_iou_thresh=0.0)) as running:
         running.wait_ready(60)
         yield running
 

@@ -14,12 +14,12 @@ from PIL import Image
 from backend.image_fetcher import ImageFetcher
 from backend.inference.engine import Engine
 from backend.label_studio.messages import PredictRequest
-from backend.pool.mask_choice import mask_choice
+from backend.pool.mask_selection import mask_choice
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.records import ScoreRow
-from backend.web.predictions import Answers, Places
+from backend.web.predictions import Places, PredictionService
 from usam.heads.head_set import HeadSet
 
 CONFIG = """<View><Image name="img" value="$image"/>
@@ -102,7 +102,7 @@ def task(number: int) -> dict[str, Any]:
     return {"id": number, "data": {"image": "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()}}
 
 
-def ask(answers: Answers, number: int, context: Any = None) -> Any:
+def ask(answers: PredictionService, number: int, context: Any = None) -> Any:
     body = {"tasks": [task(number)], "project": "1.0", "label_config": CONFIG, "params": {"context": context}}
     (found,) = answers.predict(PredictRequest.model_validate(body)).results
     return found
@@ -123,7 +123,7 @@ def test_a_click_offers_the_other_masks_where_it_is_unclear_what_is_meant(store:
     point["value"] = {"x": 43, "y": 50, "width": 1, "keypointlabels": ["A"]}
     with Engine(settings) as engine:
         engine.wait_ready(60)
-        answers = Answers(settings, engine, ImageFetcher(settings), engine.metrics, None, store)
+        answers = PredictionService(settings, engine, ImageFetcher(settings), engine.metrics, None, store)
         engine.set_heads(1, heads(task_gap=5.0, model_gap=-5.0))
         offered = ask(answers, 1, {"result": [point]}).result
         assert len(offered) == 3
@@ -136,11 +136,15 @@ def test_a_click_offers_the_other_masks_where_it_is_unclear_what_is_meant(store:
 
 
 def test_a_live_score_is_that_of_the_served_ranking(store: Store, tmp_path: Path) -> None:
-    settings = Settings(model="nano-s", heads="none", threads=1, data_dir=tmp_path, grid_side=2, keep_iou=0.0)
+    settings = Settings(
+        model="nano-s", heads="none", threads=1, data_dir=tmp_path, points_per_side=2, pred_iou_thresh=0.0
+    )
     store.join(1)
     with Engine(settings) as engine:
         engine.wait_ready(60)
-        answers = Answers(settings, engine, ImageFetcher(settings), engine.metrics, Registry(tmp_path / "heads"), store)
+        answers = PredictionService(
+            settings, engine, ImageFetcher(settings), engine.metrics, Registry(tmp_path / "heads"), store
+        )
         alone = ask(answers, 1).score
         assert 0 < alone < 1
         version = "nano-s+no-heads.1"

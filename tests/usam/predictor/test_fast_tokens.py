@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.usam.small_sam2 import model
-from usam.predictor.decoder import FirstLayer, ImageShare, StandIn, TokenImage, decode, flatten_image, two_way
+from usam.predictor.decoder import AttributeOverride, FirstLayer, ImageShare, TokenImage, decode, flatten_image, two_way
 from usam.predictor.fast_masks import MaskPath, sampled_pixels
 from usam.predictor.fast_tokens import MANY_TOKENS, chunk_size, run_tokens, token_pass
 
@@ -94,7 +94,7 @@ def test_masks_made_from_tokens_are_the_decoders() -> None:
         caught.append(decoder.transformer(*args))
         return caught[0]
 
-    masks, *_ = StandIn(decoder, transformer=transformer)(**given)
+    masks, *_ = AttributeOverride(decoder, transformer=transformer)(**given)
     hidden, image_tokens = caught[0]
     path = MaskPath(decoder, given["high_res_features"])
     got = path.whole(image_tokens, hidden[:, 2:6], (1, 2, 3))
@@ -109,7 +109,7 @@ def test_masks_made_from_tokens_are_the_decoders() -> None:
 def test_a_stand_in_leaves_its_target_alone() -> None:
     decoder, given = model().sam_mask_decoder, inputs(1)
     before = decoder.transformer
-    stand_in = StandIn(decoder, transformer=lambda *_: (torch.zeros(1, 9, 256), torch.zeros(1, 64, 256)))
+    stand_in = AttributeOverride(decoder, transformer=lambda *_: (torch.zeros(1, 9, 256), torch.zeros(1, 64, 256)))
     masks, *_ = stand_in(**given)
     assert decoder.transformer is before
     assert not torch.equal(masks, decoder(**given)[0])

@@ -50,8 +50,8 @@ def assert_candidates(got: Proposals, every: dict[str, Any], rows: Any) -> None:
     assert (got.masks != every["masks"][rows]).mean() < 1e-4
 
 
-def kept_rows(every: dict[str, Any], keep_iou: float = 0.0, nms_iou: float = NMS_IOU) -> Any:
-    there = np.flatnonzero((every["low_res"] > 0).any(axis=(1, 2)) & (every["rank"] >= keep_iou))
+def kept_rows(every: dict[str, Any], pred_iou_thresh: float = 0.0, nms_iou: float = NMS_IOU) -> Any:
+    there = np.flatnonzero((every["low_res"] > 0).any(axis=(1, 2)) & (every["rank"] >= pred_iou_thresh))
     return there[nms(every["low_res"][there] > 0, every["rank"][there], nms_iou)]
 
 
@@ -72,10 +72,10 @@ def test_proposals_are_what_exact_suppression_keeps_of_predicts_masks(predictor:
 
 def test_worse_and_surplus_masks_go(predictor: Any) -> None:
     every = one_by_one(predictor, POINTS)
-    keep_iou = float(np.median(every["rank"]))
-    got = propose_masks(predictor, POINTS, nms_iou=NMS_IOU, keep_iou=keep_iou, max_masks=2)
-    assert_candidates(got, every, kept_rows(every, keep_iou)[:2])
-    nothing = propose_masks(predictor, POINTS, keep_iou=1.1)
+    pred_iou_thresh = float(np.median(every["rank"]))
+    got = propose_masks(predictor, POINTS, nms_iou=NMS_IOU, pred_iou_thresh=pred_iou_thresh, max_masks=2)
+    assert_candidates(got, every, kept_rows(every, pred_iou_thresh)[:2])
+    nothing = propose_masks(predictor, POINTS, pred_iou_thresh=1.1)
     assert len(nothing) == 0
     assert nothing.masks.shape == (0, *IMAGE_HW)
     assert set(nothing.scores) == set(predictor.heads.names)

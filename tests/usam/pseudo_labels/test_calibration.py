@@ -11,13 +11,13 @@ from scipy.stats import binom
 
 from tests.usam.risky_masks import risky_masks
 from usam.errors import PseudoLabelError
-from usam.pseudo_labels.calibration import Calibration, Candidates, Promise, accept, calibrate, thresholds
+from usam.pseudo_labels.calibration import Calibration, Candidates, RiskGuarantee, accept, calibrate, thresholds
 
 CALIBRATIONS = 1000
 SETTINGS = [
-    pytest.param(Promise(0.7, 0.10, 0.9, per_image=3), 120, id="IoU 0.7, risk 10 %"),
-    pytest.param(Promise(0.8, 0.10, 0.9, per_image=1), 120, id="IoU 0.8, risk 10 %, one an image"),
-    pytest.param(Promise(0.6, 0.05, 0.8, per_image=2), 150, id="IoU 0.6, risk 5 %, confidence 80 %"),
+    pytest.param(RiskGuarantee(0.7, 0.10, 0.9, per_image=3), 120, id="IoU 0.7, risk 10 %"),
+    pytest.param(RiskGuarantee(0.8, 0.10, 0.9, per_image=1), 120, id="IoU 0.8, risk 10 %, one an image"),
+    pytest.param(RiskGuarantee(0.6, 0.05, 0.8, per_image=2), 150, id="IoU 0.6, risk 5 %, confidence 80 %"),
 ]
 
 
@@ -41,7 +41,7 @@ def part_of(masks: Candidates, images: np.ndarray) -> Candidates:
 
 @pytest.mark.parametrize(("promise", "audits"), SETTINGS)
 def test_a_thousand_resampled_calibrations_break_the_promise_no_more_often_than_stated(
-    promise: Promise, audits: int
+    promise: RiskGuarantee, audits: int
 ) -> None:
     """Audits are drawn from a population in which the share of accepted masks that fails is known."""
     rng = np.random.default_rng(5)
@@ -64,7 +64,7 @@ def test_a_thousand_resampled_calibrations_break_the_promise_no_more_often_than_
 
 @pytest.mark.parametrize("per_image", [1, 3])
 def test_a_refusal_says_how_many_audits_are_missing_and_they_suffice(per_image: int) -> None:
-    promise = Promise(0.5, 0.1, 0.9, per_image=per_image)
+    promise = RiskGuarantee(0.5, 0.1, 0.9, per_image=per_image)
 
     def audit(images: int) -> Candidates:
         rows = np.repeat(np.arange(images), per_image)
@@ -85,7 +85,7 @@ def test_a_wrong_guess_of_where_to_start_is_not_the_end() -> None:
     """Qualities that are far too low or too high order masks as well as right ones, and are accepted about as well."""
     rng = np.random.default_rng(6)
     audit, pool = risky_masks(rng, 400), risky_masks(rng, 400, labelled=False)
-    promise = Promise(0.7, 0.1, 0.9, per_image=1)
+    promise = RiskGuarantee(0.7, 0.1, 0.9, per_image=1)
 
     def shifted(masks: Candidates, by: float) -> Candidates:
         return replace(masks, predicted_iou=masks.predicted_iou + by)
@@ -103,14 +103,14 @@ def test_heads_that_tell_nothing_are_refused_whatever_the_number_of_labels() -> 
     masks = risky_masks(rng, 300)
     guess = replace(masks, predicted_iou=rng.random(len(masks.names)))
     with pytest.raises(PseudoLabelError, match="more labels alone would not do") as refused:
-        calibrate(guess, risky_masks(rng, 300, labelled=False), Promise(0.9, 0.05))
+        calibrate(guess, risky_masks(rng, 300, labelled=False), RiskGuarantee(0.9, 0.05))
     assert refused.value.needed == 0
 
 
 def test_a_better_prediction_accepts_more_under_the_same_promise() -> None:
     rng = np.random.default_rng(1)
     audit, pool = risky_masks(rng, 300), risky_masks(rng, 300)
-    promise = Promise(0.7, 0.1, 0.9, per_image=3)
+    promise = RiskGuarantee(0.7, 0.1, 0.9, per_image=3)
     good = calibrate(audit, pool, promise)
     worse_audit, worse_pool = (
         replace(one, predicted_iou=one.predicted_iou + rng.normal(0, 0.2, len(one.names))) for one in (audit, pool)
@@ -121,7 +121,7 @@ def test_a_better_prediction_accepts_more_under_the_same_promise() -> None:
 
 
 def test_a_high_task_gap_is_never_accepted_and_a_low_one_lowers_the_quality() -> None:
-    promise = Promise(0.8, task_gap=0.1)
+    promise = RiskGuarantee(0.8, task_gap=0.1)
     masks = Candidates(list("abcd"), [0, 1, 2, 3], np.full(4, 0.9), np.array([0.11, 0.1, -0.2, np.nan]))
     assert masks.quality(promise) == pytest.approx([-np.inf, 0.8, 0.9, -np.inf])
     assert masks.accepted(promise, 0.0).tolist() == [False, True, True, False]
@@ -129,13 +129,13 @@ def test_a_high_task_gap_is_never_accepted_and_a_low_one_lowers_the_quality() ->
 
 def test_the_best_masks_of_an_image_are_accepted_and_no_more_than_stated() -> None:
     masks = Candidates(list("abcde"), ["x", "y", "x", "x", "y"], np.array([0.7, 0.2, 0.9, 0.8, 0.95]))
-    assert masks.accepted(Promise(0.5, per_image=2), 0.5).tolist() == [False, False, True, True, True]
-    assert masks.accepted(Promise(0.5, per_image=1), 0.5).tolist() == [False, False, True, False, True]
+    assert masks.accepted(RiskGuarantee(0.5, per_image=2), 0.5).tolist() == [False, False, True, True, True]
+    assert masks.accepted(RiskGuarantee(0.5, per_image=1), 0.5).tolist() == [False, False, True, False, True]
 
 
 def test_whole_images_are_accepted_by_their_worst_mask_and_not_when_they_have_too_many() -> None:
     masks = Candidates(list("abcdef"), ["x", "y", "x", "z", "z", "z"], np.array([0.7, 0.8, 0.9, 0.9, 0.9, 0.9]))
-    promise = Promise(0.5, per_image=2, whole_images=True)
+    promise = RiskGuarantee(0.5, per_image=2, whole_images=True)
     assert masks.ranked(promise).tolist() == [0.7, 0.8, 0.7, -np.inf, -np.inf, -np.inf]
     assert masks.accepted(promise, 0.75).tolist() == [False, True, False, False, False, False]
     assert len(Candidates([], [], np.zeros(0)).ranked(promise)) == 0
@@ -144,7 +144,7 @@ def test_whole_images_are_accepted_by_their_worst_mask_and_not_when_they_have_to
 def test_thresholds_depend_on_no_label_and_get_looser() -> None:
     rng = np.random.default_rng(2)
     pool = risky_masks(rng, 200)
-    promise = Promise(0.7, 0.1, 0.9, per_image=2)
+    promise = RiskGuarantee(0.7, 0.1, 0.9, per_image=2)
     found, levels = thresholds(pool, promise, 100)
     assert len(found) == len(levels) > 5
     assert (np.diff(found) < 0).all()
@@ -158,7 +158,7 @@ def test_thresholds_depend_on_no_label_and_get_looser() -> None:
 def test_every_acceptance_names_threshold_heads_and_calibration_set() -> None:
     rng = np.random.default_rng(3)
     audit, pool = risky_masks(rng, 200), risky_masks(rng, 100, labelled=False)
-    made = calibrate(audit, pool, Promise(0.7, 0.1), "0123456789ab")
+    made = calibrate(audit, pool, RiskGuarantee(0.7, 0.1), "0123456789ab")
     found = accept(pool, made, "0123456789ab")
     assert len(found) == pytest.approx(made.pool_share * len(pool.names))
     assert {(one.threshold, one.heads, one.calibration) for one in found} == {
@@ -196,11 +196,11 @@ def test_columns_of_other_lengths_and_missing_labels_are_refused() -> None:
         Candidates(["a"], [1, 2], np.ones(1))
     masks = Candidates(["a"], [1], np.ones(1))
     with pytest.raises(PseudoLabelError, match="audit labels"):
-        calibrate(masks, masks, Promise())
+        calibrate(masks, masks, RiskGuarantee())
 
 
 def test_a_pool_without_acceptable_masks_is_refused() -> None:
     audit = risky_masks(np.random.default_rng(0), 100)
     empty = Candidates([], [], np.zeros(0), audited=range(10))
     with pytest.raises(PseudoLabelError, match="no mask in the pool"):
-        calibrate(audit, empty, Promise(0.5, 0.2))
+        calibrate(audit, empty, RiskGuarantee(0.5, 0.2))

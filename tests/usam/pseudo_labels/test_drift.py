@@ -10,10 +10,10 @@ from scipy.stats import binom, kstest
 
 from tests.usam.risky_masks import risky_masks
 from usam.errors import PseudoLabelError
-from usam.pseudo_labels.calibration import Calibration, Candidates, Promise, calibrate
+from usam.pseudo_labels.calibration import Calibration, Candidates, RiskGuarantee, calibrate
 from usam.pseudo_labels.drift import FALSE_ALARM, conformal_p_values, watch
 
-PROMISE = Promise(0.7, 0.1, 0.9, per_image=3)
+PROMISE = RiskGuarantee(0.7, 0.1, 0.9, per_image=3)
 
 
 def calibrated(rng: np.random.Generator) -> tuple[Calibration, Candidates]:

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom, hypergeom
 
 from usam.errors import PseudoLabelError
-from usam.pseudo_labels.guarantee import Promise, images_needed, p_value
+from usam.pseudo_labels.guarantee import RiskGuarantee, images_needed, p_value
 
 CALIBRATIONS = 1000
 
@@ -15,7 +15,7 @@ CALIBRATIONS = 1000
 def test_at_the_limit_itself_the_promise_is_given_no_more_often_than_stated() -> None:
     """Every mask fails with just the risk, and images fail as a whole: what masks taken one by one would get wrong."""
     rng = np.random.default_rng(0)
-    promise = Promise(0.8, 0.2, 0.9, per_image=4)
+    promise = RiskGuarantee(0.8, 0.2, 0.9, per_image=4)
     images, masks = 150, 4
     given = by_masks = 0
     for _ in range(CALIBRATIONS):
@@ -29,7 +29,7 @@ def test_at_the_limit_itself_the_promise_is_given_no_more_often_than_stated() ->
 
 def test_the_p_value_of_one_mask_an_image_is_that_of_mapie() -> None:
     control = pytest.importorskip("mapie.risk_control.methods")
-    promise = Promise(0.8, 0.1, 0.9, per_image=1)
+    promise = RiskGuarantee(0.8, 0.1, 0.9, per_image=1)
     for failed in (0, 3, 9, 15):
         failures = np.zeros(100)
         failures[:failed] = 1
@@ -43,7 +43,7 @@ def test_the_p_value_of_one_mask_an_image_is_that_of_mapie() -> None:
 def test_images_needed_where_nothing_fails_are_those_of_the_binomial(
     risk: float, confidence: float, needed: int
 ) -> None:
-    promise = Promise(0.9, risk, confidence, per_image=1)
+    promise = RiskGuarantee(0.9, risk, confidence, per_image=1)
     assert images_needed(promise, 1.0) == needed
     assert p_value(np.zeros(needed), np.ones(needed), promise) <= promise.level
     assert p_value(np.zeros(needed - 1), np.ones(needed - 1), promise) > promise.level
@@ -53,7 +53,7 @@ def test_images_needed_where_nothing_fails_are_those_of_the_binomial(
 def test_the_share_of_the_pool_itself_is_exceeded_no_more_often_than_stated(pool: int) -> None:
     """Which images were audited is drawn; the worst number of failures for a pool and an audit is tried as well."""
     rng = np.random.default_rng(1)
-    promise = Promise(0.8, 0.1, 0.9, per_image=1)
+    promise = RiskGuarantee(0.8, 0.1, 0.9, per_image=1)
     audits, allowed = 60, int(0.1 * pool)
     for failing in (allowed + 1, allowed + 2, allowed + 4, allowed + 8):
         found = rng.hypergeometric(failing, audits + pool - failing, audits, size=4 * CALIBRATIONS)
@@ -65,7 +65,7 @@ def test_the_share_of_the_pool_itself_is_exceeded_no_more_often_than_stated(pool
 
 
 def test_the_p_value_of_a_pool_is_hypergeometric_where_that_is_higher() -> None:
-    promise = Promise(0.8, 0.1, 0.9, per_image=1)
+    promise = RiskGuarantee(0.8, 0.1, 0.9, per_image=1)
     failures = np.zeros(60)
     failures[:3] = 1
     assert p_value(failures, np.ones(60), promise, 40) == pytest.approx(
@@ -88,4 +88,4 @@ def test_the_p_value_of_a_pool_is_hypergeometric_where_that_is_higher() -> None:
 )
 def test_promises_out_of_range_are_refused(wrong: dict[str, float], said: str) -> None:
     with pytest.raises(PseudoLabelError, match=said):
-        Promise(**wrong)  # type: ignore[arg-type]
+        RiskGuarantee(**wrong)  # type: ignore[arg-type]

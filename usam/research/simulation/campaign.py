@@ -17,7 +17,7 @@ import numpy.typing as npt
 from usam.active.acquisition import DEFAULT_RULE, IMAGE_RULES, STRATEGIES, image_score, object_scores, rank_pool
 from usam.errors import PseudoLabelError, SimulationError, TrainingError
 from usam.heads.head_set import HeadSet
-from usam.pseudo_labels.calibration import Candidates, Promise, accept, calibrate
+from usam.pseudo_labels.calibration import Candidates, RiskGuarantee, accept, calibrate
 from usam.research.evaluation.objects import scores_of
 from usam.research.simulation.annotator import Annotator
 from usam.research.simulation.labelled_set import LabelledSet
@@ -48,7 +48,7 @@ class Campaign:
     audit_share: float = 0.1
     test_share: float = 0.33
     image_rule: str = DEFAULT_RULE
-    promise: Promise = field(default_factory=lambda: Promise(0.8, 0.1, 0.9))
+    promise: RiskGuarantee = field(default_factory=lambda: RiskGuarantee(0.8, 0.1, 0.9))
     annotator: Annotator = field(default_factory=Annotator)
 
     def __post_init__(self) -> None:

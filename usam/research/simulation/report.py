@@ -126,7 +126,7 @@ def _report(played: Played, base: Campaign, title: str) -> list[str]:
         "images: they say how much the draw of images matters, not how other data would come out.",
         "",
         f"Annotator: takes a mask of IoU {base.annotator.threshold:g}; a look costs {cost.look_s:g} s, a click "
-        f"{cost.click_s:g} s, a polygon {cost.polygon_s:g} s (or {cost.polygon_clicks} clicks). Promise: at most "
+        f"{cost.click_s:g} s, a polygon {cost.polygon_s:g} s (or {cost.polygon_clicks} clicks). RiskGuarantee: at most "
         f"{promise.risk:.0%} of accepted masks below IoU {promise.iou:g}, with confidence {promise.confidence:.0%}.",
         "",
         "| strategy | labels | clicks | hours | machine's IoU | gained | project's IoU | accepted | violations |"

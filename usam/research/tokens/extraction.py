@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from usam.predictor.runner import Encoded, Outputs, Runner
+from usam.predictor.runner import Encoded, Outputs, TimedPredictor
 from usam.research.datasets.record import Record
 from usam.research.tokens.ensembles import Maps, altered_images, average, entropies
 from usam.research.tokens.manifest import TokenSettings
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 def extract(
     records: Iterable[Record],
-    runners: list[Runner],
+    runners: list[TimedPredictor],
     settings: TokenSettings,
     done: Callable[[int], None] = lambda objects: None,
 ) -> Shard:
@@ -102,7 +102,7 @@ def _name_rows(shard: Shard, prepared: PreparedImage) -> None:
 
 
 def _decode_image(
-    prepared: PreparedImage, runners: list[Runner], settings: TokenSettings, comparing: ThreadPoolExecutor
+    prepared: PreparedImage, runners: list[TimedPredictor], settings: TokenSettings, comparing: ThreadPoolExecutor
 ) -> Iterator[list[Future[Columns]]]:
     """For each group of objects, a future per model with its columns."""
     if not prepared.instances:
@@ -118,7 +118,7 @@ def _decode_image(
 def _decode_group(
     prepared: PreparedImage,
     part: slice,
-    runners: list[Runner],
+    runners: list[TimedPredictor],
     encoded: list[list[Encoded]],
     settings: TokenSettings,
     comparing: ThreadPoolExecutor,

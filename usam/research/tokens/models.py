@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from usam.errors import TokensError
-from usam.predictor.runner import Runner
+from usam.predictor.runner import TimedPredictor
 
 LoadModel = Callable[[str, str], Any]
 """(name, device) -> patched predictor. Must be a module's function, so that worker processes can find it."""
@@ -51,8 +51,8 @@ def checksum_of(name: str, load_model: LoadModel) -> str:
     return digest.hexdigest()
 
 
-def make_runners(names: tuple[str, ...], device: str, load_model: LoadModel) -> list[Runner]:
+def make_runners(names: tuple[str, ...], device: str, load_model: LoadModel) -> list[TimedPredictor]:
     """Load the models. Raises `TokensError` when a name comes twice."""
     if len(set(names)) != len(names) or not names:
         raise TokensError("names of models, each once", ", ".join(names) or "none", "name each model once")
-    return [Runner(name, load_model(name, device)) for name in names]
+    return [TimedPredictor(name, load_model(name, device)) for name in names]

@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Any
 
 from usam.errors import TokensError
-from usam.predictor.runner import Runner
+from usam.predictor.runner import TimedPredictor
 from usam.research.datasets.reader import Reader
 from usam.research.datasets.record import Record
 from usam.research.tokens.manifest import Manifest, TokenSettings
@@ -142,7 +142,7 @@ def _jobs(dataset: Reader[Any], out: Path, todo: list[tuple[int, list[int]]], ma
         yield _Job(shard_path(out, number), records, found, settings, manifest.fingerprint, perf_counter() - start)
 
 
-def _make(job: _Job, runners: list[Runner], tick: Callable[[int], None]) -> _Done:
+def _make(job: _Job, runners: list[TimedPredictor], tick: Callable[[int], None]) -> _Done:
     from usam.research.tokens.extraction import extract
 
     shard = extract(job.records, runners, job.settings, lambda objects: tick(1))
@@ -185,7 +185,7 @@ def _read_ahead(jobs: Iterator[_Job]) -> Iterator[_Job]:
             yield job
 
 
-_runners: list[Runner] = []
+_runners: list[TimedPredictor] = []
 _tick: Callable[[int], None] = lambda more: None  # noqa: E731
 
 

@@ -10,7 +10,7 @@ import pytest
 from usam.active.acquisition import STRATEGIES
 from usam.errors import SimulationError
 from usam.heads.head_set import HeadSet
-from usam.pseudo_labels.calibration import Promise
+from usam.pseudo_labels.calibration import RiskGuarantee
 from usam.research.simulation.campaign import Campaign, ceiling, parts, replay
 from usam.research.simulation.labelled_set import LabelledSet
 
@@ -74,7 +74,7 @@ def test_strategies_share_the_held_out_images_and_start(labelled: LabelledSet, h
 
 
 def test_masks_are_accepted_by_audits_alone(labelled: LabelledSet, heads: HeadSet) -> None:
-    easy = Promise(0.2, 0.4, 0.6, per_image=1)
+    easy = RiskGuarantee(0.2, 0.4, 0.6, per_image=1)
     accepting = replay(labelled, heads, replace(SHORT, promise=easy, audit_share=0.4))
     assert accepting[-1].audits > 0
     assert accepting[-1].accepted_share > 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from usam.predictor.entropy import h_a, h_std, h_t, h_theta, h_xp, h_y
-from usam.predictor.runner import Runner
+from usam.predictor.runner import TimedPredictor
 from usam.prompts import box_of, dense_points
 from usam.research.datasets import open_dataset
 from usam.research.tokens import TokenTable
@@ -26,8 +26,8 @@ def table(folder: Path) -> TokenTable:
 
 
 @pytest.fixture(scope="module")
-def runners() -> dict[str, Runner]:
-    return {name: Runner(name, untrained_predictor(name, "cpu")) for name in MODELS}
+def runners() -> dict[str, TimedPredictor]:
+    return {name: TimedPredictor(name, untrained_predictor(name, "cpu")) for name in MODELS}
 
 
 def test_rows_are_the_objects_in_the_order_of_the_set(table: TokenTable, labelled: Path) -> None:
@@ -46,7 +46,7 @@ def test_rows_are_the_objects_in_the_order_of_the_set(table: TokenTable, labelle
 
 @pytest.mark.parametrize("model", MODELS)
 def test_tokens_scores_and_ious_are_those_of_the_predictor(
-    table: TokenTable, labelled: Path, runners: dict[str, Runner], model: str
+    table: TokenTable, labelled: Path, runners: dict[str, TimedPredictor], model: str
 ) -> None:
     predictor = runners[model].predictor
     arrays = table.arrays(model)
@@ -73,7 +73,7 @@ def test_tokens_scores_and_ious_are_those_of_the_predictor(
     assert row > 4
 
 
-def test_output_0_is_the_single_mask(table: TokenTable, labelled: Path, runners: dict[str, Runner]) -> None:
+def test_output_0_is_the_single_mask(table: TokenTable, labelled: Path, runners: dict[str, TimedPredictor]) -> None:
     runner = runners["nano-s"]
     record = next(iter(open_dataset("coco", labelled)))
     mask = record.instances[0].read_mask()
@@ -88,7 +88,7 @@ def test_output_0_is_the_single_mask(table: TokenTable, labelled: Path, runners:
 
 
 def test_entropies_are_those_of_the_maps_laid_out_in_full(
-    table: TokenTable, labelled: Path, runners: dict[str, Runner]
+    table: TokenTable, labelled: Path, runners: dict[str, TimedPredictor]
 ) -> None:
     record = next(iter(open_dataset("coco", labelled)))
     instance = record.instances[0]

@@ -21,7 +21,7 @@ from usam.errors import UsamError
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
 
-Choice = Literal["predicted-iou", "samscore"]
+MaskSelection = Literal["predicted-iou", "samscore"]
 Floats = npt.NDArray[np.floating[Any]]
 Float64s = npt.NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def choice_gain(gains: Floats, groups: npt.NDArray[Any], seed: int = 0) -> Gain:
     return Gain.of(gains[known], np.asarray(groups)[known], seed)
 
 
-def decide(gain: Gain | None, before: Choice = "predicted-iou") -> Choice:
+def decide(gain: Gain | None, before: MaskSelection = "predicted-iou") -> MaskSelection:
     """What to choose by: what a measured gain says, and while it says nothing, what was chosen by `before`."""
     if gain is None or gain.pays is None:
         return before

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from usam.active.mask_choice import choice_gain, choice_gains, decide, picked
+from usam.active.mask_selection import choice_gain, choice_gains, decide, picked
 from usam.active.refinement import Gain
 from usam.errors import UsamError
 from usam.heads.head_set import HeadSet

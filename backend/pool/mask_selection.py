@@ -1,7 +1,7 @@
 """What a project's masks are chosen by, as its retrainings measured it.
 
 A retraining records, for each head set that it looked at, what choosing by predicted IoU gained in true IoU on labelled
-objects that the set had not learned from (`usam.active.mask_choice`): the run's details hold
+objects that the set had not learned from (`usam.active.mask_selection`): the run's details hold
 `{"choice": {version: figures}}`.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from backend.settings import Settings
 from backend.store.records import Run
-from usam.active.mask_choice import Choice, decide
+from usam.active.mask_selection import MaskSelection, decide
 from usam.active.refinement import Gain
 
 _RUNS = 50
@@ -24,7 +24,7 @@ class RunRecords(Protocol):
     def runs(self, project: int | None = None, job: str | None = None, limit: int = 20) -> Sequence[Run]: ...
 
 
-def mask_choice(settings: Settings, records: RunRecords, project: int, version: str, base: str) -> Choice:
+def mask_choice(settings: Settings, records: RunRecords, project: int, version: str, base: str) -> MaskSelection:
     """What to choose by with the heads `version` of a project; `base` is the version of the checkpoint's own heads.
 
     A gain that is not measured yet says nothing: then a project's heads choose as the checkpoint's do, and those by

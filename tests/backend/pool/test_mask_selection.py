@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backend.jobs.retrain import measure_choices
-from tests.usam.active.test_mask_choice import batch, knowing_heads
+from tests.usam.active.test_mask_selection import batch, knowing_heads
 from usam.training.gate import take
 
 
