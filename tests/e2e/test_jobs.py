@@ -137,14 +137,14 @@ def test_start_training_is_not_forgotten_while_redis_is_away(
 def test_a_project_that_is_gone_is_forgotten(place: Workplace) -> None:
     project = place.new_project([])
     place.label_studio._send("DELETE", f"/api/projects/{project}/")
-    run_job(place.context, "sync", project)
+    run_job(place.resources, "sync", project)
     assert project not in place.store.projects()
 
 
 def test_without_label_studio_the_run_fails_with_the_reason(place: Workplace) -> None:
     place.new_project([])
     with LabelStudio("http://127.0.0.1:9", "x" * 40) as nobody:
-        place.context.label_studio = nobody
+        place.resources.label_studio = nobody
         with pytest.raises(LabelStudioUnreachable):
             place.do("sync")
     (run,) = place.store.runs(place.project, "sync")
@@ -158,7 +158,7 @@ def test_one_at_a_time(place: Workplace) -> None:
     with pytest.raises(JobBusy):
         place.do("retrain")
     with pytest.raises(JobError, match="sync"):
-        run_job(place.context, "nonsense", project)
+        run_job(place.resources, "nonsense", project)
 
 
 # score_pool
@@ -307,9 +307,9 @@ def test_too_few_labels_are_not_trained_on(place: Workplace, pictures: list[Path
 def test_audit_tasks_are_never_trained_on(
     place: Workplace, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.context.settings = Settings.from_environment(audit_share=0.4)
+    place.resources.settings = Settings.from_environment(audit_share=0.4)
     tasks = labelled(place, pictures)
-    audits = audit_tasks(place.context.settings, place.project, tasks)
+    audits = audit_tasks(place.resources.settings, place.project, tasks)
     assert 0 < len(audits) < len(tasks) - 3
     import usam.training
 

@@ -42,7 +42,7 @@ def place(
         place.new_project(pictures)
         for seed in range(50):  # which tasks are audits depends on their numbers, and how many there are on luck
             monkeypatch.setenv("USAM_SEED", str(seed))
-            place.context.settings = Settings.from_environment()
+            place.resources.settings = Settings.from_environment()
             if 4 <= len(audits(place)) <= 6:
                 break
         place.do("score_pool")
@@ -51,7 +51,7 @@ def place(
 
 def audits(place: Workplace) -> list[int]:
     tasks = [task.id for task in place.label_studio.tasks(place.project)]
-    return sorted(audit_tasks(place.context.settings, place.project, tasks))
+    return sorted(audit_tasks(place.resources.settings, place.project, tasks))
 
 
 def label_as_proposed(place: Workplace, tasks: list[int]) -> None:
@@ -90,7 +90,7 @@ def test_the_command_refuses_accepts_skips_and_undoes(place: Workplace) -> None:
 
 def test_nothing_is_accepted_before_audits_are_labelled(place: Workplace) -> None:
     with pytest.raises(PseudoLabelError, match="audit tasks") as refused:
-        pseudo_label.run(place.context, place.project, PROMISE)
+        pseudo_label.run(place.resources, place.project, PROMISE)
     assert refused.value.needed >= 3
     (run,) = place.store.runs(place.project, "pseudo_label")
     assert (run.state, run.details["needed"]) == ("rejected", refused.value.needed)
@@ -102,7 +102,7 @@ def test_accepted_masks_are_predictions_of_their_own_traced_exported_and_taken_b
     client, project = place.label_studio, place.project
     label_as_proposed(place, audits(place))
     served = client.project(project).model_version
-    record = pseudo_label.run(place.context, project, PROMISE)
+    record = pseudo_label.run(place.resources, project, PROMISE)
     assert record is not None
     assert not set(record.tasks) & set(audits(place))
     assert client.model_versions(project)[record.version] == len(record.tasks) > 0
@@ -115,25 +115,25 @@ def test_accepted_masks_are_predictions_of_their_own_traced_exported_and_taken_b
         assert {region["id"] for region in one.result} == set(by_task[one.task].regions)
         assert {accepted_by(region) for region in one.result} == {record.version}
 
-    folder = pseudo_label.acceptances(place.context).folder_of(project, record.run)
+    folder = pseudo_label.acceptances(place.resources).folder_of(project, record.run)
     check_export(folder, len(record.masks))
     kept = json.loads((folder / "record.json").read_text())
     assert kept["calibration"]["threshold"] == record.calibration.threshold
     assert record.calibrated_on().digest() == record.calibration.digest
     assert sorted(record.calibrated_on().audited) == audits(place)  # type: ignore[type-var]
 
-    assert pseudo_label.run(place.context, project, PROMISE) is None
+    assert pseudo_label.run(place.resources, project, PROMISE) is None
     place.do("score_pool")
     assert record.version in client.model_versions(project)
 
-    other = pseudo_label.run(place.context, project, RiskGuarantee(0.5, 0.45, 0.7, per_image=1))
+    other = pseudo_label.run(place.resources, project, RiskGuarantee(0.5, 0.45, 0.7, per_image=1))
     assert other is not None
     assert record.version not in client.model_versions(project)
-    undone = pseudo_label.undo(place.context, project)
+    undone = pseudo_label.undo(place.resources, project)
     assert (undone.versions, undone.annotations, undone.kept) == ((other.version,), 0, ())
     assert list(client.model_versions(project)) == [served]
-    assert pseudo_label.undo(place.context, project).versions == ()
-    again = pseudo_label.run(place.context, project, PROMISE)
+    assert pseudo_label.undo(place.resources, project).versions == ()
+    again = pseudo_label.run(place.resources, project, PROMISE)
     assert again is not None
     assert len(again.masks) == len(record.masks)
 
@@ -153,12 +153,12 @@ def check_export(folder: Path, count: int) -> None:
 
 def test_marked_annotations_are_no_labels_and_a_persons_change_makes_them_one(place: Workplace) -> None:
     client, project = place.label_studio, place.project
-    place.context.settings = Settings.from_environment(max_regions=1)
+    place.resources.settings = Settings.from_environment(max_regions=1)
     place.do("score_pool")
     label_as_proposed(place, audits(place))
     samples = len(place.store.samples(project, "nano-s"))
     promise = RiskGuarantee(0.5, 0.4, 0.7, per_image=1, whole_images=True)
-    record = pseudo_label.run(place.context, project, promise, as_annotations=True)
+    record = pseudo_label.run(place.resources, project, promise, as_annotations=True)
     assert record is not None
     made = client.annotations(project, record.tasks)
     assert len(made) == len(record.tasks) >= 2
@@ -172,7 +172,7 @@ def test_marked_annotations_are_no_labels_and_a_persons_change_makes_them_one(pl
     client._send("PATCH", f"/api/annotations/{made[0].id}/", json={"result": [changed]})
     place.do("sync")
     assert len(place.store.samples(project, "nano-s")) == samples + 1
-    undone = pseudo_label.undo(place.context, project)
+    undone = pseudo_label.undo(place.resources, project)
     assert undone.kept == (made[0].id,)
     assert undone.annotations == len(made) - 1
     assert [one.id for one in client.annotations(project, record.tasks)] == [made[0].id]
@@ -181,11 +181,11 @@ def test_marked_annotations_are_no_labels_and_a_persons_change_makes_them_one(pl
 def test_the_promise_is_withdrawn_when_new_audits_disagree(place: Workplace, pictures: list[Path]) -> None:
     client, project = place.label_studio, place.project
     label_as_proposed(place, audits(place))
-    record = pseudo_label.run(place.context, project, PROMISE)
+    record = pseudo_label.run(place.resources, project, PROMISE)
     assert record is not None
     before = {task.id for task in client.tasks(project)}
     client.upload(project, pictures * 2)
-    place.context.settings = Settings.from_environment(audit_share=1.0)
+    place.resources.settings = Settings.from_environment(audit_share=1.0)
     place.do("score_pool")
     new = sorted({task.id for task in client.tasks(project)} - before)
     for task in new:
@@ -194,8 +194,8 @@ def test_the_promise_is_withdrawn_when_new_audits_disagree(place: Workplace, pic
     assert "pseudo_label" in {state.name for state in place.queue.states()}
     run = place.do("pseudo_label")
     assert (run.state, run.reason.split(",")[0]) == ("rejected", "withdrawn")
-    standing = pseudo_label.acceptances(place.context).standing(project)
+    standing = pseudo_label.acceptances(place.resources).standing(project)
     assert standing is not None
     assert (standing.state, standing.drift["images"]) == ("withdrawn", len(new))
     with pytest.raises(PseudoLabelError):  # the labels that deceived are not calibrated on again
-        pseudo_label.run(place.context, project, PROMISE)
+        pseudo_label.run(place.resources, project, PROMISE)

@@ -163,7 +163,7 @@ class Workplace:
 
     def do(self, job: str) -> Run:
         """Run a job in this process; returns its record."""
-        run_job(self.context, job, self.project)
+        run_job(self.resources, job, self.project)
         return self.store.runs(self.project, job, limit=1)[0]
 
     def last(self) -> int:
