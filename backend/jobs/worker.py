@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import sys
@@ -20,8 +21,8 @@ from backend.queue import JobQueue, open_queue
 from backend.settings import Settings
 from backend.store import Store
 
-MAINTENANCE_S = 60
 REDIS_PATIENCE_S = 2.0
+TIMER_BACK_OFF_S = 10.0
 PRELOADED = (
     "backend.inference.model",
     "backend.jobs.pseudo_label",
@@ -45,47 +46,60 @@ def work(settings: Settings, *, burst: bool = False) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request, with its address
-    timer, here = None, os.getpid()
-    if not burst:
-        timer = multiprocessing.get_context("spawn").Process(
-            target=tick_forever, args=(settings, os.getpid()), name="usam-timer", daemon=True
-        )
-        timer.start()
+    timer = None if burst else Timer(settings)
     try:
-        _work_on(open_queue(settings), burst)
+        _work_on(open_queue(settings), timer, burst)
     finally:
-        if timer is not None and os.getpid() == here:  # a fork that is interrupted passes by here too
-            timer.terminate()
-            timer.join(5)
+        if timer is not None:
+            timer.stop()
 
 
-def _work_on(queue: JobQueue, burst: bool) -> None:
+class Timer:
+    """The process that wakes `sync`. Started by the first `keep()`, and again by a later one where it died."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._own_pid = settings, os.getpid()
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._started_at = float("-inf")
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, None before the first `keep()`."""
+        return self._process.pid if self._process is not None else None
+
+    def keep(self) -> None:
+        """See to it that the process lives. One that dies at once is not started again before `TIMER_BACK_OFF_S`."""
+        if self._process is not None:
+            if self._process.is_alive() or time.monotonic() - self._started_at < TIMER_BACK_OFF_S:
+                return
+            _log.warning("the timer ended (exit status %s); starting it again", self._process.exitcode)
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=tick_forever, args=(self._settings, self._own_pid), name="usam-timer", daemon=True
+        )
+        self._process.start()
+        self._started_at = time.monotonic()
+
+    def stop(self) -> None:
+        """End the process. A fork that is interrupted passes by here too, and ends nothing."""
+        if self._process is not None and os.getpid() == self._own_pid:
+            self._process.terminate()
+            self._process.join(5)
+
+
+def _work_on(queue: JobQueue, timer: Timer | None, burst: bool) -> None:
     import redis
-    from rq import Worker
     from rq.exceptions import StopRequested
-    from rq.serializers import JSONSerializer
 
-    class AskedWorker(Worker):
-        """Knows whether somebody asked it to stop: RQ's own loop also ends, quietly, when Redis fails under a job."""
+    from backend.jobs.watched_worker import WatchedWorker
 
-        asked = False
-
-        def handle_warm_shutdown_request(self) -> None:
-            AskedWorker.asked = True
-            super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
-
+    if timer is not None:
+        timer.keep()
     preload()
-    while not AskedWorker.asked:
+    while not WatchedWorker.asked:
         try:
-            worker = AskedWorker(
-                [queue.queue()],
-                connection=queue.connection(),
-                serializer=JSONSerializer,
-                maintenance_interval=MAINTENANCE_S,
-                job_monitoring_interval=5,
-            )
+            worker = WatchedWorker(queue, timer.keep if timer is not None else lambda: None)
             worker.work(burst=burst, with_scheduler=not burst, logging_level="WARNING")
-            if burst or AskedWorker.asked:
+            if burst or WatchedWorker.asked:
                 return
             _log.warning("the worker's loop ended by itself; beginning again")
         except StopRequested:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backend.local.redis_server import RedisServer
 from backend.queue import JobQueue
+from backend.store import Store
 
 pytestmark = pytest.mark.integration
 
@@ -47,9 +50,78 @@ def test_a_worker_outlives_redis_killed_by_its_job_and_stops_when_asked(
         worker.wait()
 
 
-def wait_until(done: object, what: str, folder: Path) -> None:
-    """Wait a minute at most for `done()`; fails with the worker's last words."""
-    deadline = time.monotonic() + 60
+@pytest.fixture
+def silent_label_studio() -> Iterator[str]:
+    """The address of a Label Studio that takes connections and never answers: its job hangs."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_project_does_not_stall_after_its_worker_is_killed_twice(
+    queue: JobQueue, redis_server: RedisServer, tmp_path: Path, silent_label_studio: str
+) -> None:
+    """The job runs again although both of its ids belong to the dead; and the timer, killed, comes back."""
+    store = Store(f"sqlite:///{tmp_path / 'data' / 'usam.db'}")
+    store.join(1)
+    environment = {
+        **os.environ,
+        "REDIS_URL": redis_server.url,
+        "USAM_DATA_DIR": str(tmp_path / "data"),
+        "LABEL_STUDIO_URL": silent_label_studio,
+        "LABEL_STUDIO_API_KEY": "0" * 40,
+        "USAM_SYNC_SECONDS": "1",
+    }
+    command = [sys.executable, "-m", "backend.cli.main", "worker"]
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        with (tmp_path / "log").open("ab") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        running.append(process)
+        return process
+
+    def holder() -> str:
+        registry = queue.queue().started_job_registry
+        jobs = [queue.queue().fetch_job(name) for name in registry.get_job_ids(cleanup=False)]
+        return next((job.worker_name for job in jobs if job is not None and job.worker_name), "")
+
+    try:
+        for _ in range(2):
+            worker = start()
+            wait_until(lambda pid=worker.pid: f":{pid}:" in holder(), "the worker to begin", tmp_path)
+            wait_until(lambda: "sync-1-again" in {job.id for job in queue.states()}, "a second of a kind", tmp_path)
+            worker.kill()
+            worker.wait()
+        assert {job.id for job in queue.states()} == {"sync-1", "sync-1-again"}
+        third = start()
+        wait_until(lambda: f":{third.pid}:" in holder(), "the third worker to begin", tmp_path, 30)
+        timer = timer_of(third.pid)
+        os.kill(timer, signal.SIGKILL)
+        wait_until(lambda: timer_of(third.pid) not in (0, timer), "another timer", tmp_path)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+        store.close()
+
+
+def timer_of(worker: int) -> int:
+    """The process that multiprocessing spawned for the worker's timer, 0 where there is none."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == worker and b"spawn_main" in (folder / "cmdline").read_bytes():
+                return int(folder.name)
+        except OSError:
+            continue
+    return 0
+
+
+def wait_until(done: object, what: str, folder: Path, seconds: float = 60) -> None:
+    """Wait `seconds` at most for `done()`; fails with the worker's last words."""
+    deadline = time.monotonic() + seconds
     while not done():  # type: ignore[operator]
         if time.monotonic() > deadline:
             pytest.fail(f"waited in vain for {what}\n{(folder / 'log').read_text()[-3000:]}")
