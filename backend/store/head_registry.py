@@ -3,8 +3,10 @@
     <folder>/<project>/versions/<version>/heads.safetensors   the heads
                                           version.json        digest, parent, samples used, the gate's figures
     <folder>/<project>/champion.json                          the version in use and how it came to be
+    <folder>/<project>/damaged/                               versions that `repair` set aside
 
-A version's folder is made under another name and renamed when whole, the pointer is a file that is
+Beside each of these files lies a copy, from which a damaged one is mended when it is next read; one bad version hides
+no other. A version's folder is made under another name and renamed when whole, the pointer is a file that is
 replaced; so whoever is killed at whatever point leaves the state before or after, never one between.
 """
 
@@ -13,18 +15,21 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import RegistryError
+from backend.store.kept_twice import add_copy, copy_of, read_either, sync_folder, write_twice
+from usam.errors import UsamError
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
@@ -35,6 +40,8 @@ POINTER_FILE = "champion.json"
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _PARTIAL = ".partial-"
 _KEEP_HISTORY = 200
+REMEDY = "run `usam-backend repair`, or roll back to another version"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Promotion:
-    """One move of the pointer. `kind` is `promotion` or `rollback`; an empty version is the checkpoint's
+    """One move of the pointer. `kind` is `promotion`, `rollback` or `repair`; an empty version is the checkpoint's
     own."""
 
     version: str
@@ -85,10 +92,12 @@ class Registry:
         It is not in use before `promote`. Raises `RegistryError` where it cannot be written.
         """
         target = self._versions(project) / heads.version
-        if not (target / ABOUT_FILE).exists():
+        if self.damage(project, heads.version):
+            facts = {"parent": parent, "samples": samples, "labels": list(labels), "figures": dict(figures or {})}
             try:
-                known = {"parent": parent, "samples": samples, "labels": list(labels), "figures": dict(figures or {})}
-                self._write(target, heads, known)
+                if target.exists():
+                    self.set_aside(project, heads.version)
+                self._write(target, heads, facts)
             except OSError as error:
                 raise RegistryError(
                     f"room and rights to write {target}", str(error), "free space or correct the rights"
@@ -96,49 +105,62 @@ class Registry:
         return self.about(project, heads.version)
 
     def versions(self, project: int) -> list[Version]:
-        """All whole versions, oldest first."""
-        folder = self._versions(project)
-        names = [path.name for path in folder.iterdir() if (path / ABOUT_FILE).exists()] if folder.is_dir() else []
-        found = [self.about(project, name) for name in names if not name.startswith(".")]
-        return sorted(found, key=lambda version: (version.made_at, version.version))
+        """All versions that can be read, oldest first; see `damaged` for the others."""
+        readable = []
+        for name in self._names(project):
+            try:
+                readable.append(self.about(project, name))
+            except RegistryError as error:
+                _log.warning("version %s of project %s is passed over: %s", name, project, error)
+        return sorted(readable, key=lambda version: (version.made_at, version.version))
+
+    def damaged(self, project: int) -> dict[str, str]:
+        """Versions that cannot be used, with the reason. Reads every head file."""
+        reasons = {name: self.damage(project, name) for name in self._names(project)}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def damage(self, project: int, version: str) -> str:
+        """Why a version cannot be used, empty where it can."""
+        try:
+            self.load(project, version)
+        except UsamError as error:
+            return str(error)
+        return ""
+
+    def projects(self) -> list[int]:
+        """Projects that have a folder here."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.is_dir() and path.name.isdecimal())
 
     def about(self, project: int, version: str) -> Version:
         """What is known of a version. Raises `RegistryError` where it is missing or unreadable."""
         path = self._folder_of(project, version) / ABOUT_FILE
         try:
-            known = json.loads(path.read_text())
-            return Version(
-                version=str(known["version"]),
-                parent=str(known["parent"]),
-                made_at=float(known["made_at"]),
-                checkpoint=str(known["checkpoint"]),
-                samples=int(known["samples"]),
-                labels=tuple(known["labels"]),
-                figures=dict(known["figures"]),
-                sha256=str(known["sha256"]),
-            )
+            return read_either(path, _parse_version)
         except FileNotFoundError:
             raise RegistryError(
                 f"version {version!r} of project {project}", "no such version", "see `usam-backend versions`"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RegistryError(f"a readable {path}", str(error), "restore it, or roll back to another") from error
+        except (OSError, ValueError) as error:
+            raise RegistryError(f"a readable {path}", str(error), REMEDY) from error
 
     def load(self, project: int, version: str) -> HeadSet:
         """Read a version's heads after checking their digest. Raises `RegistryError` where they were
         altered."""
         from usam.heads.head_set import HeadSet
 
-        known = self.about(project, version)
+        expected = self.about(project, version).sha256
         path = self._folder_of(project, version) / HEADS_FILE
+
+        def check(content: bytes) -> None:
+            if hashlib.sha256(content).hexdigest() != expected:
+                raise ValueError("another digest than when it was published")
+
         try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise RegistryError(f"a readable {path}", str(error), "roll back to another version") from error
-        if digest != known.sha256:
-            raise RegistryError(
-                f"{path} as it was published", "another digest", "restore it, or roll back to another version"
-            )
+            read_either(path, check)
+        except (OSError, ValueError) as error:
+            raise RegistryError(f"{path} as it was published", str(error), REMEDY) from error
         return HeadSet.load(path)
 
     def champion(self, project: int) -> str:
@@ -152,7 +174,7 @@ class Registry:
 
     def history(self, project: int) -> list[Promotion]:
         """Moves of the pointer, oldest first."""
-        return [Promotion(**one) for one in self._pointer(project).get("history", [])]
+        return [Promotion(**step) for step in self._pointer(project).get("history", [])]
 
     def promote(self, project: int, version: str, reason: str = "") -> None:
         """Put a published version in use. Promoting the one in use changes nothing."""
@@ -168,19 +190,88 @@ class Registry:
         if to is None:
             stack = [""]
             for step in self.history(project):
-                if step.kind == "promotion":
-                    stack.append(step.version)
-                elif step.version in stack:
+                if step.kind != "promotion" and step.version in stack:
                     del stack[stack.index(step.version) + 1 :]
-            if len(stack) < 2:
+                else:
+                    stack.append(step.version)
+            usable = [name for name in stack[:-1] if not name or not self.damage(project, name)]
+            if not usable:
                 raise RegistryError(
                     f"an earlier version of project {project}", "none", "there is nothing to go back to"
                 )
-            to = stack[-2]
+            to = usable[-1]
         self._move(project, to, "rollback", reason)
         return self.about(project, to) if to else None
 
+    # mending
+
+    def keep_copies(self) -> int:
+        """Give every file that is in order the copy it lacks, as those of earlier releases do; returns how many."""
+        added = 0
+        for project in self.projects():
+            paths: list[tuple[Path, Callable[[bytes], object]]] = [
+                (self._project(project) / POINTER_FILE, _parse_pointer)
+            ]
+            for name in self._names(project):
+                if not self.damage(project, name):
+                    folder = self._folder_of(project, name)
+                    paths += [(folder / ABOUT_FILE, _parse_version), (folder / HEADS_FILE, len)]
+            for path, parse in paths:
+                with suppress(OSError, ValueError):
+                    added += add_copy(path, parse)
+        return added
+
+    def repair(self, project: int) -> list[str]:
+        """Make a project usable from what is intact; returns what was done, a line each, none where nothing had to be.
+
+        Versions that cannot be used are set aside. A pointer that cannot be read, or that names one of these, goes to
+        the newest intact version it named before, else to the newest intact one, else to the checkpoint's own heads.
+        """
+        lines = []
+        for name, reason in self.damaged(project).items():
+            lines.append(f"version {name} set aside in {self.set_aside(project, name)}: {reason}")
+        with self._lock(project):
+            path = self._project(project) / POINTER_FILE
+            try:
+                pointer = self._pointer(project)
+                version, history = str(pointer.get("version", "")), pointer.get("history", [])
+                if not version or (self._folder_of(project, version)).exists():
+                    return lines
+                why = f"it named {version}, which cannot be used"
+            except RegistryError as error:
+                version, history, why = "", [], error.got
+                for damaged in (path, copy_of(path)):
+                    if damaged.exists():
+                        os.replace(damaged, damaged.with_name(damaged.name + ".damaged"))
+            intact = [known.version for known in self.versions(project)]
+            earlier = [str(step["version"]) for step in history if step["version"] in intact]
+            chosen = next(reversed(earlier or intact), "")
+            self._point(project, chosen, version, "repair", why, history)
+        lines.append(f"{POINTER_FILE}: now {chosen or 'the heads that come with the checkpoint'}; {why}")
+        return lines
+
+    def set_aside(self, project: int, version: str) -> Path:
+        """Move a version's folder out of the way; returns where it lies now."""
+        target = self._project(project) / "damaged" / f"{version}-{time.time_ns()}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(self._folder_of(project, version), target)
+        sync_folder(target.parent)
+        return target
+
     # files
+
+    def _names(self, project: int) -> list[str]:
+        folder = self._versions(project)
+        return (
+            sorted(path.name for path in folder.iterdir() if _VERSION.fullmatch(path.name)) if folder.is_dir() else []
+        )
+
+    def _point(
+        self, project: int, version: str, before: str, kind: str, reason: str, history: Sequence[dict[str, Any]]
+    ) -> None:
+        step = {"version": version, "before": before, "kind": kind, "at": time.time(), "reason": reason}
+        content = {"version": version, "history": [*history, step][-_KEEP_HISTORY:]}
+        write_twice(self._project(project) / POINTER_FILE, json.dumps(content, indent=1).encode())
 
     def _move(self, project: int, version: str, kind: str, reason: str) -> None:
         if version:
@@ -190,10 +281,7 @@ class Registry:
             before = str(pointer.get("version", ""))
             if before == version:
                 return
-            step = {"version": version, "before": before, "kind": kind, "at": time.time(), "reason": reason}
-            history = [*pointer.get("history", []), step][-_KEEP_HISTORY:]
-            content = json.dumps({"version": version, "history": history}, indent=1).encode()
-            _replace(self._project(project) / POINTER_FILE, content)
+            self._point(project, version, before, kind, reason, pointer.get("history", []))
 
     def _write(self, target: Path, heads: HeadSet, facts: dict[str, Any]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -201,21 +289,22 @@ class Registry:
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=target.parent))
         try:
             file = heads.save(partial / HEADS_FILE)
+            content = file.read_bytes()
+            write_twice(file, content)
             known = {
                 "version": heads.version,
                 **facts,
                 "made_at": time.time(),
                 "checkpoint": heads.checkpoint,
-                "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+                "sha256": hashlib.sha256(content).hexdigest(),
             }
-            _replace(partial / ABOUT_FILE, json.dumps(known, indent=1).encode())
-            partial.chmod(0o755)
+            write_twice(partial / ABOUT_FILE, json.dumps(known, indent=1).encode())
             try:
                 os.rename(partial, target)
             except OSError:
                 if not (target / ABOUT_FILE).exists():  # another process published the same in the meantime
                     raise
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -232,12 +321,11 @@ class Registry:
     def _pointer(self, project: int) -> dict[str, Any]:
         path = self._project(project) / POINTER_FILE
         try:
-            known = json.loads(path.read_text())
+            return read_either(path, _parse_pointer)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            raise RegistryError(f"a readable {path}", str(error), "restore it from a backup") from error
-        return known if isinstance(known, dict) else {}
+            raise RegistryError(f"a readable {path}", str(error), REMEDY) from error
 
     def _project(self, project: int) -> Path:
         return self.folder / str(int(project))
@@ -259,25 +347,31 @@ class Registry:
             yield
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that it appears whole or not at all, also after a loss of power."""
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+def _parse_version(content: bytes) -> Version:
+    """Raises `ValueError`."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        facts = json.loads(content)
+        return Version(
+            version=str(facts["version"]),
+            parent=str(facts["parent"]),
+            made_at=float(facts["made_at"]),
+            checkpoint=str(facts["checkpoint"]),
+            samples=int(facts["samples"]),
+            labels=tuple(facts["labels"]),
+            figures=dict(facts["figures"]),
+            sha256=str(facts["sha256"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _parse_pointer(content: bytes) -> dict[str, Any]:
+    """Raises `ValueError`."""
+    pointer = json.loads(content)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        [Promotion(**step) for step in pointer["history"]]
+        if pointer["version"] and not _VERSION.fullmatch(pointer["version"]):
+            raise ValueError("it names no version")
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    return dict(pointer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from backend.errors import StoreError
+from backend.errors import RegistryError, StoreError
 from backend.settings import Settings
 from backend.store.pseudo_label_store import PseudoLabelStore
 
@@ -90,12 +90,17 @@ def gather(settings: Settings, engine: str, store: Store | None, registry: Regis
 def _project(settings: Settings, store: Store, registry: Registry | None, number: int) -> ProjectView:
     site = settings.label_studio_url
     counts = store.counts(number)
-    champion = registry.champion(number) if registry is not None else ""
+    champion = ""
+    try:
+        champion = registry.champion(number) if registry is not None else ""
+        heads = champion or BASE_HEADS
+    except RegistryError as error:  # one project's damage is not the page's
+        heads = f"not known: {error}"
     return ProjectView(
         number=number,
         link=f"{site}/projects/{number}/data" if site else "",
         served=store.served(number),
-        heads=champion or BASE_HEADS,
+        heads=heads,
         tasks=counts.tasks,
         unlabelled=counts.unlabelled,
         annotations=counts.annotations,

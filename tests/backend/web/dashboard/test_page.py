@@ -167,3 +167,13 @@ def test_a_big_pool_does_not_make_it_slow(settings: Settings, store: Store) -> N
     started = time.perf_counter()
     gather(settings, "ready", store, None)
     assert time.perf_counter() - started < 1.0
+
+
+def test_one_projects_damaged_pointer_leaves_the_page_to_the_others(settings: Settings, store: Store) -> None:
+    store.join(4)
+    folder = settings.registry_dir / "4"
+    folder.mkdir(parents=True)
+    (folder / "champion.json").write_text("{")
+    page = Text(render(gather(settings, "ready", store, Registry(settings.registry_dir))))
+    assert "usam-backend repair" in page
+    assert f"heads {BASE_HEADS}" in " ".join(" ".join(page.words).split()), "project 3 is as it was"
