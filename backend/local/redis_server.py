@@ -11,6 +11,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 LONGEST_SOCKET_PATH = 100
 """Bytes; the system's limit on the path of a socket file is 107."""
+
+DATA_NAMES = ("appendonly.aof", "appendonlydir", "dump.rdb")
+UNREADABLE_WORDS = ("append only file", "aof", "rdb")
 
 
 def redis_binary() -> Path:
@@ -40,11 +45,19 @@ def redis_binary() -> Path:
     return Path(found)
 
 
+def _cannot_read_data(log: Path, start: int) -> bool:
+    """Whether the log, from byte `start` on, says that the data could not be read."""
+    with log.open("rb") as file:
+        file.seek(start)
+        words = file.read().decode(errors="replace").lower()
+    return any(word in words for word in UNREADABLE_WORDS)
+
+
 class RedisServer:
     """A redis-server on the data in `folder`. Use as a context manager, or `start()` and `stop()`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
+    def __init__(self, folder: Path, *, say: Callable[[str], None] = lambda line: None) -> None:
+        self.folder, self.say = folder.resolve(), say
         self.socket = self.folder / "redis.sock"
         if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
             name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
@@ -61,8 +74,17 @@ class RedisServer:
         """Process id of the server, None before the start."""
         return self._process.pid if self._process else None
 
+    @property
+    def process(self) -> ServerProcess | None:
+        """The server's process, None before the start."""
+        return self._process
+
     def start(self, timeout: float = 20.0) -> RedisServer:
-        """Start and wait until it answers. A server that a killed run left on this folder is ended first."""
+        """Start and wait until it answers. A server that a killed run left on this folder is ended first.
+
+        Data that Redis cannot read are set aside under another name: the queue is a hint, the store has the truth.
+        Raises `ServerError`.
+        """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.stop()
@@ -81,9 +103,22 @@ class RedisServer:
         command = [str(redis_binary())]
         for name, value in options.items():
             command += [f"--{name}", value]
-        self._process = ServerProcess("redis-server", command, log=self.folder / "redis.log")
-        self._process.start(self.answers, timeout)
+        log = self.folder / "redis.log"
+        before = log.stat().st_size if log.exists() else 0
+        self._process = ServerProcess("redis-server", command, log=log)
+        try:
+            self._process.start(self.answers, timeout)
+        except ServerError:
+            aside = self._set_aside() if _cannot_read_data(log, before) else []
+            if not aside:
+                raise
+            self.say(f"Redis could not read its data; begun anew, the old as {', '.join(aside)} in {self.folder}")
+            self._process.start(self.answers, timeout)
         return self
+
+    def _set_aside(self) -> list[str]:
+        names = [path for path in self.folder.glob("*") if path.name in DATA_NAMES]
+        return [path.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}")).name for path in names]
 
     def answers(self) -> bool:
         """Whether a server on this folder's socket answers and has loaded its data."""

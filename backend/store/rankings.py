@@ -40,6 +40,14 @@ class Rankings(Database):
                 for row in connection.execute(query)
             }
 
+    def unreadable(self, project: int) -> dict[int, str]:
+        """Task -> why the model could not be asked about it, of those it could not be asked about the last time."""
+        query = sql.select(proposals.c.task, proposals.c.reason).where(
+            proposals.c.project == project, proposals.c.reason != ""
+        )
+        with self._read() as connection:
+            return {row.task: row.reason for row in connection.execute(query.order_by(proposals.c.task))}
+
     def put_proposal(self, project: int, row: ProposalRow) -> None:
         """Keep what the model said of one task, in place of what was kept before."""
         values = {
