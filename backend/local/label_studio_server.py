@@ -11,12 +11,16 @@ import json
 import os
 import secrets
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import quote
 
 import httpx
 
@@ -95,16 +99,37 @@ def install_label_studio(
     return program
 
 
+def has_projects(database: Path) -> bool:
+    """Whether a Label Studio's SQLite database holds a project. What cannot be read counts as holding one, unless it
+    is empty: nothing that may be somebody's work is moved."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=5)) as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'project'").fetchone():
+                return False
+            return connection.execute("SELECT 1 FROM project LIMIT 1").fetchone() is not None
+    except sqlite3.Error:
+        return database.stat().st_size > 0
+
+
 class LabelStudioServer:
     """Label Studio on the data in `folder`. Use as a context manager, or `start()` and `stop()`.
 
-    `files` is the folder whose sub-folders can be served as local files.
+    `files` is the folder whose sub-folders can be served as local files; `is_new` tells whether its account is yet to
+    be made.
     """
 
     def __init__(
-        self, program: Path, folder: Path, *, port: int = 0, host: str = "127.0.0.1", files: Path | None = None
+        self,
+        program: Path,
+        folder: Path,
+        *,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        files: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.program, self.folder, self.host = program, folder.resolve(), host
+        self.program, self.folder, self.host, self.say = program, folder.resolve(), host, say
+        self.is_new = not (self.folder / "account.json").exists()
         self.files = (files or self.folder / "files").resolve()
         self.port = port
         self._process: ServerProcess | None = None
@@ -128,8 +153,36 @@ class LabelStudioServer:
         """Process id of the server, None before the start."""
         return self._process.pid if self._process else None
 
+    @property
+    def process(self) -> ServerProcess | None:
+        """The server's process, None before the start."""
+        return self._process
+
     def start(self, timeout: float = 240.0) -> LabelStudioServer:
-        """Start and wait for /health: 30-40 s on new data, 5 s later. Raises `ServerError`."""
+        """Start and wait for /health: 30-40 s on new data, 5 s later. Raises `ServerError`.
+
+        A first start that was interrupted leaves a database that is half made. Where it keeps Label Studio from
+        coming up, and nobody has made a project in it, it is set aside and made anew, with a word.
+        """
+        try:
+            self._start(timeout)
+        except ServerError:
+            aside = self._set_aside_unfinished()
+            if not aside:
+                raise
+            self.say(
+                f"an earlier first start of Label Studio was interrupted; begun anew, its database kept as {aside}"
+            )
+            self._start(timeout)
+        return self
+
+    def restart(self) -> None:
+        """Start it again at the same address. Raises `ServerError` where another program has taken its port."""
+        if free_port(self.port, self.host) != self.port:
+            raise ServerError(f"port {self.port}, where Label Studio was", "another program on it", "end that program")
+        self._start(240.0)
+
+    def _start(self, timeout: float) -> None:
         self.stop()
         account = self.account
         self.files.mkdir(parents=True, exist_ok=True)
@@ -143,7 +196,31 @@ class LabelStudioServer:
             environment=self._environment(account),
         )
         self._process.start(self.answers, timeout)
-        return self
+        if not self._knows_account():
+            self.stop()
+            raise ServerError(
+                "Label Studio to know the account that was made for it",
+                "a refusal",
+                f"its account is in {self.folder / 'account.json'}, its log in {self._process.log}",
+            )
+
+    def _knows_account(self) -> bool:
+        headers = {"Authorization": f"Token {self.account.token}"}
+        try:
+            return httpx.get(f"{self.url}/api/current-user/whoami", headers=headers, timeout=30).status_code == 200
+        except httpx.HTTPError:
+            return True  # no answer is no refusal
+
+    def _set_aside_unfinished(self) -> str:
+        """Move a database away in which nobody has made anything; returns its new name, empty where it stays."""
+        database = self.folder / "data" / "label_studio.sqlite3"
+        if not database.exists() or has_projects(database):
+            return ""
+        target = database.with_name(f"{database.name}.unfinished-{time.time_ns()}")
+        os.replace(database, target)
+        for suffix in ("-wal", "-shm", "-journal"):
+            database.with_name(database.name + suffix).unlink(missing_ok=True)
+        return str(target)
 
     def answers(self) -> bool:
         """Whether it says it is healthy."""

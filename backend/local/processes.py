@@ -100,6 +100,12 @@ class ServerProcess:
         """Exit status of the program; None while it runs or before it started."""
         return self._process.poll() if self._process else None
 
+    @property
+    def ending(self) -> str:
+        """How it ended, in words: `exit status 3`, `signal 9`; `not at all` where it runs."""
+        code = self.returncode
+        return "not at all" if code is None else f"signal {-code}" if code < 0 else f"exit status {code}"
+
     def log_tail(self, characters: int = 400) -> str:
         """The end of what the program printed."""
         try:

@@ -116,6 +116,10 @@ class RedisServer:
             self._process.start(self.answers, timeout)
         return self
 
+    def restart(self) -> None:
+        """Start it again on the same socket."""
+        self.start()
+
     def _set_aside(self) -> list[str]:
         names = [path for path in self.folder.glob("*") if path.name in DATA_NAMES]
         return [path.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}")).name for path in names]

@@ -13,10 +13,8 @@ new one trips over.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -30,12 +28,36 @@ import httpx
 from backend.errors import ServerError, SettingsError
 from backend.label_studio.client import LabelStudio
 from backend.local.label_studio_server import LabelStudioServer, find_label_studio, install_label_studio
-from backend.local.processes import ServerProcess, free_port
+from backend.local.processes import ServerProcess, free_port, identity
 from backend.local.redis_server import RedisServer
+from backend.local.running import announce, recall, remember, withdraw
+from backend.local.supervisor import Part, Supervisor
 from backend.settings import Settings
 
 LABEL_STUDIO_PORT = 8080
-RESTART_AFTER_S = 2.0
+LEFTOVER_PATIENCE_S = 5.0
+
+
+class Command:
+    """`usam-backend ARGUMENTS` as a part of the stack."""
+
+    def __init__(
+        self, name: str, arguments: list[str], log: Path, environment: dict[str, str], ready: Callable[[], bool] | None
+    ) -> None:
+        command = [sys.executable, "-m", "backend.cli.main", *arguments]
+        self._process = ServerProcess(name, command, log=log, environment=environment)
+        self._ready = ready
+
+    @property
+    def process(self) -> ServerProcess:
+        """Its process."""
+        return self._process
+
+    def restart(self, patience: float = 120.0) -> None:
+        """Start it and wait until it is ready; without a question to ask, until it has lived for a second."""
+        started = time.monotonic()
+        ready = self._ready or (lambda: self._process.running and time.monotonic() - started > 1.0)
+        self._process.start(ready, patience)
 
 
 class Stack:
@@ -56,7 +78,8 @@ class Stack:
         self.redis_url = settings.redis_url.get_secret_value()
         self.backend_url = ""
         self._cleanup = ExitStack()
-        self._children: dict[str, ServerProcess] = {}
+        self._parts: dict[str, Part] = {}
+        self._supervisor = Supervisor(say)
         self._stopping = threading.Event()
 
     def __enter__(self) -> Stack:
@@ -82,6 +105,13 @@ class Stack:
         self._start_backend()
         self._start_worker()
         self._remember()
+        path = announce(self.folder, self.environment)
+        self._cleanup.callback(withdraw, self.folder)
+        self.say(f"settings for other shells, yours alone: {path}")
+        for name, part in self._parts.items():
+            self._supervisor.add(name, part)
+        self._supervisor.begin(after=self._remember)
+        self._cleanup.callback(self._supervisor.stop)
 
     def stop(self) -> None:
         """Stop what was started, the last first. Data stays."""
@@ -105,17 +135,9 @@ class Stack:
         }
 
     def watch(self) -> None:
-        """Block until `stop()` or an interrupt; start again what died."""
+        """Block until `stop()` or an interrupt. What dies is started again in the meantime, and before."""
         while not self._stopping.wait(1.0):
-            for name, child in self._children.items():
-                if not child.running:
-                    self.say(f"{name} ended (exit status {child.returncode}); starting it again, log {child.log}")
-                    time.sleep(RESTART_AFTER_S)
-                    try:
-                        child.start(self._ready(name, child), 60)
-                    except ServerError as error:
-                        self.say(str(error))
-            self._remember()
+            continue
 
     # the parts
 
@@ -123,9 +145,10 @@ class Stack:
         if self.redis_url:
             self.say("Redis: the one at REDIS_URL")
             return
-        server = RedisServer(self.folder / "redis")
+        server = RedisServer(self.folder / "redis", say=self.say)
         server.start()
         self._cleanup.callback(server.stop)
+        self._parts["Redis"] = server
         self.redis_url = server.url
         self.say("Redis: private, started")
 
@@ -142,37 +165,28 @@ class Stack:
         first = not (folder / "data").exists()
         self.say("Label Studio: starting" + (" for the first time, which takes half a minute" if first else ""))
         port = self._last_ports().get("label_studio", LABEL_STUDIO_PORT)
-        server = LabelStudioServer(program, folder, port=port, files=self.files)
+        server = LabelStudioServer(program, folder, port=port, files=self.files, say=self.say)
         server.start()
         self._cleanup.callback(server.stop)
+        self._parts["Label Studio"] = server
         self.label_studio, self.label_studio_url, self.token = server, server.url, server.account.token
 
     def _start_backend(self) -> None:
         port = free_port(self._last_ports().get("backend", self.settings.port), self.settings.host)
         self.backend_url = f"http://{self.settings.host}:{port}"
         self.say("backend: starting")
-        self._start_child("backend", ["serve"])
+        self._start_command("backend", ["serve"], self._backend_answers)
 
     def _start_worker(self) -> None:
         self.say("worker: starting")
-        self._start_child("worker", ["worker"])
+        self._start_command("worker", ["worker"])
 
-    def _start_child(self, name: str, arguments: list[str]) -> None:
-        child = ServerProcess(
-            name,
-            [sys.executable, "-m", "backend.cli.main", *arguments],
-            log=self.folder / "logs" / f"{name}.log",
-            environment={**os.environ, **self.environment},
-        )
-        child.start(self._ready(name, child), 120)
-        self._children[name] = child
-        self._cleanup.callback(child.stop)
-
-    def _ready(self, name: str, child: ServerProcess) -> Callable[[], bool]:
-        if name == "backend":
-            return self._backend_answers
-        started = time.monotonic()
-        return lambda: child.running and time.monotonic() - started > 1.0
+    def _start_command(self, name: str, arguments: list[str], ready: Callable[[], bool] | None = None) -> None:
+        log = self.folder / "logs" / f"{name}.log"
+        command = Command(name, arguments, log, {**os.environ, **self.environment}, ready)
+        self._cleanup.callback(command.process.stop)
+        command.restart()
+        self._parts[name] = command
 
     def _backend_answers(self) -> bool:
         try:
@@ -183,7 +197,8 @@ class Stack:
     # one stack a folder, and nothing left over from a killed one
 
     def _lock(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self.folder)
         lock = (self.folder / "up.lock").open("a")
         self._cleanup.callback(lock.close)
         try:
@@ -196,41 +211,56 @@ class Stack:
             ) from None
 
     def _remember(self) -> None:
-        groups = {name: child.pid for name, child in self._children.items()}
-        if self.label_studio is not None:
-            groups["label-studio"] = self.label_studio.pid
+        groups = {}
+        for name, part in self._parts.items():
+            pid = part.process.pid if part.process is not None else None
+            if pid is not None and name != "Redis":  # which is found by its socket
+                groups[name] = {"pid": pid, "identity": identity(pid)}
         ports = {"backend": int(self.backend_url.rsplit(":", 1)[-1])}
         if self.label_studio is not None:
             ports["label_studio"] = self.label_studio.port
-        partial = self.folder / "up.json.partial"
-        partial.write_text(json.dumps({"groups": groups, "ports": ports}))
-        os.replace(partial, self.folder / "up.json")
-
-    def _recall(self) -> dict[str, dict[str, int]]:
-        try:
-            found = json.loads((self.folder / "up.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        remember(self.folder, {"groups": groups, "ports": ports})
 
     def _last_ports(self) -> dict[str, int]:
         """The ports of the last run: pages that are still open go on working."""
-        return self._recall().get("ports", {})
+        ports = recall(self.folder).get("ports", {})
+        if not isinstance(ports, dict):
+            return {}
+        return {name: port for name, port in ports.items() if isinstance(port, int) and 0 < port < 65536}
 
     def _end_leftovers(self) -> None:
-        for name, pid in self._recall().get("groups", {}).items():
-            words = ("label-studio", "label_studio") if name == "label-studio" else ("backend.cli.main",)
-            if isinstance(pid, int) and any(word in _command_of(pid) for word in words):
+        """End what a killed run left, where it is the very process that the run started: a number alone may have
+        become another's."""
+        groups = recall(self.folder).get("groups", {})
+        for name, noted in groups.items() if isinstance(groups, dict) else ():
+            pid, began = (noted.get("pid"), noted.get("identity")) if isinstance(noted, dict) else (None, None)
+            if isinstance(pid, int) and pid > 1 and began and identity(pid) == began:
                 self.say(f"{name}: ending what a killed run left")
-                try:
-                    os.killpg(pid, signal.SIGTERM)
-                    time.sleep(1.0)
-                    os.killpg(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+                end_group(pid)
 
 
-def _command_of(pid: int) -> str:
-    """The command line of a process; empty where there is none."""
-    done = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    return done.stdout
+def make_private(folder: Path) -> None:
+    """Take everybody else's rights to the data folder, and give nobody any to what this process makes from now on.
+
+    Pictures and what is Label Studio's own may be many: behind the folder's own rights they stay as they are.
+    """
+    os.umask(0o077)
+    folder.chmod(0o700)
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in ("label-studio", "pictures")]
+        for name in files:
+            path = Path(parent) / name
+            if path.is_file() and not path.is_symlink():
+                path.chmod(0o600)
+
+
+def end_group(pid: int, patience: float = LEFTOVER_PATIENCE_S) -> None:
+    """Ask the process group to end, and kill it where it does not."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(pid, sign)
+        except (ProcessLookupError, PermissionError):
+            return
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and identity(pid):
+            time.sleep(0.05)

@@ -1,0 +1,109 @@
+"""How a command finds the stack that runs: its folder, noted for this user, and in it the settings, the owner's alone.
+
+<data folder>/up.env                      LABEL_STUDIO_URL and what else another shell needs, for `set -a; . up.env`
+<data folder>/up.json                     who runs: process, ports, groups
+$XDG_STATE_HOME/usam/stacks/<digest>      the data folder's path; by default below ~/.local/state
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backend.local.processes import identity
+from backend.store.kept_twice import write_private
+
+ENV_FILE = "up.env"
+STATE_FILE = "up.json"
+
+
+@dataclass(frozen=True)
+class RunningStack:
+    """A started stack: where its data are, and the settings by which to talk to it."""
+
+    folder: Path
+    environment: dict[str, str] = field(repr=False)
+
+
+def state_dir() -> Path:
+    """Where this user's stacks are noted."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "usam" / "stacks"
+
+
+def announce(folder: Path, environment: Mapping[str, str]) -> Path:
+    """Write the settings of a started stack and note its folder; returns the settings' file. Raises `OSError` where the
+    data folder cannot be written; a home folder that cannot be written is done without."""
+    path = folder / ENV_FILE
+    lines = [f"{name}={shlex.quote(value)}\n" for name, value in environment.items()]
+    write_private(path, "".join(lines).encode())
+    try:
+        state_dir().mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_private(_note_of(folder), str(folder).encode())
+    except OSError:
+        pass
+    return path
+
+
+def withdraw(folder: Path) -> None:
+    """Take back what `announce` noted, for a stack that stops."""
+    for path in (folder / ENV_FILE, _note_of(folder)):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            continue
+
+
+def running_in(folder: Path) -> RunningStack | None:
+    """The stack that runs on a data folder, None where none does."""
+    process = recall(folder).get("process", {})
+    if not isinstance(process, dict):
+        return None
+    pid, began = process.get("pid"), process.get("identity")
+    if not isinstance(pid, int) or not began or identity(pid) != began:
+        return None
+    try:
+        words = shlex.split((folder / ENV_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return RunningStack(folder, dict(word.split("=", 1) for word in words if "=" in word))
+
+
+def running_stacks() -> list[RunningStack]:
+    """All stacks that this user has running."""
+    if not state_dir().is_dir():
+        return []
+    stacks = []
+    for note in sorted(state_dir().iterdir()):
+        try:
+            folder = Path(note.read_text())
+        except (OSError, ValueError):
+            continue
+        stack = running_in(folder)
+        if stack is not None:
+            stacks.append(stack)
+    return stacks
+
+
+def recall(folder: Path) -> dict[str, Any]:
+    """What the last run noted of itself; empty where that is not to be read."""
+    try:
+        noted = json.loads((folder / STATE_FILE).read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def remember(folder: Path, notes: Mapping[str, Any]) -> None:
+    """Note a run, with the process that it is."""
+    mine = {"pid": os.getpid(), "identity": identity(os.getpid())}
+    write_private(folder / STATE_FILE, json.dumps({**notes, "process": mine}).encode())
+
+
+def _note_of(folder: Path) -> Path:
+    return state_dir() / hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]

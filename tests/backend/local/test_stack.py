@@ -1,0 +1,97 @@
+"""A stack on a folder: what earlier runs left there is ended only where it is proven to be ours. Its start is in
+tests/e2e."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.errors import ServerError
+from backend.local.processes import identity
+from backend.local.stack import Stack, end_group, make_private
+from backend.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    said: list[str] = []
+    stack = Stack(Settings(data_dir=tmp_path / "data"), files=tmp_path, root=tmp_path, say=said.append)
+    stack.folder.mkdir()
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-c", "import time; time.sleep(600)", "backend.cli.main", "label-studio"]
+    process = subprocess.Popen(command, start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def note(stack: Stack, groups: Any) -> None:
+    (stack.folder / "up.json").write_text(json.dumps({"groups": groups, "ports": {}}))
+
+
+@pytest.mark.parametrize("began", ["", "another start", None])
+def test_a_process_that_only_has_the_number_is_left_alone(
+    stack: Stack, sleeper: subprocess.Popen[bytes], began: str | None
+) -> None:
+    note(stack, {"worker": {"pid": sleeper.pid, "identity": began}, "label-studio": sleeper.pid})
+    stack._end_leftovers()
+    assert sleeper.poll() is None
+
+
+def test_the_very_process_of_a_killed_run_is_ended(stack: Stack, sleeper: subprocess.Popen[bytes]) -> None:
+    note(stack, {"worker": {"pid": sleeper.pid, "identity": identity(sleeper.pid)}})
+    stack._end_leftovers()
+    assert sleeper.wait(10) != 0
+    assert identity(sleeper.pid) == ""
+
+
+@pytest.mark.parametrize(
+    "notes", ["", "{", "[]", '{"groups": [1], "ports": 7}', '{"groups": {"a": {"pid": -1, "identity": "x"}}}']
+)
+def test_damaged_notes_end_nothing_and_name_no_port(stack: Stack, notes: str) -> None:
+    (stack.folder / "up.json").write_text(notes)
+    stack._end_leftovers()
+    assert stack._last_ports() == {}
+
+
+def test_a_group_that_is_gone_is_no_trouble(sleeper: subprocess.Popen[bytes]) -> None:
+    sleeper.kill()
+    sleeper.wait()
+    end_group(sleeper.pid)
+
+
+def test_two_runs_do_not_share_a_folder(stack: Stack, tmp_path: Path) -> None:
+    stack._lock()
+    other = Stack(Settings(data_dir=tmp_path / "data"), files=tmp_path, root=tmp_path)
+    with pytest.raises(ServerError, match="a run that uses it already"):
+        other._lock()
+    other.stop()
+
+
+def test_the_data_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    for name in ("usam.db", "inbox/journal"):
+        (tmp_path / name).write_text("")
+    make_private(tmp_path)
+    (tmp_path / "later").write_text("")
+    assert tmp_path.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.rglob("*") if path.is_file())

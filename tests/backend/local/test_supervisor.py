@@ -1,0 +1,98 @@
+"""What dies is started again: at once after a long life, ever later where it dies at once, with a word each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from backend.errors import ServerError
+from backend.local.processes import ServerProcess
+from backend.local.supervisor import LONGEST_PAUSE_S, Supervisor
+
+
+class FakeProcess:
+    running, ending, log = True, "signal 9", Path("part.log")
+
+
+class FakePart:
+    def __init__(self) -> None:
+        self.fake, self.starts, self.refuses = FakeProcess(), 0, False
+
+    @property
+    def process(self) -> ServerProcess:
+        return cast(ServerProcess, self.fake)
+
+    def restart(self) -> None:
+        self.starts += 1
+        if self.refuses:
+            raise ServerError("it to come up", "its port taken", "end that program")
+        self.fake.running = True
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.now, self.said = 0.0, list[str]()
+        self.part, self.other = FakePart(), FakePart()
+        self.supervisor = Supervisor(self.said.append, lambda: self.now)
+        self.supervisor.add("Redis", self.part)
+        self.supervisor.add("worker", self.other)
+
+    def pass_by(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.now += 1
+            self.supervisor.look()
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_what_lives_is_left_alone(scene: Scene) -> None:
+    scene.pass_by(300)
+    assert (scene.part.starts, scene.said) == (0, [])
+
+
+def test_what_died_is_started_again_with_a_word(scene: Scene) -> None:
+    scene.pass_by(100)
+    scene.part.fake.running = False
+    scene.pass_by(3)
+    assert scene.part.starts == 1
+    assert scene.other.starts == 0
+    assert scene.said == ["Redis ended (signal 9); started again in 1 s, log part.log", "Redis runs again"]
+
+
+def test_one_that_dies_at_once_is_tried_ever_later_and_a_long_life_is_forgiven(scene: Scene) -> None:
+    starts = []
+    for _ in range(600):
+        scene.part.fake.running = False
+        scene.pass_by(1)
+        starts.append(scene.part.starts)
+    assert 8 <= starts[-1] <= 20, "1, 2, 4 ... 60 s apart"
+    scene.part.fake.running = True
+    scene.pass_by(int(LONGEST_PAUSE_S) + 120)
+    before = scene.part.starts
+    scene.part.fake.running = False
+    scene.pass_by(3)
+    assert scene.part.starts == before + 1
+
+
+def test_one_that_cannot_be_started_is_tried_again_and_holds_up_no_other(scene: Scene) -> None:
+    scene.part.refuses = True
+    scene.part.fake.running = scene.other.fake.running = False
+    scene.pass_by(4)
+    assert scene.other.starts == 1
+    assert scene.part.starts == 2
+    assert any("its port taken" in line and "tried again in" in line for line in scene.said)
+    scene.part.refuses = False
+    scene.pass_by(int(LONGEST_PAUSE_S))
+    assert scene.said[-1] == "Redis runs again"
+
+
+def test_nothing_is_started_once_it_stops(scene: Scene) -> None:
+    scene.supervisor.stop()
+    scene.part.fake.running = False
+    scene.pass_by(5)
+    assert scene.part.starts == 0
