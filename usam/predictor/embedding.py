@@ -22,12 +22,15 @@ class ImageEmbedding:
     high_res     (1, D / 8, 4 E, 4 E) and (1, D / 4, 2 E, 2 E), or none for models without them
     image_hw     (H, W) of the image as it was set
     checkpoint   name of the checkpoint that encoded it, or '' where that is not known
+    stages       maps of the encoder's trunk, finest first, as `usam.predictor.object_features.keep_stages` leaves
+                 them; () where the predictor does not `keep_stages`
     """
 
     image_embed: Tensor
     high_res: tuple[Tensor, ...]
     image_hw: tuple[int, int]
     checkpoint: str = ""
+    stages: tuple[Tensor, ...] = ()
 
     @property
     def features(self) -> dict[str, Any]:
@@ -37,12 +40,14 @@ class ImageEmbedding:
     @property
     def nbytes(self) -> int:
         """Bytes that the features take."""
-        return sum(t.numel() * t.element_size() for t in (self.image_embed, *self.high_res))
+        return sum(t.numel() * t.element_size() for t in (self.image_embed, *self.high_res, *self.stages))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ImageEmbedding:
-        """The embedding on another device or in another type (bfloat16: half the bytes, less exact)."""
-        image_embed, *high_res = (t.to(device, dtype) for t in (self.image_embed, *self.high_res))
-        return ImageEmbedding(image_embed, tuple(high_res), self.image_hw, self.checkpoint)
+        """The embedding on another device or in another type (bfloat16: half the bytes, less exact). Stages keep
+        their type."""
+        image_embed, *high_res = (t.to(device, dtype) for t in (self.image_embed, *self.high_res, *self.stages))
+        stages = tuple(stage.to(device) for stage in self.stages)
+        return ImageEmbedding(image_embed, tuple(high_res), self.image_hw, self.checkpoint, stages)
 
     def check_fits(self, model: Any, checkpoint: str | None) -> None:
         """Raises CheckpointError when `model`, of the name `checkpoint`, did not encode this embedding."""

@@ -5,7 +5,7 @@ Shapes: B windows or images, A attention heads, L query and S key tokens, d widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,6 +58,39 @@ def encoding(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
             yield
 
 
+StageObserver = Callable[[Sequence[Tensor]], None]
+
+
+class ObservedEncoder:
+    """An image encoder whose trunk's maps `observe` gets to see, finest first, on their way to the neck.
+
+    The encoder itself stays as it is, so other threads may use it; what it computes is the same. `encoder` has a
+    `trunk` and a `neck`, as SAM 2's, or is a `LeanEncoder`.
+    """
+
+    def __init__(self, encoder: Any, observe: StageObserver) -> None:
+        self._encoder, self._observe = encoder, observe
+
+    def __call__(self, images: Tensor) -> dict[str, Any]:
+        """(B, 3, S, S) to the encoder's result."""
+        if isinstance(self._encoder, LeanEncoder):
+            return self._encoder.observed(images, self._observe)
+        neck = _Observed(self._encoder.neck, self._observe)
+        result: dict[str, Any] = AttributeOverride(self._encoder, neck=neck)(images)
+        return result
+
+
+class _Observed:
+    """A neck before which somebody looks at the trunk's maps."""
+
+    def __init__(self, neck: Any, observe: StageObserver) -> None:
+        self._neck, self._observe = neck, observe
+
+    def __call__(self, stages: Sequence[Tensor]) -> Any:
+        self._observe(stages)
+        return self._neck(stages)
+
+
 class LeanEncoder:
     """SAM 2's image encoder without what an image predictor does not read, for use inside `encoding`.
 
@@ -82,9 +115,14 @@ class LeanEncoder:
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """(B, 3, S, S) to the encoder's result; its `vision_pos_enc` has the right shapes and no meaning."""
+        return self.observed(images, None)
+
+    def observed(self, images: Tensor, observe: StageObserver | None) -> dict[str, Any]:
+        """As a call; `observe` gets the trunk's maps (B, C, h, w), finest first, on their way to the neck."""
         encoder = self.encoder
         trunk = AttributeOverride(encoder.trunk, patch_embed=self._patches, _get_pos_embed=self._positions)
         neck = AttributeOverride(encoder.neck, position_encoding=_itself)
+        neck = neck if observe is None else _Observed(neck, observe)
         result: dict[str, Any] = AttributeOverride(encoder, trunk=trunk, neck=neck)(images)
         return result
 

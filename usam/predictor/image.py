@@ -23,8 +23,9 @@ from usam.predictor.arguments import Prepared, check_prompts
 from usam.predictor.base import Patched
 from usam.predictor.decoder import AttributeOverride, Decoded, ImageShare, decode, mark, split_tokens
 from usam.predictor.embedding import ImageEmbedding
-from usam.predictor.encoder import LeanEncoder, check_rgb, encoding
+from usam.predictor.encoder import LeanEncoder, ObservedEncoder, check_rgb, encoding
 from usam.predictor.fast_tokens import chunk_size, run_tokens
+from usam.predictor.object_features import keep_stages
 
 Scores = dict[str, FloatArray]
 
@@ -59,6 +60,11 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
     """The type that images are encoded in, such as `usam.predictor.encoder.fastest_dtype(device)`; None is the model's
     own, and bit for bit what the unpatched predictor does. Embeddings are float32 either way."""
 
+    keep_stages: bool = False
+    """Whether the trunk's maps are kept with every image that is set, for `usam.predictor.object_features`."""
+
+    _stages: tuple[Tensor, ...] = ()
+
     chunk: int | None = None
     """Prompts decoded at a time where only tokens are wanted; None: `usam.predictor.fast_tokens.chunk_size` says."""
 
@@ -66,7 +72,8 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
     def set_image(self, image: Any) -> None:
         """Encode an image: (H, W, 3) uint8 RGB or a PIL image in mode RGB. Raises ImageError for others."""
         check_rgb(image)
-        if self.encoder_dtype is None:
+        self._stages = ()
+        if self.encoder_dtype is None and not self.keep_stages:
             super().set_image(image)
         else:
             self._encode(SAM2ImagePredictor.set_image, image, self.encoder_dtype)
@@ -78,6 +85,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
             check_rgb(image)
         if not image_list:
             raise ImageError("at least one image", "none")
+        self._stages = ()
         if self.encoder_dtype is None:
             super().set_image_batch(image_list)
         else:
@@ -222,7 +230,8 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
             raise ImageError("one image set with set_image", "a batch", "set the images one by one")
         features, (height, width) = self._features, self._orig_hw[0]
         high_res = tuple(features["high_res_feats"])
-        return ImageEmbedding(features["image_embed"], high_res, (height, width), self.checkpoint_name or "")
+        name = self.checkpoint_name or ""
+        return ImageEmbedding(features["image_embed"], high_res, (height, width), name, self._stages)
 
     def set_embedding(self, embedding: ImageEmbedding) -> None:
         """Set an image that this model has encoded before, as cheap as an assignment when it is on its
@@ -234,19 +243,23 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         if embedding.image_embed.device != self.device:
             embedding = embedding.to(self.device)
         self.reset_predictor()
-        self._features = embedding.features
+        self._features, self._stages = embedding.features, embedding.stages
         self._orig_hw = [embedding.image_hw]
         self._is_image_set = True
 
-    def _encode(self, encode: Callable[..., None], images: Any, dtype: torch.dtype) -> None:
-        """Run the base class's `encode` in another type; the image that is set changes when it is done."""
+    def _encode(self, encode: Callable[..., None], images: Any, dtype: torch.dtype | None) -> None:
+        """Run the base class's `encode` in another type, with an eye on the trunk's maps where they are kept; the
+        image that is set changes when it is done."""
         model = self.model
         encoder = model.image_encoder
-        if LeanEncoder.suits(encoder):
+        stages: list[tuple[Tensor, ...]] = []
+        if dtype is not None and LeanEncoder.suits(encoder):
             lean = self._usam.lean_encoder
             if lean is None or lean.encoder is not encoder:
                 self._usam.lean_encoder = lean = LeanEncoder(encoder)
             encoder = lean
+        if self.keep_stages and encode is SAM2ImagePredictor.set_image:
+            encoder = ObservedEncoder(encoder, lambda maps: stages.append(keep_stages(maps)))
         stand_in = AttributeOverride(self, model=AttributeOverride(model, image_encoder=encoder))
         with encoding(self.device, dtype):
             encode(stand_in, images)
@@ -256,6 +269,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
             "high_res_feats": [part.float() for part in features["high_res_feats"]],
         }
         self._orig_hw, self._is_batch, self._is_image_set = stand_in._orig_hw, stand_in._is_batch, True
+        self._stages = stages[0] if stages else ()
 
     def _sam_model(self) -> Any:
         return self.model

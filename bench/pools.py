@@ -1,0 +1,202 @@
+"""Proposals of labelled images with features, made once: what topics replay projects on without a model.
+
+Legend: K candidates and T true objects of an image, F feature width, h = w side of the low-resolution masks.
+
+Candidates are more than the pool shows (a low threshold, little suppression), so that its rules can be applied to
+them afterwards: `PoolImage.shown_today` is what the service shows before it has learnt anything.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.tables import data_folder
+
+MODEL = "nano-m"
+LOWEST_IOU, LOOSE_NMS = 0.2, 0.85
+TODAY_IOU, TODAY_NMS, TODAY_MOST = 0.5, 0.7, 20
+Floats = npt.NDArray[np.floating[Any]]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PoolImage:
+    """One image. Candidates, best first: `rank` predicted IoU, `samscore` (K,), `scores` {head: (K,)}, `features`
+    (K, F), `shapes` (K, S), `masks` (K, h, w); `overlap` (K, T) IoU with the truths at the image's size. Truths:
+    `categories`, `areas` (T,) as shares of the image, `true_features` (T, F), `true_shapes` (T, S)."""
+
+    name: str
+    part: str
+    rank: Floats
+    samscore: Floats
+    scores: dict[str, Floats]
+    features: Floats
+    shapes: Floats
+    packed: npt.NDArray[np.uint8]
+    side: int
+    overlap: Floats
+    categories: list[str]
+    areas: Floats
+    true_features: Floats
+    true_shapes: Floats
+
+    def __len__(self) -> int:
+        return len(self.rank)
+
+    @property
+    def masks(self) -> npt.NDArray[np.bool_]:
+        bits = np.unpackbits(self.packed, axis=1, count=self.side**2)
+        return bits.reshape(-1, self.side, self.side).astype(bool)
+
+    def shown_today(self) -> Indices:
+        """Rows of the candidates that the service shows by its default settings, best first."""
+        from usam.masks import nms
+
+        good = np.flatnonzero(self.rank >= TODAY_IOU)
+        if not len(good):
+            return good
+        return good[nms(self.masks[good], self.rank[good], TODAY_NMS)][:TODAY_MOST]
+
+    def partner(self, rows: Indices, wanted: npt.NDArray[np.bool_], least: float = 0.5) -> Indices:
+        """The true object among those `wanted` (T,) that each of `rows` shows, one to one; -1 for none."""
+        return match(np.where(wanted[None], self.overlap[rows], 0.0), least)
+
+
+def match(overlap: Floats, least: float = 0.5) -> Indices:
+    """(K, T) IoUs to the column of each row's partner, -1 for none: greedily, the best pair first."""
+    partner = np.full(len(overlap), -1, np.int64)
+    left = overlap.astype(np.float64).copy()
+    while left.size and left.max() >= least:
+        row, column = np.unravel_index(int(left.argmax()), left.shape)
+        partner[row] = column
+        left[row], left[:, column] = 0, 0
+    return partner
+
+
+def pool_images(name: str, most: int | None = None, per_side: int = 8) -> list[PoolImage]:
+    """The images of a labelled set with their candidates, from the folder USAM_BENCH_POOLS (default: a folder of the
+    system's temporary one) or made and put there."""
+    data = data_folder()
+    if data is None:
+        raise FileNotFoundError("USAM_SHARED does not lead to the labelled sets")
+    folder = Path(os.environ.get("USAM_BENCH_POOLS") or Path(tempfile.gettempdir()) / "usam-bench-pools")
+    kept = folder / f"{name}-{MODEL}-{per_side}-{most or 'all'}.pickle"
+    if not kept.exists():
+        from usam.files import replacing
+
+        made = list(_made(_records(name, data), most, per_side))
+        with replacing(kept) as partial:
+            partial.write_bytes(pickle.dumps(made))
+    images: list[PoolImage] = pickle.loads(kept.read_bytes())  # noqa: S301  (this program wrote it)
+    return images
+
+
+def _records(name: str, data: Path) -> Iterable[Any]:
+    from usam.research.datasets import open_dataset
+    from usam.research.nano.figures import first_annotator
+
+    roots = {
+        "coco": ("coco", "coco_subset"),
+        "bsds500": ("bsds500", "BSDS500"),
+        "nuclei": ("dsb2018", "DSB2018_subset"),
+        "pets": ("folders", "OxfordPets_26"),
+        "ecssd": ("folders", "ECSSD"),
+    }
+    if name in roots:
+        reader, root = roots[name]
+        options = {"pets": {"images": "images", "masks": "trimaps_binary"}}.get(name, {})
+        return first_annotator(open_dataset(reader, data / root, **options))
+    return _pack(data / "photographs" / name, name)
+
+
+def _pack(root: Path, name: str) -> Iterator[Any]:
+    """Records of a folder whose masks number the objects 1..n; 255 (65535) is to be ignored and is no object."""
+    import cv2
+
+    from usam.research.datasets.record import Instance, Record
+
+    for path in sorted((root / "images").glob("*.jpg")):
+        labels = cv2.imread(str(root / "masks" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
+        ignored = 65535 if labels.dtype == np.uint16 else 255
+        instances = tuple(
+            Instance(f"{name}/{path.stem}/{value}", lambda labels=labels, value=value: labels == value, name)
+            for value in np.unique(labels)
+            if value not in (0, ignored)
+        )
+        yield Record(name, path.stem, f"{name}/{path.stem}", path, instances)
+
+
+def _made(records: Iterable[Any], most: int | None, per_side: int) -> Iterator[PoolImage]:
+    from usam.predictor.load import load
+
+    predictor = load(MODEL)
+    predictor.keep_stages = True
+    chosen: Sequence[Any] = sorted(records, key=lambda record: _shuffled(record.group))[:most]
+    for record in chosen:
+        made = _one(predictor, record, per_side)
+        if made is not None:
+            yield made
+
+
+def _shuffled(group: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(f"pool/{group}".encode()).hexdigest()
+
+
+def _one(predictor: Any, record: Any, per_side: int) -> PoolImage | None:
+    from usam.predictor.object_features import describe_shapes, pool_stages
+    from usam.predictor.proposals import propose_masks
+    from usam.prompts import grid_points
+    from usam.research.nano.samples import nano_split
+
+    truths = [(each.category, mask) for each in record.instances if (mask := each.read_mask()).any()]
+    if not truths:
+        return None
+    image = record.read_image()
+    predictor.set_image(image)
+    points = grid_points(image.shape[:2], per_side)
+    proposed = propose_masks(predictor, points, pred_iou_thresh=LOWEST_IOU, nms_iou=LOOSE_NMS, max_masks=200)
+    stages = predictor.embedding().stages
+    side = proposed.low_res.shape[-1]
+    true_masks = np.stack([mask for _, mask in truths])
+    small = np.stack([_squeezed(mask, side) for mask in true_masks])
+    return PoolImage(
+        name=record.group,
+        part=nano_split(record.group),
+        rank=proposed.rank,
+        samscore=proposed.ious,
+        scores=proposed.scores,
+        features=pool_stages(stages, proposed.low_res > 0),
+        shapes=describe_shapes(proposed.low_res, proposed.ious),
+        packed=np.packbits((proposed.low_res > 0).reshape(len(proposed), -1), axis=1),
+        side=side,
+        overlap=_overlaps(proposed.masks, true_masks),
+        categories=[category for category, _ in truths],
+        areas=true_masks.mean((1, 2)),
+        true_features=pool_stages(stages, true_masks),
+        true_shapes=describe_shapes(np.where(small, 8.0, -8.0), np.ones(len(small))),
+    )
+
+
+def _overlaps(masks: npt.NDArray[np.bool_], truths: npt.NDArray[np.bool_]) -> Floats:
+    """IoU (K, T) of (K, H, W) with (T, H, W)."""
+    rows, columns = (part.reshape(len(part), -1).astype(np.float32) for part in (masks, truths))
+    both = rows @ columns.T
+    return np.asarray(both / np.maximum(rows.sum(1)[:, None] + columns.sum(1)[None] - both, 1), np.float32)
+
+
+def _squeezed(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.bool_]:
+    import cv2
+
+    cells = cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(cells >= min(0.5, cells.max()))
