@@ -121,8 +121,9 @@ class LeanEncoder:
         """As a call; `observe` gets the trunk's maps (B, C, h, w), finest first, on their way to the neck."""
         encoder = self.encoder
         trunk = AttributeOverride(encoder.trunk, patch_embed=self._patches, _get_pos_embed=self._positions)
-        neck = AttributeOverride(encoder.neck, position_encoding=_itself)
-        neck = neck if observe is None else _Observed(neck, observe)
+        neck: Any = AttributeOverride(encoder.neck, position_encoding=_itself)
+        if observe is not None:
+            neck = _Observed(neck, observe)
         result: dict[str, Any] = AttributeOverride(encoder, trunk=trunk, neck=neck)(images)
         return result
 

@@ -1,0 +1,57 @@
+"""Work in a task, and what is worth showing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from usam.errors import TrainingError
+from usam.objects.effort import Prices, Work, choose_threshold, count_work, worthwhile
+
+
+def test_work_is_counted_by_what_a_person_does() -> None:
+    work = count_work(
+        partner=np.array([0, 1, 2, -1, -1]),
+        iou=np.array([0.9, 0.9, 0.6, 0.0, 0.0]),
+        right_label=np.array([True, False, False, True, True]),
+        objects=4,
+    )
+    assert work == Work(kept=1, deleted=2, relabelled=1, corrected=1, added=1)
+    assert work.shown == 5
+    assert work.actions == 5
+    prices = Prices(look=1, delete=2, relabel=3, correct=4, add=10)
+    assert work.seconds(prices) == 5 * 1 + 2 * 2 + 3 + 4 + 10
+    assert (work + Work(kept=2)).kept == 3
+
+
+def test_the_threshold_follows_the_prices() -> None:
+    assert worthwhile(Prices(look=0, delete=4, add=12)) == pytest.approx(0.25)
+    probability = np.linspace(0.99, 0.0, 100)
+    wanted = np.arange(100) < 30
+    wanted[[40, 60, 80]] = True
+    dear = choose_threshold(probability, wanted, Prices(look=0, delete=1, add=100), least_recall=0)
+    cheap = choose_threshold(probability, wanted, Prices(look=0, delete=10, add=1), least_recall=0)
+    assert dear.value < cheap.value
+    assert dear.recall == 1
+    assert cheap.precision == 1
+
+
+def test_recall_is_kept_whatever_it_costs() -> None:
+    probability, wanted = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([True, False, False, False, True])
+    threshold = choose_threshold(probability, wanted, Prices(look=0, delete=100, add=1), least_recall=0.8)
+    assert threshold.recall == 1
+    assert threshold.value < 0.5
+
+
+def test_equal_probabilities_are_shown_together() -> None:
+    threshold = choose_threshold(np.full(4, 0.5), np.array([True, False, True, False]))
+    assert threshold.recall == 1
+    assert threshold.precision == 0.5
+
+
+def test_nothing_wanted_leaves_it_to_the_prices() -> None:
+    assert choose_threshold(np.array([0.3]), np.array([False])).value == worthwhile(Prices())
+    with pytest.raises(TrainingError, match="one size"):
+        choose_threshold(np.zeros(2), np.zeros(3, bool))
+    with pytest.raises(TrainingError, match="prices"):
+        Prices(add=0)

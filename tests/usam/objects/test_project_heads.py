@@ -1,0 +1,137 @@
+"""A class head and a wanted head: what they learn from few, lopsided, renamed and removed labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.usam.objects.blobs import accuracy, blobs
+from usam.errors import HeadsError, TrainingError
+from usam.objects.files import load_project_heads, save_project_heads
+from usam.objects.project_heads import Examples, ProjectHeads, fit_project
+
+VERSION: dict[str, Any] = {"features_version": "test", "checkpoint": "nano-m"}
+CLASSES = ("cat", "dog", "fox")
+
+
+def judged(heads: ProjectHeads, examples: Examples) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    return heads.judge(examples.features, examples.shapes)
+
+
+def test_both_heads_learn_and_hold_on_other_objects() -> None:
+    heads = fit_project(blobs({"cat": 30, "dog": 20, "fox": 20, "": 80}), CLASSES, **VERSION)
+    other = blobs({"cat": 40, "dog": 40, "fox": 40, "": 100}, seed=9)
+    wanted, probabilities = judged(heads, other)
+    assert heads.classifier is not None
+    assert heads.classifier.kind == "logistic"
+    assert accuracy(probabilities, heads.classes, other) > 0.85
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    truth = other.wanted == 1
+    assert wanted[truth].mean() > wanted[~truth].mean() + 0.4
+    assert (heads.shown(wanted) & truth).sum() > 0.8 * truth.sum()
+    assert heads.threshold.recall >= 0.8
+
+
+def test_one_example_a_class_makes_prototypes() -> None:
+    heads = fit_project(blobs({"cat": 1, "dog": 1, "fox": 1, "": 12}, spread=0.4), CLASSES, **VERSION)
+    assert heads.classifier is not None
+    assert heads.classifier.kind == "prototypes"
+    other = blobs({"cat": 20, "dog": 20, "fox": 20}, spread=0.4, seed=3)
+    assert accuracy(judged(heads, other)[1], heads.classes, other) > 0.8
+
+
+def test_a_class_of_one_example_beside_a_large_one_can_win() -> None:
+    heads = fit_project(blobs({"cat": 60, "dog": 60, "fox": 1}, spread=0.5), CLASSES, **VERSION)
+    other = blobs({"cat": 1, "dog": 1, "fox": 30}, spread=0.5, seed=4)
+    probabilities = judged(heads, other)[1]
+    rare = np.array([given == ("fox",) for given in other.labels])
+    assert probabilities[rare, 2].mean() > 10 * probabilities[~rare, 2].mean()
+
+
+def test_ten_against_ten_thousand_stay_apart() -> None:
+    heads = fit_project(blobs({"cat": 10_000, "dog": 10}, spread=0.8), ("cat", "dog"), **VERSION)
+    other = blobs({"cat": 300, "dog": 100}, spread=0.8, seed=5)
+    probabilities = judged(heads, other)[1]
+    rare = np.array([given == ("dog",) for given in other.labels])
+    assert (probabilities[rare, 1] > 0.5).mean() > 0.8
+    assert (probabilities[~rare, 1] > 0.5).mean() < 0.02
+
+
+def test_a_single_class_is_certain_and_unseen_labels_are_impossible() -> None:
+    heads = fit_project(blobs({"cat": 9}), ("cat", "dog"), **VERSION)
+    assert heads.unseen == ("dog",)
+    probabilities = judged(heads, blobs({"cat": 5}, seed=2))[1]
+    np.testing.assert_allclose(probabilities, np.tile([1.0, 0.0], (5, 1)), atol=1e-4)
+    assert heads.selector is None  # nothing unwanted was seen
+    assert heads.shown(np.full(3, np.nan)).all()
+
+
+def test_renamed_labels_go_on_and_removed_ones_are_dropped_but_stay_wanted() -> None:
+    examples = blobs({"cat": 20, "dog": 20, "old fox": 20, "": 60})
+    kept = fit_project(examples, ("cat", "fox"), renamed={"old fox": "fox"}, **VERSION)
+    assert kept.unseen == ()
+    assert kept.classifier is not None
+    assert kept.classifier.examples.tolist() == [20, 20]
+    assert kept.selector is not None
+    assert kept.selector.examples.tolist() == [60, 60]
+    gone = fit_project(examples, ("bird",), **VERSION)
+    assert gone.classifier is None
+    assert gone.unseen == ("bird",)
+    assert np.isnan(judged(gone, examples)[1]).all()
+
+
+def test_a_region_of_several_labels_teaches_each_by_its_share() -> None:
+    examples = blobs({"cat": 20, "dog": 20})
+    both = replace(examples, labels=[("cat", "dog"), *examples.labels[1:]])
+    heads = fit_project(both, ("cat", "dog"), **VERSION)
+    assert heads.classifier is not None
+    assert heads.classifier.examples.sum() == 41
+    assert heads.figures["class_examples"] == 40
+
+
+def test_what_is_not_known_teaches_nothing() -> None:
+    examples = blobs({"cat": 30, "": 60})
+    unknown = replace(examples, wanted=np.where(examples.wanted == 0, -1, examples.wanted))
+    assert fit_project(unknown, ("cat",), **VERSION).selector is None
+
+
+def test_probabilities_mean_what_they_say_on_other_images() -> None:
+    heads = fit_project(blobs({"cat": 40, "dog": 40, "": 120}, spread=2.5), ("cat", "dog"), **VERSION)
+    other = blobs({"cat": 400, "dog": 400, "": 1200}, spread=2.5, seed=8)
+    wanted, _ = judged(heads, other)
+    bins = np.digitize(wanted, [0.2, 0.4, 0.6, 0.8])
+    errors = [abs(wanted[bins == b].mean() - other.wanted[bins == b].mean()) for b in range(5) if (bins == b).sum() > 50]
+    assert max(errors) < 0.2
+
+
+def test_saved_heads_judge_as_before(tmp_path: Path) -> None:
+    examples = blobs({"cat": 12, "dog": 9, "": 30})
+    heads = fit_project(examples, ("cat", "dog"), **VERSION)
+    again = load_project_heads(save_project_heads(heads, tmp_path / "heads.safetensors"))
+    for first, second in zip(judged(heads, examples), judged(again, examples), strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert again.threshold == heads.threshold
+    assert again.figures == heads.figures
+    untaught = fit_project(blobs({"": 3}), ("cat",), **VERSION)
+    empty = load_project_heads(save_project_heads(untaught, tmp_path / "empty.safetensors"))
+    assert empty.classifier is None
+    assert empty.selector is None
+
+
+def test_broken_files_and_other_features_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(HeadsError, match=r"x\.safetensors"):
+        load_project_heads(tmp_path / "x.safetensors")
+    with pytest.raises(HeadsError, match=r"y\.safetensors"):
+        load_project_heads(tmp_path / "y.safetensors")
+    heads = fit_project(blobs({"cat": 6, "": 9}), ("cat",), **VERSION)
+    with pytest.raises(TrainingError, match="retrain"):
+        heads.check_fits("object-features-2")
+    with pytest.raises(TrainingError, match="features"):
+        heads.judge(np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float32))
+    with pytest.raises(TrainingError, match="label"):
+        fit_project(blobs({"cat": 6}), (), **VERSION)
