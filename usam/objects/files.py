@@ -35,7 +35,12 @@ def save_project_heads(heads: ProjectHeads, path: Path) -> Path:
     for name, head in (("classifier", heads.classifier), ("selector", heads.selector)):
         if head is not None:
             arrays |= {f"{name}.{key}": np.ascontiguousarray(getattr(head, key)) for key in _ARRAYS}
-            about[name] = {"kind": head.kind, "temperature": head.temperature, "log_loss": head.log_loss}
+            about[name] = {
+                "kind": head.kind,
+                "tail": head.tail,
+                "temperature": head.temperature,
+                "log_loss": head.log_loss,
+            }
     if not arrays:
         arrays["none"] = np.zeros(1, np.float32)
     with replacing(Path(path)) as partial:
@@ -77,6 +82,7 @@ def _head(name: str, told: dict[str, Any], arrays: dict[str, Any]) -> LinearHead
         raise ValueError(f"{name} has weights {parts['weights'].shape} for {width} features, or not finite ones")
     return LinearHead(
         told[name]["kind"],
+        tail=int(told[name]["tail"]),
         temperature=_number(told[name]["temperature"]),
         log_loss=_number(told[name]["log_loss"]),
         **parts,

@@ -34,6 +34,10 @@ PENALTIES = (0.03, 0.3, 3.0, 30.0)
 """Values of scikit-learn's C (small = shrunken) to choose from."""
 MOST_OF_A_CLASS = 3000
 """Examples of one class that are used; more are thinned out, and weigh more in exchange."""
+LENGTH = 5.5
+"""What the regression takes for unit length: its penalties are meant for that."""
+TAIL_SCALE = 0.1
+"""What a standard deviation of a tail feature counts, beside the others' unit length."""
 PROTOTYPE_SHARPNESS = 10.0
 """Logits per unit of cosine before a temperature is fitted."""
 TEMPERATURES = np.geomspace(0.1, 20.0, 40)
@@ -48,7 +52,8 @@ PRIOR_TEMPERATURE = 1.5
 class LinearHead:
     """A classifier over C classes. `mean`, `scale` (F,), `weights` (C, F), `bias` (C,).
 
-    `examples` (C,) says how many taught each class; `log_loss` is that of images left out, NaN where none could be.
+    `examples` (C,) says how many taught each class; `log_loss` is that of images left out, NaN where none could be;
+    the last `tail` features are numbers of other kinds, which are scaled but not brought to unit length.
     """
 
     kind: Kind
@@ -59,6 +64,7 @@ class LinearHead:
     temperature: float
     examples: Ints
     log_loss: float
+    tail: int = 0
 
     def logits(self, features: Floats) -> Float64s:
         """(K, F) -> (K, C) before the temperature. Raises `TrainingError` for another width."""
@@ -66,7 +72,9 @@ class LinearHead:
             raise TrainingError(
                 f"features (K, {len(self.mean)})", f"shape {features.shape}", "pool them as the examples were"
             )
-        return np.asarray(_unit(features, self.mean, self.scale) @ self.weights.T.astype(np.float64) + self.bias)
+        return np.asarray(
+            _unit(features, self.mean, self.scale, self.tail) @ self.weights.T.astype(np.float64) + self.bias
+        )
 
     def probabilities(self, features: Floats) -> Float64s:
         """(K, F) -> (K, C), each in [0, 1], adding up to 1."""
@@ -82,6 +90,7 @@ def fit_linear(
     weights: Floats | None = None,
     background: Floats | None = None,
     balance: float = 0.5,
+    tail: int = 0,
     seed: int = 0,
 ) -> tuple[LinearHead, Float64s]:
     """Teach a head.
@@ -90,6 +99,7 @@ def fit_linear(
         features: (N, F); target: (N,) in 0..C-1; images: (N,) what each is from: images are left out whole.
         weights: (N,) of each example, default 1.
         background: (B, F) other objects, to centre and scale by as well.
+        tail: so many of the last features are scaled only (`LinearHead`).
         balance: 0 = classes weigh what they number, 1 = all classes weigh the same.
 
     Returns the head and the probabilities (N, C) that heads taught without an example's image give it (NaN where only
@@ -116,8 +126,9 @@ def fit_linear(
         1.0,
         np.bincount(labels, minlength=classes),
         float("nan"),
+        tail,
     )
-    unit = _unit(values, mean, scale)
+    unit = _unit(values, mean, scale, tail)
     fold = group_folds(np.asarray([str(each) for each in images]), FOLDS, seed)
     tries: list[tuple[LinearHead, Float64s]] = []
     for recipe in _recipes(base.examples):
@@ -177,10 +188,9 @@ def _solved(
         totals = np.bincount(labels[rows], weights=thinned, minlength=classes)
         share = totals[there].sum() / len(there)
         balanced = thinned * (share / totals[labels[rows]]) ** balance
-        scale = np.sqrt(unit.shape[1])
         model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
-        model.fit(unit[rows] * scale / 4, labels[rows], sample_weight=balanced)
-        found, offset = model.coef_ * scale / 4, model.intercept_
+        model.fit(unit[rows] * LENGTH, labels[rows], sample_weight=balanced)
+        found, offset = model.coef_ * LENGTH, model.intercept_
         if len(there) == 2:
             w[there[1]], b[there[1]], b[there[0]] = found[0], offset[0], 0.0
         else:
@@ -229,6 +239,8 @@ def softmax(logits: Floats) -> Float64s:
     return result
 
 
-def _unit(features: Floats, mean: Float32s, scale: Float32s) -> Float64s:
+def _unit(features: Floats, mean: Float32s, scale: Float32s, tail: int) -> Float64s:
     centred = (np.asarray(features, np.float64) - mean) / scale
-    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9))
+    main, rest = np.split(centred, [centred.shape[1] - tail], axis=1)
+    unit = main / np.maximum(np.linalg.norm(main, axis=1, keepdims=True), 1e-9)
+    return np.concatenate([unit, rest * TAIL_SCALE], axis=1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,9 @@ from usam.errors import TrainingError
 from usam.objects.effort import Prices, Threshold, choose_threshold, worthwhile
 from usam.objects.linear import Float64s, Floats, LinearHead, fit_linear
 
+WANTED_IOU, UNWANTED_IOU = 0.5, 0.3
+"""Overlap with a person's region from which on a proposal shows a wanted object, and below which it does not; what
+lies between teaches nothing."""
 LEAST_IMAGES = 3
 """Labelled images, with both wanted and unwanted objects, from which on a project decides what is shown."""
 
@@ -29,9 +31,11 @@ class Examples:
 
     features (N, F), shapes (N, S)   `usam.predictor.object_features`
     images (N,)                      what image each is of
+    regions (N,)                     which region of a person it overlaps most, any name that is one in all images
     labels (N,)                      the labels that people gave it: one, several, or () for none
-    wanted (N,)                      1: a person marked it; 0: a proposal of a *finished* task that nobody marked;
-                                     -1: not known (as where a project marks only a part): teaches neither
+    overlap (N,)                     its IoU with that region: 1 for regions themselves, 0 for a proposal of a *finished*
+                                     task that no region overlaps; NaN where it is not known (as for what nobody marked
+                                     where a project marks only a part): teaches nothing
     proposed (N,)                    whether it is one of the proposals (the others are people's own regions): the
                                      threshold is chosen on proposals alone
 
@@ -42,14 +46,15 @@ class Examples:
     features: Floats
     shapes: Floats
     images: Sequence[object]
+    regions: Sequence[object]
     labels: Sequence[tuple[str, ...]]
-    wanted: npt.NDArray[np.int64]
+    overlap: Floats
     proposed: npt.NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        sizes = [len(part) for part in (self.features, self.shapes, self.images, self.labels, self.wanted, self.proposed)]
-        if len(set(sizes)) > 1:
-            raise TrainingError("features, shapes, images, labels, wanted and proposed of one size", str(sizes))
+        parts = (self.features, self.shapes, self.images, self.regions, self.labels, self.overlap, self.proposed)
+        if len(sizes := {len(part) for part in parts}) > 1:
+            raise TrainingError("features, shapes, images, regions, labels, ... of one size", f"sizes {sorted(sizes)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +76,7 @@ class ProjectHeads:
         return tuple(name for name, count in zip(self.classes, counts, strict=True) if not count)
 
     def judge(self, features: Floats, shapes: Floats) -> tuple[Float64s, Float64s]:
-        """Probability of being wanted (K,), NaN where that is not learnt yet, and of each class (K, C), NaN likewise."""
+        """Probability of being wanted (K,) and of each class (K, C); NaN where it is not learnt yet."""
         count = len(features)
         wanted, probabilities = np.full(count, np.nan), np.full((count, len(self.classes)), np.nan)
         if self.selector is not None:
@@ -136,9 +141,7 @@ def _classifier(
     features = np.asarray(examples.features, np.float32)
     images = [examples.images[row] for row in rows]
     goal, share = np.array(target, np.int64), np.array(weight)
-    head, left_out = fit_linear(
-        features[rows], goal, images, len(names), weights=share, background=features, seed=seed
-    )
+    head, left_out = fit_linear(features[rows], goal, images, len(names), weights=share, background=features, seed=seed)
     known = np.isfinite(left_out).all(1)
     figures = {"class_examples": float(len(set(rows)))}
     if known.any():
@@ -150,17 +153,19 @@ def _classifier(
 def _selector(
     examples: Examples, prices: Prices, least_recall: float, seed: int
 ) -> tuple[LinearHead | None, Threshold, dict[str, float]]:
-    told = np.flatnonzero(np.asarray(examples.wanted) >= 0)
-    yes = np.asarray(examples.wanted)[told] == 1
+    overlap = np.asarray(examples.overlap, np.float64)
+    told = np.flatnonzero((overlap >= WANTED_IOU) | (overlap < UNWANTED_IOU))
+    yes = overlap[told] >= WANTED_IOU
     images = [examples.images[row] for row in told]
-    both = len({str(image) for image, good in zip(images, yes, strict=True) if good}) >= LEAST_IMAGES
     undecided = Threshold(worthwhile(prices), float("nan"), float("nan"))
-    if not both or yes.all():
+    if len({str(image) for image, good in zip(images, yes, strict=True) if good}) < LEAST_IMAGES or yes.all():
         return None, undecided, {}
     inputs = selector_inputs(examples.features, examples.shapes)
-    head, left_out = fit_linear(inputs[told], yes.astype(np.int64), images, 2, background=inputs, seed=seed)
-    proposed = np.asarray(examples.proposed)[told]
-    threshold = choose_threshold(left_out[proposed, 1], yes[proposed], prices, least_recall=least_recall)
+    tail = inputs.shape[1] - np.shape(examples.features)[1]
+    head, left_out = fit_linear(inputs[told], yes.astype(np.int64), images, 2, background=inputs, tail=tail, seed=seed)
+    rows = np.flatnonzero(np.asarray(examples.proposed)[told])
+    rows = _one_a_region(rows, left_out[:, 1], yes, [str(examples.regions[row]) for row in told])
+    threshold = choose_threshold(left_out[rows, 1], yes[rows], prices, least_recall=least_recall)
     figures = {
         "wanted_examples": float(yes.sum()),
         "unwanted_examples": float((~yes).sum()),
@@ -168,3 +173,17 @@ def _selector(
         "wanted_recall": threshold.recall,
     }
     return head, threshold, figures
+
+
+def _one_a_region(
+    rows: npt.NDArray[np.int64], probability: Float64s, wanted: npt.NDArray[np.bool_], regions: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """Of several wanted proposals of one region only the likeliest: the others are its copies and are not shown."""
+    kept, seen = [], set()
+    for row in sorted(rows.tolist(), key=lambda row: -np.nan_to_num(probability[row], nan=-1.0)):
+        if wanted[row]:
+            if regions[row] in seen:
+                continue
+            seen.add(regions[row])
+        kept.append(row)
+    return np.array(sorted(kept), np.int64)

@@ -21,8 +21,9 @@ def blobs(counts: dict[str, int], *, spread: float = 1.0, seed: int = 0, per_ima
         features=features.reshape(len(names), WIDTH),
         shapes=rng.random((len(names), 2)).astype(np.float32),
         images=[index // per_image for index in range(len(names))],
+        regions=list(range(len(names))),
         labels=[(name,) if name else () for name in names],
-        wanted=np.array([bool(name) for name in names], np.int64),
+        overlap=np.array([float(bool(name)) for name in names]),
         proposed=np.ones(len(names), bool),
     )
 

@@ -30,7 +30,7 @@ def test_both_heads_learn_and_hold_on_other_objects() -> None:
     assert heads.classifier.kind == "logistic"
     assert accuracy(probabilities, heads.classes, other) > 0.85
     np.testing.assert_allclose(probabilities.sum(1), 1)
-    truth = other.wanted == 1
+    truth = other.overlap == 1
     assert wanted[truth].mean() > wanted[~truth].mean() + 0.4
     assert (heads.shown(wanted) & truth).sum() > 0.8 * truth.sum()
     assert heads.threshold.recall >= 0.8
@@ -95,7 +95,7 @@ def test_a_region_of_several_labels_teaches_each_by_its_share() -> None:
 
 def test_what_is_not_known_teaches_nothing() -> None:
     examples = blobs({"cat": 30, "": 60})
-    unknown = replace(examples, wanted=np.where(examples.wanted == 0, -1, examples.wanted))
+    unknown = replace(examples, overlap=np.where(examples.overlap == 0, np.nan, examples.overlap))
     assert fit_project(unknown, ("cat",), **VERSION).selector is None
 
 
@@ -104,7 +104,9 @@ def test_probabilities_mean_what_they_say_on_other_images() -> None:
     other = blobs({"cat": 400, "dog": 400, "": 1200}, spread=2.5, seed=8)
     wanted, _ = judged(heads, other)
     bins = np.digitize(wanted, [0.2, 0.4, 0.6, 0.8])
-    errors = [abs(wanted[bins == b].mean() - other.wanted[bins == b].mean()) for b in range(5) if (bins == b).sum() > 50]
+    errors = [
+        abs(wanted[bins == b].mean() - other.overlap[bins == b].mean()) for b in range(5) if (bins == b).sum() > 50
+    ]
     assert max(errors) < 0.2
 
 

@@ -16,8 +16,8 @@ from torch import distributed as dist
 
 from usam.checkpoints.nano import IMAGENET_MEAN, IMAGENET_STD, Embedding, NanoSAM, build_size, decode, encode_images
 from usam.research.nano.cheap_layers import freeze_costly, use_plain_attention
-from usam.research.nano.losses import LossWeights, prompt_loss
 from usam.research.nano.samples import Batch, PromptCounts, PromptGroup, correction_clicks
+from usam.training.mask_losses import LossWeights, prompt_loss
 
 
 @dataclass(frozen=True)

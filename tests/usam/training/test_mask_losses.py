@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from usam.research.nano.losses import LossWeights, mask_loss, prompt_loss, true_ious
+from usam.training.mask_losses import LossWeights, mask_loss, prompt_loss, true_ious
 
 TARGET = torch.zeros(2, 8, 8)
 TARGET[:, 2:6, 2:6] = 1

@@ -1,4 +1,4 @@
-"""What the nano family is trained to do.
+"""What a mask decoder is trained to do: the nano family from scratch, a project's own decoder from a finished one.
 
 Legend: P prompts, M = 4 masks a prompt (the single mask, then the three of the multimask output), h, w the side of
 the decoder's mask (a quarter of the input).
