@@ -1,13 +1,14 @@
 """What a labelling configuration offers: where prompts come from, where masks go, where gaps can be shown.
 
 A configuration is parsed once by the SDK's `LabelInterface`, which also judges what we answer, and kept: a
-click must not wait for XML.
+click must not wait for XML. Several images in one task have a `LabelConfig` each: `for_image` and `for_result`
+give the one that regions mean by their `to_name`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from label_studio_sdk.label_interface.interface import LabelInterface
 
 OutputKind = Literal["brush", "bitmask", "polygon", "rectangle"]
+UnknownLabel = Literal["none", "first"]
+"""What a mask gets whose label nobody told, where several are offered: none, or the configuration's first."""
 
 OUTPUTS: dict[str, OutputKind] = {
     "BrushLabels": "brush",
@@ -33,29 +36,61 @@ OUTPUTS: dict[str, OutputKind] = {
 PROMPTS = ("KeyPointLabels", "KeyPoint", "RectangleLabels", "Rectangle", "BrushLabels", "Brush")
 QUANTITIES = ("task_gap", "prompt_gap", "model_gap", "predicted_iou")
 MAX_CONFIG_CHARS = 1_000_000
+_VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
+"""What the editor takes from the task's data in a tag's value."""
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """The control that takes an object's label: the mask's own, or a generic `Labels` beside it.
+
+    `labels` are written as the editor writes them: a label's alias where it has one. `dynamic` is the value
+    (`$classes`) under which each task brings labels of its own, empty without one.
+    """
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
+    dynamic: str = ""
+
+    def find(self, wanted: str, data: Mapping[str, Any] | None = None) -> str | None:
+        """`wanted` as this control writes it; None where it does not offer it. Without the task's `data`, a
+        control with labels of the task offers whatever is asked for."""
+        if wanted in self.labels:
+            return wanted
+        if wanted in self.aliases:
+            return self.aliases[wanted]
+        if not self.dynamic:
+            return None
+        return wanted if data is None else dict(_dynamic_labels(task_value(self.dynamic, data))).get(wanted)
 
 
 @dataclass(frozen=True)
 class Output:
-    """The control that receives our regions. `type` is the region's type, `label_key` its key for labels
-    (None for a control without labels); `labels` is empty where a task brings its own."""
+    """A control that receives our regions. `type` is the region's type; `source` takes the label (None where
+    nothing does), `label_key` is its key in this region itself (None where another control takes it)."""
 
     kind: OutputKind
     name: str
     to_name: str
     type: str
     label_key: str | None
-    labels: tuple[str, ...]
+    source: LabelSource | None
 
-    def choose_label(self, wanted: str | None) -> tuple[str | None, bool]:
-        """The label of a region that a smart control called `wanted`, and whether it is a guess."""
-        if self.label_key is None:
-            return None, False
-        if wanted is not None and (wanted in self.labels or not self.labels):
-            return wanted, False
-        if not self.labels:
-            return None, False
-        return self.labels[0], len(self.labels) > 1
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that the configuration itself offers here."""
+        return self.source.labels if self.source is not None else ()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one object goes and as what. `note` says what a person should know of the label."""
+
+    output: Output
+    label: str | None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,19 +115,71 @@ class ScoreControl:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """One parsed labelling configuration."""
+    """One parsed labelling configuration, seen from one of its images.
 
-    output: Output
+    `outputs` are the image's controls for masks, the most faithful first; `output` is the first of them. `smart` are
+    the controls whose regions are sent as prompts.
+    """
+
+    outputs: tuple[Output, ...]
     smart: tuple[PromptControl, ...]
     gauges: tuple[ScoreControl, ...]
     image_name: str
-    image_key: str
-    """Key of the image in a task's data."""
+    image_source: str
+    """The image tag's value, such as `$image` or `$photos[1].url`."""
     interface: LabelInterface = field(repr=False, compare=False)
+    others: tuple[LabelConfig, ...] = field(default=(), repr=False)
+    """The same configuration seen from its other images."""
 
-    def image_value(self, data: dict[str, Any]) -> str:
+    @property
+    def output(self) -> Output:
+        """The control that masks go to where their label does not decide."""
+        return self.outputs[0]
+
+    @property
+    def output_names(self) -> frozenset[str]:
+        """The names of all controls that masks of this image go to."""
+        return frozenset(output.name for output in self.outputs)
+
+    @property
+    def image_key(self) -> str:
+        """The image's path in a task's data, such as `photos[1].url`."""
+        return self.image_source.removeprefix("$")
+
+    @property
+    def images(self) -> tuple[LabelConfig, ...]:
+        """This configuration seen from each of its images that masks can be drawn on, this one first."""
+        return (self, *self.others)
+
+    def for_image(self, name: str) -> LabelConfig:
+        """The configuration as the image tag `name` sees it; an empty name means this one.
+
+        Raises `LabelConfigError` where no control on that image can hold a mask.
+        """
+        for view in self.images:
+            if name in ("", view.image_name):
+                return view
+        raise LabelConfigError(
+            f"a region on {' or '.join(view.image_name for view in self.images)}",
+            f"one on {name[:60]!r}",
+            "draw on an image that has a control for masks",
+        )
+
+    def for_result(self, result: Sequence[Mapping[str, Any]]) -> LabelConfig:
+        """The configuration as the image sees it that these regions lie on.
+
+        Raises `LabelConfigError` where they lie on several images, or on one that takes no masks.
+        """
+        names = list(dict.fromkeys(str(region["to_name"]) for region in result if region.get("to_name")))
+        if len(names) > 1:
+            raise LabelConfigError(
+                "regions on one image", f"on {' and '.join(names)[:80]}", "prompt one image at a time"
+            )
+        return self.for_image(names[0] if names else "")
+
+    def image_value(self, data: Mapping[str, Any]) -> str:
         """Where a task's image is. Raises `LabelConfigError` where the task has none."""
-        value = data.get(self.image_key)
+        value = task_value(self.image_source, data)
         if not isinstance(value, str) or not value.strip():
             raise LabelConfigError(
                 f"an address in the task's data under `{self.image_key}`",
@@ -100,6 +187,33 @@ class LabelConfig:
                 "check the Image tag's value against the imported tasks",
             )
         return value.strip()
+
+    def place(
+        self, wanted: str | None, data: Mapping[str, Any] | None = None, unknown: UnknownLabel = "none"
+    ) -> Placement:
+        """The control and label of an object that somebody, or a learned class, called `wanted`.
+
+        The first control that offers the label gets it. A label that nobody offers, or none at all, is never turned
+        into one of several; the only one there is is given. `unknown="first"` gives the first instead, and says so.
+        """
+        if wanted is not None:
+            for output in self.outputs:
+                if output.source is not None and (label := output.source.find(wanted, data)) is not None:
+                    return Placement(output, label)
+        known = {label: output for output in reversed(self.outputs) for label in reversed(output.labels)}
+        labelled = [output for output in self.outputs if output.source is not None]
+        if not labelled:
+            return Placement(self.output, None)
+        missed = f"no control for masks offers the label {wanted[:60]!r}" if wanted is not None else ""
+        offered = [label for output in self.outputs for label in output.labels]
+        only = len(known) == 1 and not any(output.source.dynamic for output in labelled if output.source is not None)
+        if known and (only or unknown == "first"):
+            label = offered[0]
+            given = f"{label!r} is the only one" if only else f"label {label!r} is the first of the configuration"
+            if only and not missed:
+                return Placement(known[label], label)
+            return Placement(known[label], label, "; ".join(filter(None, (missed, f"{given}: please check"))))
+        return Placement(self.output, None, f"{missed or 'no label is known'}: please choose one")
 
     def check(self, result: Sequence[dict[str, Any]], score: float) -> None:
         """Raise `RegionError` where the SDK would not take this as a prediction."""
@@ -115,16 +229,33 @@ class LabelConfig:
             )
 
 
+def task_value(source: str, data: Mapping[str, Any]) -> Any:
+    """What the editor puts in place of a tag's value: `$image`, `$photos[1].url`, `https://host/$name`.
+
+    A value that is a variable alone may be of any type, None where the task has nothing there. A key that is written
+    just like the variable comes first.
+    """
+    if source.startswith("$") and source[1:] in data:
+        return data[source[1:]]
+    if _VARIABLE.fullmatch(source):
+        return _lookup(source[1:], data)
+    found = [_lookup(name[1:], data) for name in _VARIABLE.findall(source)]
+    if not found or not all(isinstance(value, str | int) for value in found):
+        return None
+    parts = iter(found)
+    return _VARIABLE.sub(lambda _: str(next(parts)), source)
+
+
 @lru_cache(maxsize=64)
 def parse_config(label_config: str) -> LabelConfig:
-    """Parse a labelling configuration, or give back the parsed one.
+    """Parse a labelling configuration, or give back the parsed one: as its best image for masks sees it.
 
-    Raises `LabelConfigError` where it is not XML, has no image, or no control on that image can hold a mask.
+    Raises `LabelConfigError` where it is not XML, has no image, repeats its tags for a list in the task, or no control
+    on an image can hold a mask.
     """
     interface = _interface(label_config)
     images = {o.name: o for o in interface.objects if o.tag == "Image"}
-    controls = [c for c in interface.controls if c.to_name and c.to_name[0] in images]
-    candidates = [c for c in controls if c.tag in OUTPUTS]
+    candidates = [c for c in interface.controls if c.tag in OUTPUTS and any(name in images for name in c.to_name)]
     if not candidates:
         raise LabelConfigError(
             "an Image tag with BrushLabels, BitmaskLabels, PolygonLabels or RectangleLabels on it",
@@ -132,31 +263,76 @@ def parse_config(label_config: str) -> LabelConfig:
             "add one of them to the labelling configuration",
         )
     ranks = list(OUTPUTS)
-    chosen = min(candidates, key=lambda c: (_is_smart(c), ranks.index(c.tag)))
-    image = images[chosen.to_name[0]]
-    value = image.attr.get("value") or ""
-    if not value.startswith("$") or len(value) < 2:
-        raise LabelConfigError('an Image tag with value="$name"', repr(value or "valueList"), "use one image per task")
-    labelled = chosen.tag.endswith("Labels")
+    candidates.sort(key=lambda c: (_is_smart(c), ranks.index(c.tag)))
+    names = dict.fromkeys(name for c in candidates for name in c.to_name if name in images)
+    views = [_seen_from(images[name], interface, candidates) for name in names]
+    first, *others = views
     return LabelConfig(
-        output=Output(
-            kind=OUTPUTS[chosen.tag],
-            name=chosen.name,
-            to_name=image.name,
-            type=chosen.tag.lower(),
-            label_key=chosen.tag.lower() if labelled else None,
-            labels=tuple(chosen.labels or ()) if labelled else (),
-        ),
-        smart=tuple(
-            PromptControl(c.name, c.tag, tuple(c.labels or ()))
-            for c in controls
-            if c.tag in PROMPTS and c.to_name[0] == image.name and _is_smart(c)
-        ),
-        gauges=tuple(gauge for c in controls if (gauge := _gauge(c, image.name)) is not None),
+        first.outputs, first.smart, first.gauges, first.image_name, first.image_source, interface, tuple(others)
+    )
+
+
+def _seen_from(image: Any, interface: LabelInterface, candidates: Sequence[Any]) -> LabelConfig:
+    value = image.attr.get("value") or ""
+    if not _VARIABLE.search(value) and (not value.startswith("$") or len(value) < 2):
+        raise LabelConfigError('an Image tag with value="$name"', repr(value or "valueList"), "use one image per task")
+    here = [c for c in interface.controls if image.name in c.to_name]
+    generic = next((_label_source(c) for c in here if c.tag == "Labels"), None)
+    prompting = [c for c in here if c.tag in PROMPTS]
+    smart = [c for c in prompting if _is_smart(c)] or [c for c in prompting if not _is_deaf(c)]
+    return LabelConfig(
+        outputs=tuple(_output(c, image.name, generic) for c in candidates if image.name in c.to_name),
+        smart=tuple(PromptControl(c.name, c.tag, tuple(c.labels or ())) for c in smart),
+        gauges=tuple(gauge for c in here if (gauge := _gauge(c, image.name)) is not None),
         image_name=image.name,
-        image_key=value[1:],
+        image_source=value,
         interface=interface,
     )
+
+
+def _output(control: Any, image_name: str, generic: LabelSource | None) -> Output:
+    labelled = control.tag.endswith("Labels")
+    return Output(
+        kind=OUTPUTS[control.tag],
+        name=control.name,
+        to_name=image_name,
+        type=control.tag.lower(),
+        label_key=control.tag.lower() if labelled else None,
+        source=_label_source(control) if labelled else generic,
+    )
+
+
+def _label_source(control: Any) -> LabelSource:
+    value = str(control.attr.get("value", ""))
+    attributes = [label.attr for label in (control.labels_attrs or {}).values()]
+    aliases = {str(a["value"]): str(a["alias"]) for a in attributes if a.get("value") and a.get("alias")}
+    dynamic = value if _VARIABLE.search(value) else ""
+    return LabelSource(control.name, control.tag.lower(), tuple(control.labels or ()), aliases, dynamic)
+
+
+def _dynamic_labels(value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Each label of a task's own list by its value and its alias, and how the editor writes it."""
+    if not isinstance(value, list) or depth > 8:
+        return
+    for label in value:
+        if not isinstance(label, dict):
+            continue
+        names = [name for name in (label.get("value"), label.get("alias")) if isinstance(name, str) and name]
+        yield from ((name, names[-1]) for name in names)
+        yield from _dynamic_labels(label.get("children"), depth + 1)
+
+
+def _lookup(path: str, data: Mapping[str, Any]) -> Any:
+    """The value at `photos[1].url` in a task's data; None where there is nothing."""
+    found: Any = data
+    for step in [path] if path in data else re.findall(r"[^.\[\]]+", path):
+        if isinstance(found, dict):
+            found = found.get(step)
+        elif isinstance(found, list) and step.isdecimal() and len(step) < 10 and int(step) < len(found):
+            found = found[int(step)]
+        else:
+            return None
+    return found
 
 
 def _interface(label_config: str) -> LabelInterface:
@@ -167,6 +343,12 @@ def _interface(label_config: str) -> LabelInterface:
             f"a labelling configuration of at most {MAX_CONFIG_CHARS} characters without document types",
             f"{len(label_config)} characters",
             "send the configuration as Label Studio stores it",
+        )
+    if re.search(r"<repeater\b", label_config, re.I):
+        raise LabelConfigError(
+            "a labelling configuration that names each of its images",
+            "a Repeater, whose tags the editor makes anew for each task",
+            "write out one Image tag and its controls for each picture of a task, or import one picture a task",
         )
     try:
         return LabelInterface(label_config)
@@ -183,11 +365,16 @@ def _is_smart(control: Any) -> bool:
     return any(str(a.get(key, "")).lower() == "true" for a in attributes for key in ("smart", "smartOnly", "smartonly"))
 
 
+def _is_deaf(control: Any) -> bool:
+    """Whether the editor sends no region of this control: it does, with Auto-Annotation on, unless told otherwise."""
+    return str(control.attr.get("smart", "")).lower() == "false"
+
+
 def _gauge(control: Any, image_name: str) -> ScoreControl | None:
     kinds: dict[str, Literal["number", "textarea"]] = {"Number": "number", "TextArea": "textarea"}
     kind = kinds.get(control.tag)
     quantity = control.name.lower().replace("-", "_")
-    if kind is None or quantity not in QUANTITIES or control.to_name[0] != image_name:
+    if kind is None or quantity not in QUANTITIES:
         return None
     per_region = str(control.attr.get("perRegion", control.attr.get("perregion", ""))).lower() == "true"
     return ScoreControl(control.name, image_name, quantity, kind, per_region)

@@ -20,9 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import RegionError
-from backend.label_studio.shapes import check_size, finite, percent_box, percent_point, region_to_mask
+from backend.label_studio.shapes import (
+    check_size,
+    finite,
+    label_of,
+    labels_by_id,
+    percent_box,
+    percent_point,
+    region_to_mask,
+)
 from usam.errors import UsamError
 from usam.prompts import Prompt
+
+__all__ = ["LabelledPrompt", "label_of", "prompts_from_context", "prompts_from_task", "stroke_points"]
 
 STROKE_POINTS = 5
 """Points that stand for one brush stroke."""
@@ -62,11 +72,13 @@ class _Object:
 def prompts_from_context(result: Sequence[dict[str, Any]], image_hw: tuple[int, int]) -> list[LabelledPrompt]:
     """The prompts that the regions of an interactive context make, in the order in which they were drawn.
 
-    Raises `RegionError` for a region of an image of another size, without a position, or when nothing
-    positive was drawn.
+    A label may stand beside its region, under the same id, as a generic `Labels` control writes it. The regions are of
+    one image (`LabelConfig.for_result`). Raises `RegionError` for a region of an image of another size, without a
+    position, or when nothing positive was drawn.
     """
     if len(result) > MAX_ITEMS:
         raise RegionError(f"at most {MAX_ITEMS} regions in a context", str(len(result)), "start a new region")
+    labels = labels_by_id(result)
     objects: list[_Object] = []
     positive: list[tuple[tuple[float, float], str | None]] = []
     negative: list[tuple[float, float]] = []
@@ -75,7 +87,7 @@ def prompts_from_context(result: Sequence[dict[str, Any]], image_hw: tuple[int, 
         if kind not in _POINTS + _BOXES + _STROKES or not isinstance(item.get("value"), dict):
             continue
         check_size(item, image_hw)
-        label = label_of(item)
+        label = labels.get(str(item.get("id"))) if (own := label_of(item)) is None else own
         points: list[tuple[float, float]] = []
         if kind in _POINTS:
             points = [percent_point(item["value"], image_hw)]
@@ -98,24 +110,31 @@ def prompts_from_context(result: Sequence[dict[str, Any]], image_hw: tuple[int, 
 
 
 def prompts_from_task(
-    predictions: Iterable[dict[str, Any]], image_hw: tuple[int, int], own_version: str = ""
+    predictions: Iterable[dict[str, Any]], image_hw: tuple[int, int], own_version: str = "", image_name: str = ""
 ) -> list[LabelledPrompt]:
     """Prompts from what other models left on a task: its newest prediction with boxes, points or polygons.
 
     Predictions whose `model_version` starts with `own_version` are ours and passed over, as is a region that
-    cannot be read: what another model wrote must not stop us. Empty where there is nothing of use.
+    cannot be read, or lies on another image than `image_name`: what another model wrote must not stop us. Empty where
+    there is nothing of use.
     """
     others = [p for p in predictions if not _is_own(p, own_version)]
     for prediction in sorted(others, key=lambda p: str(p.get("created_at", "")), reverse=True):
-        found = [r for r in prediction.get("result") or [] if isinstance(r, dict)]
+        result = prediction.get("result")
+        regions = [r for r in result if isinstance(r, dict)] if isinstance(result, list) else []
+        labels = labels_by_id(regions)
         prompts: list[LabelledPrompt] = []
-        for region in found[:MAX_ITEMS]:
+        for region in regions[:MAX_ITEMS]:
             if str(region.get("type", "")).lower() not in _POINTS + _BOXES:
                 continue
+            if image_name and region.get("to_name") not in (None, "", image_name):
+                continue
             try:
-                prompts += prompts_from_context([region], image_hw)
+                made = prompts_from_context([region], image_hw)
             except UsamError:
                 continue
+            beside = labels.get(str(region.get("id")))
+            prompts += [LabelledPrompt(one.prompt, one.label if one.label is not None else beside) for one in made]
         if prompts:
             return prompts
     return []
@@ -124,18 +143,6 @@ def prompts_from_task(
 def is_positive(item: dict[str, Any]) -> bool:
     """Whether a region says `here` rather than `not here`; regions that do not say mean `here`."""
     return item.get("is_positive", True) not in (False, 0, "false", "0")
-
-
-def label_of(region: dict[str, Any]) -> str | None:
-    """The first label of a region, under its own type's key or `labels`; None where it has none."""
-    value = region.get("value")
-    if not isinstance(value, dict):
-        return None
-    for key in (str(region.get("type", "")).lower(), "labels"):
-        labels = value.get(key)
-        if isinstance(labels, list) and labels and isinstance(labels[0], str):
-            return labels[0]
-    return None
 
 
 def stroke_points(mask: npt.NDArray[np.bool_], count: int = STROKE_POINTS) -> list[tuple[float, float]]:

@@ -1,12 +1,16 @@
 """Masks to Label Studio regions, as the labelling configuration wants them, and back.
 
 Legend: H, W height and width of the upright image in pixels; percent are of that image. The other
-directions live in `contexts` (regions to prompts), `geometry` (a region to a mask) and `controls` (the
+directions live in `prompts` (regions to prompts), `shapes` (a region to a mask) and `config` (the
 configuration); their entrances are offered here too.
 
 A region's score is the predicted IoU of its mask, 0..1, higher = better. The three gaps are said in
 `meta.text`, which the editor shows, and in Number or TextArea controls named `task_gap`, `prompt_gap`,
 `model_gap` or `predicted_iou`, where the configuration has them.
+
+One object is one region. Under a generic `Labels` control it has a second result of the same id, with the label, as
+the editor writes it. An object whose label is not known goes without one: in the editor it then shows as unlabelled,
+a prompted one takes the label that is selected, and nobody has to look for wrong guesses among right labels.
 """
 
 from __future__ import annotations
@@ -23,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import RegionError
-from backend.label_studio.config import LabelConfig, ScoreControl, parse_config
+from backend.label_studio.config import LabelConfig, Output, ScoreControl, UnknownLabel, parse_config
 from backend.label_studio.prompts import LabelledPrompt, label_of, prompts_from_context, prompts_from_task
 from backend.label_studio.shapes import MASK_TYPES, region_to_mask
-from usam.masks import encode_rle, mask_box, trace_regions, without_specks
+from usam.masks import Region, encode_rle, trace_regions, without_specks
 
 __all__ = [
     "MASK_TYPES",
@@ -44,28 +48,38 @@ __all__ = [
 GAPS = ("task_gap", "prompt_gap", "model_gap")
 MIN_RING_SHARE = 0.02
 """Rings of less than this share of a mask's area are not sent as polygons: specks."""
+FAR_SHARE = 0.1
+"""Parts of less than this share of a mask's area go where they lie farther from it than they are long: they are most
+likely pieces of something else."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredMask:
     """A mask to be sent. `iou` is its predicted IoU, 0..1; `gaps` by name, -0.5..0.5, higher = more to
-    gain."""
+    gain. `label` is None where nobody told it; `label_score`, 0..1, is how sure a learned class is of it."""
 
     mask: npt.NDArray[np.bool_]
     iou: float
     gaps: Mapping[str, float] = field(default_factory=dict)
     label: str | None = None
     notes: tuple[str, ...] = ()
+    label_score: float | None = None
 
 
 def masks_to_regions(
-    masks: Sequence[ScoredMask], controls: LabelConfig, *, tolerance: float = 1.5
+    masks: Sequence[ScoredMask],
+    controls: LabelConfig,
+    *,
+    tolerance: float = 1.5,
+    data: Mapping[str, Any] | None = None,
+    unknown_label: UnknownLabel = "none",
 ) -> list[dict[str, Any]]:
-    """The regions (with unique ids) that show these masks in the output control of a configuration.
+    """The regions (with unique ids) that show these masks on the image of a configuration.
 
-    One region a mask, without its specks (`usam.masks.without_specks`); polygons need one for each separate part.
-    Empty masks make none. `tolerance` is how far, in pixels, a polygon may run from the mask's outline. Raises
-    `RegionError` for a score that is not finite.
+    One region a mask, in the control that offers its label, without its specks (`usam.masks.without_specks`); the
+    parts of a polygon are joined by lines. Empty masks make none. `tolerance` is how far, in pixels, a polygon may run
+    from the mask's outline; `data` is the task's, where it brings labels of its own; `unknown_label` says what an
+    object gets whose label is not known. Raises `RegionError` for a score that is not finite.
     """
     regions: list[dict[str, Any]] = []
     sent: list[ScoredMask] = []
@@ -73,8 +87,7 @@ def masks_to_regions(
         if not scored.mask.any():
             continue
         sent.append(scored)
-        for value, notes in _values(without_specks(scored.mask), controls, tolerance):
-            regions += _with_gauges(scored, value, notes, controls)
+        regions += _object_regions(scored, controls, tolerance, data, unknown_label)
     for gauge in controls.gauges:
         if not gauge.per_region and sent:
             regions.append(_image_gauge(gauge, sent))
@@ -93,54 +106,28 @@ def validated(result: list[dict[str, Any]], score: float, controls: LabelConfig)
         points = region["value"].get("points")
         if points is not None and len(points) < 3:
             raise RegionError("polygons of at least 3 points", str(len(points)), "report this")
-    own = [r["id"] for r in result if r["type"] == controls.output.type]
+    own = [r["id"] for r in result if r["from_name"] in controls.output_names]
     if len(set(own)) != len(own):
         raise RegionError("unique region ids", "the same twice", "report this")
     return result
 
 
-def _values(
-    mask: npt.NDArray[np.bool_], controls: LabelConfig, tolerance: float
-) -> list[tuple[dict[str, Any], list[str]]]:
-    """The value of each region that a mask needs, without its label, and what to say about it."""
-    height, width = mask.shape
-    kind = controls.output.kind
-    if kind == "brush":
-        return [({"format": "rle", "rle": encode_rle(mask)}, [])]
-    if kind == "bitmask":
-        return [({"imageDataURL": png_data_url(mask)}, [])]
-    if kind == "rectangle":
-        x0, y0, x1, y1 = (float(v) for v in mask_box(mask))
-        box = {"x": x0 / width, "y": y0 / height, "width": (x1 - x0) / width, "height": (y1 - y0) / height}
-        return [({name: _percent(v) for name, v in box.items()} | {"rotation": 0}, [])]
-    return _polygons(mask, tolerance)
-
-
-def _polygons(mask: npt.NDArray[np.bool_], tolerance: float) -> list[tuple[dict[str, Any], list[str]]]:
-    """One polygon for each part that is no speck; a hole is joined to its outline, and said."""
-    height, width = mask.shape
-    found = trace_regions(mask, tolerance, MIN_RING_SHARE * int(mask.sum())) or trace_regions(mask, tolerance)[:1]
-    values: list[tuple[dict[str, Any], list[str]]] = []
-    for number, part in enumerate(found, 1):
-        notes = [f"part {number} of {len(found)}"] if len(found) > 1 else []
-        if part.holes:
-            holes = len(part.holes)
-            notes.append(f"{holes} hole{'s' * (holes > 1)}, joined to the outline by a line")
-        points = [[_percent(x / width), _percent(y / height)] for x, y in part.bridged().tolist()]
-        values.append(({"points": points, "closed": True}, notes))
-    return values
-
-
-def _with_gauges(
-    scored: ScoredMask, value: dict[str, Any], notes: Sequence[str], controls: LabelConfig
+def _object_regions(
+    scored: ScoredMask,
+    controls: LabelConfig,
+    tolerance: float,
+    data: Mapping[str, Any] | None,
+    unknown_label: UnknownLabel,
 ) -> list[dict[str, Any]]:
-    output = controls.output
-    label, guessed = output.choose_label(scored.label)
-    said = [describe(scored), *scored.notes, *notes]
-    if output.label_key is not None:
-        value[output.label_key] = [label] if label is not None else []
-        if guessed:
-            said.append(f"label {label!r} is the first of the configuration: please check")
+    """The results of one object, all under one id: its region, its label where another control takes it, its gauges."""
+    placement = controls.place(scored.label, data, unknown_label)
+    output, label = placement.output, placement.label
+    value, notes = _value(without_specks(scored.mask), output, tolerance)
+    lines = [describe(scored), *scored.notes, *notes]
+    if scored.label_score is not None and label is not None and not placement.note:
+        lines.append(f"label by what was learnt, {_score(scored.label_score):.2f} sure")
+    if placement.note:
+        lines.append(placement.note)
     height, width = scored.mask.shape
     shared = {
         "id": secrets.token_hex(8),
@@ -149,20 +136,78 @@ def _with_gauges(
         "original_height": height,
         "image_rotation": 0,
     }
+    labels = [label] if label is not None else []
     region = shared | {
         "from_name": output.name,
         "type": output.type,
         "origin": "prediction",
         "score": _score(scored.iou),
-        "meta": {"text": said},
-        "value": value,
+        "meta": {"text": lines},
+        "value": value if output.label_key is None else value | {output.label_key: labels},
     }
+    beside = []
+    if output.label_key is None and output.source is not None and labels:
+        beside.append(
+            shared
+            | {
+                "from_name": output.source.name,
+                "type": output.source.type,
+                "origin": "prediction",
+                "value": value | {output.source.type: labels},
+            }
+        )
     gauges = [
         shared | {"from_name": g.name, "type": g.kind, "value": _gauge_value(g, number)}
         for g in controls.gauges
         if g.per_region and (number := _quantity(scored, g.quantity)) is not None
     ]
-    return [region, *gauges]
+    return [region, *beside, *gauges]
+
+
+def _value(mask: npt.NDArray[np.bool_], output: Output, tolerance: float) -> tuple[dict[str, Any], list[str]]:
+    """The value of the region of a mask, without its label, and what to say about it."""
+    height, width = mask.shape
+    if output.kind == "brush":
+        return {"format": "rle", "rle": encode_rle(mask)}, []
+    if output.kind == "bitmask":
+        return {"imageDataURL": png_data_url(mask)}, []
+    if output.kind == "polygon":
+        return _polygon(_near_parts(mask, tolerance), (height, width))
+    corners = np.concatenate([part.outer for part in _near_parts(mask, 0)])
+    (x0, y0), (x1, y1) = (corners.min(0) / [width, height]).tolist(), (corners.max(0) / [width, height]).tolist()
+    box = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0}
+    return {name: _percent(share) for name, share in box.items()} | {"rotation": 0}, []
+
+
+def _near_parts(mask: npt.NDArray[np.bool_], tolerance: float) -> list[Region]:
+    """The parts of a mask that are an object's own, the largest first: neither specks nor small and far away."""
+    area = int(mask.sum())
+    parts = trace_regions(mask, tolerance, MIN_RING_SHARE * area) or trace_regions(mask, tolerance)[:1]
+    kept = parts[:1]
+    for part in parts[1:]:
+        low, high = part.outer.min(0), part.outer.max(0)
+        gaps = [np.maximum(other.outer.min(0) - high, low - other.outer.max(0)).clip(0) for other in kept]
+        near = min(float(np.hypot(*gap)) for gap in gaps) <= float(np.hypot(*(high - low)))
+        if near or _ring_area(part.outer) >= FAR_SHARE * area:
+            kept.append(part)
+    return kept
+
+
+def _ring_area(ring: npt.NDArray[np.floating[Any]]) -> float:
+    x, y = ring[:, 0].astype(np.float64), ring[:, 1].astype(np.float64)
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+def _polygon(parts: Sequence[Region], image_hw: tuple[int, int]) -> tuple[dict[str, Any], list[str]]:
+    """One ring through all parts and around their holes; what is joined by a line of no width is said."""
+    height, width = image_hw
+    holes = sum(len(part.holes) for part in parts)
+    notes = [f"{len(parts)} parts, joined by a line"] if len(parts) > 1 else []
+    if holes:
+        notes.append(f"{holes} hole{'s' * (holes > 1)}, joined to the outline by a line")
+    ring = Region(parts[0].outer, (*parts[0].holes, *(part.bridged() for part in parts[1:]))).bridged()
+    points = [[_percent(x / width), _percent(y / height)] for x, y in ring.tolist()]
+    return {"points": points, "closed": True}, notes
 
 
 def _image_gauge(gauge: ScoreControl, sent: Sequence[ScoredMask]) -> dict[str, Any]:

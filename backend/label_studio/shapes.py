@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
 import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,77 @@ OPAQUE = 128
 KINDS = ("brush", "bitmask", "polygon", "rectangle", "ellipse")
 MASK_TYPES = frozenset(kind + suffix for kind in KINDS for suffix in ("", "labels"))
 """Types of regions that `region_to_mask` reads."""
+MAX_NUMBER = 1e6
+"""Largest percentage or angle that is taken: what is beyond lies nowhere near an image."""
+MAX_CORNERS = 100_000
+MAX_NAME = 64
+"""Longest region id, in characters, that is kept as it is."""
+
+
+@dataclass(frozen=True)
+class DrawnMask:
+    """One object of an annotation: `name` is unique in it and can be stored, `region` is the result with its outline.
+
+    `label` may stand in another result under the same id. `image` is the image tag it was drawn on, empty where the
+    region does not say.
+    """
+
+    name: str
+    region: dict[str, Any] = field(repr=False)
+    label: str | None = None
+    image: str = ""
+
+
+def drawn_masks(result: Iterable[Any]) -> tuple[list[DrawnMask], list[str]]:
+    """The objects of an annotation's result that have an outline, and what is left out of it and why.
+
+    To the editor an id is one region, however many controls have a result under it: the first outline counts, and a
+    second label is said. Ids that are missing, too long to be stored or no text get a name of their own.
+    """
+    regions = [region for region in result if isinstance(region, dict)]
+    labels = labels_by_id(regions)
+    drawn: dict[str, DrawnMask] = {}
+    left_out: list[str] = []
+    for number, region in enumerate(regions):
+        if str(region.get("type", "")).lower() not in MASK_TYPES:
+            continue
+        given = region.get("id")
+        name = _storable_name(given, number)
+        own = label_of(region)
+        label = own if own is not None else labels.get(str(given))
+        if not _is_storable(label or ""):
+            left_out.append(f"region {name}: its label is no text that can be stored")
+            continue
+        earlier = drawn.get(name)
+        if earlier is None:
+            drawn[name] = DrawnMask(name, region, label, _text(region.get("to_name")))
+        elif _outline(earlier.region) != _outline(region):
+            left_out.append(f"region {name}: a second outline under the same id; the first is used")
+        elif own is not None and own != earlier.label:
+            left_out.append(f"region {name}: also labelled {own[:40]!r}; the first label, {earlier.label!r}, is used")
+    return list(drawn.values()), left_out
+
+
+def label_of(region: Mapping[str, Any]) -> str | None:
+    """The first label of a region, under its own type's key or `labels`; None where it has none."""
+    value = region.get("value")
+    if not isinstance(value, dict):
+        return None
+    for key in (str(region.get("type", "")).lower(), "labels"):
+        labels = value.get(key)
+        if isinstance(labels, list) and labels and isinstance(labels[0], str):
+            return labels[0]
+    return None
+
+
+def labels_by_id(result: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The first label of each id: a generic `Labels` control writes its label beside the region, under the same id."""
+    labels: dict[str, str] = {}
+    for region in result:
+        label = label_of(region)
+        if label is not None and region.get("id") is not None:
+            labels.setdefault(str(region["id"]), label)
+    return labels
 
 
 def region_to_mask(region: dict[str, Any], image_hw: tuple[int, int]) -> BoolMask:
@@ -50,6 +124,33 @@ def region_to_mask(region: dict[str, Any], image_hw: tuple[int, int]) -> BoolMas
     return _ellipse(value, image_hw)
 
 
+def _storable_name(given: Any, number: int) -> str:
+    if isinstance(given, int) and not isinstance(given, bool) and abs(given) < 10**18:
+        given = str(given)
+    if isinstance(given, str) and 0 < len(given) <= MAX_NAME and _is_storable(given) and given[0] != "#":
+        return given
+    if isinstance(given, str) and given:
+        return "#" + hashlib.blake2b(given.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return f"#{number}"
+
+
+def _is_storable(text: str) -> bool:
+    """Whether every database keeps this text: no lone surrogates, no NUL."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _outline(region: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A region's value without its labels."""
+    value = region.get("value")
+    if not isinstance(value, dict):
+        return None
+    return {name: part for name, part in value.items() if not name.endswith("labels")}
+
+
 def check_size(region: dict[str, Any], image_hw: tuple[int, int]) -> None:
     """Raise `RegionError` where a region was drawn on an image of another size, or on a turned one.
 
@@ -61,7 +162,7 @@ def check_size(region: dict[str, Any], image_hw: tuple[int, int]) -> None:
         turned = drawn == (width, height)
         raise RegionError(
             f"a region on an image of {width} x {height} pixels",
-            f"{drawn[1]} x {drawn[0]}",
+            f"{str(drawn[1])[:20]} x {str(drawn[0])[:20]}",
             "the image is shown without its EXIF orientation" if turned else "the task's image has changed",
         )
     if finite(region.get("image_rotation") or 0, "image_rotation") % 360:
@@ -69,8 +170,8 @@ def check_size(region: dict[str, Any], image_hw: tuple[int, int]) -> None:
 
 
 def finite(value: Any, name: str) -> float:
-    """A finite number, else `RegionError`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """A number from -1e6 to 1e6, else `RegionError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -MAX_NUMBER <= value <= MAX_NUMBER:
         raise RegionError(f"a finite number as {name}", repr(value)[:60], "draw the region again")
     return float(value)
 
@@ -128,7 +229,9 @@ def _from_png(value: dict[str, Any], image_hw: tuple[int, int]) -> BoolMask:
 def _polygon(value: dict[str, Any], image_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
     points = value.get("points")
     if not isinstance(points, list) or len(points) < 3:
-        raise RegionError("a polygon of at least 3 points", str(points)[:60], "draw the region again")
+        raise RegionError("a polygon of at least 3 points", repr(points)[:60], "draw the region again")
+    if len(points) > MAX_CORNERS:
+        raise RegionError(f"a polygon of at most {MAX_CORNERS} points", str(len(points)), "draw the region again")
     rows = [(finite(p[0], "x"), finite(p[1], "y")) for p in points if isinstance(p, list | tuple) and len(p) == 2]
     if len(rows) != len(points):
         raise RegionError("polygon points as [x, y]", "others", "draw the region again")
@@ -153,11 +256,14 @@ def _ellipse(value: dict[str, Any], image_hw: tuple[int, int]) -> BoolMask:
     turn = math.radians(finite(value.get("rotation") or 0, "rotation"))
     height, width = image_hw
     centre, radii = np.array([x, y]) * _scale(image_hw), np.array([rx, ry]) * _scale(image_hw)
-    ys, xs = np.mgrid[0:height, 0:width] + 0.5
-    dx, dy = xs - centre[0], ys - centre[1]
-    along = (dx * math.cos(turn) + dy * math.sin(turn)) / radii[0]
-    across = (dy * math.cos(turn) - dx * math.sin(turn)) / radii[1]
-    return np.asarray(along**2 + across**2 <= 1)
+    cos, sin = math.cos(turn), math.sin(turn)
+    reach = np.array([math.hypot(radii[0] * cos, radii[1] * sin), math.hypot(radii[0] * sin, radii[1] * cos)]) + 1
+    (x0, y0), (x1, y1) = np.clip([centre - reach, centre + reach], 0, [width, height]).astype(int).tolist()
+    dx, dy = np.arange(x0, x1) + 0.5 - centre[0], (np.arange(y0, y1) + 0.5 - centre[1])[:, None]
+    along, across = (dx * cos + dy * sin) / radii[0], (dy * cos - dx * sin) / radii[1]
+    mask = np.zeros(image_hw, np.bool_)
+    mask[y0:y1, x0:x1] = along**2 + across**2 <= 1
+    return mask
 
 
 def _fill(outline: npt.NDArray[np.float64], image_hw: tuple[int, int]) -> BoolMask:

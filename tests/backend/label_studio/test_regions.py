@@ -1,4 +1,4 @@
-"""Controls, contexts, geometry and regions, on small pictures."""
+"""Configurations, prompts, shapes and regions, on small pictures."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_task_without_its_image(data: dict[str, object]) -> None:
         parse_config(config()).image_value(data)
 
 
-# contexts
+# prompts
 
 
 def test_points_make_one_prompt_in_pixels() -> None:
@@ -251,14 +251,31 @@ def test_mask_survives_the_way_there_and_back(tag: str, hole: bool) -> None:
     assert validated(result, 0.8, controls) is result
 
 
-def test_parts_of_a_polygon_and_specks() -> None:
-    mask = square()
-    mask[2:6, 56:62] = True
-    mask[46, 2] = True
+def test_an_object_in_parts_is_one_polygon_and_far_specks_go() -> None:
+    mask = square(hole=True)
+    mask[2:20, 52:60] = True
+    speck = mask.copy()
+    speck[43:48, 0:5] = True  # 2 % of the mask, and farther away than it is long
     controls = parse_config(config("PolygonLabels"))
-    result = masks_to_regions([ScoredMask(mask, 0.5, label="B")], controls)
-    assert [region["meta"]["text"][1:] for region in result] == [["part 1 of 2"], ["part 2 of 2"]]
-    assert len({region["id"] for region in result}) == 2
+    (region,) = masks_to_regions([ScoredMask(speck, 0.5, label="B")], controls, tolerance=0)
+    assert region["meta"]["text"][1:] == ["2 parts, joined by a line", "1 hole, joined to the outline by a line"]
+    assert (region_to_mask(region, HW) == mask).all()
+
+
+def test_a_rectangle_is_not_drawn_around_far_specks() -> None:
+    speck = square()
+    speck[43:48, 0:5] = True
+    (region,) = masks_to_regions([ScoredMask(speck, 0.5, label="B")], parse_config(config("RectangleLabels")))
+    assert (region_to_mask(region, HW) == square()).all()
+
+
+@pytest.mark.parametrize("tag", ["BrushLabels", "BitmaskLabels", "PolygonLabels", "RectangleLabels"])
+def test_one_object_is_one_region_however_many_parts_it_has(tag: str) -> None:
+    mask = np.zeros(HW, bool)
+    mask[4:44:8, 4:60] = True
+    controls = parse_config(config(tag))
+    result = masks_to_regions([ScoredMask(mask, 0.5, label="A")] * 20, controls)
+    assert len({region["id"] for region in result}) == len(result) == 20
 
 
 def test_bitmask_is_black_on_transparent() -> None:
@@ -291,17 +308,37 @@ def test_gaps_go_into_controls_of_their_name() -> None:
     assert result[3]["id"] != result[0]["id"]
 
 
-def test_label_is_the_smart_controls_else_the_first_and_said() -> None:
+def test_a_label_that_is_not_known_is_never_guessed_among_several() -> None:
     controls = parse_config(config())
-    known, unknown = masks_to_regions(
-        [ScoredMask(square(), 0.5, label="B"), ScoredMask(square(), 0.5, label="Z")], controls
-    )
-    assert known["value"]["brushlabels"] == ["B"]
-    assert len(known["meta"]["text"]) == 1
-    assert unknown["value"]["brushlabels"] == ["A"]
-    assert "please check" in unknown["meta"]["text"][-1]
+    masks = [ScoredMask(square(), 0.5, label=label) for label in ("B", "Z", None)]
+    offered, missed, untold = masks_to_regions(masks, controls)
+    assert offered["value"]["brushlabels"] == ["B"]
+    assert len(offered["meta"]["text"]) == 1
+    for region in (missed, untold):
+        assert region["value"]["brushlabels"] == []
+        assert "please choose" in region["meta"]["text"][-1]
+    assert "'Z'" in missed["meta"]["text"][-1]
+    validated([offered, missed, untold], 0.5, controls)
+
+
+def test_a_setting_gives_the_first_label_and_says_so() -> None:
+    (region,) = masks_to_regions([ScoredMask(square(), 0.5)], parse_config(config()), unknown_label="first")
+    assert region["value"]["brushlabels"] == ["A"]
+    assert "please check" in region["meta"]["text"][-1]
+
+
+def test_the_only_label_there_is_needs_no_telling() -> None:
     only = parse_config(config(labels='<Label value="only"/>'))
-    assert len(masks_to_regions([ScoredMask(square(), 0.5)], only)[0]["meta"]["text"]) == 1
+    untold, missed = masks_to_regions([ScoredMask(square(), 0.5, label=label) for label in (None, "Z")], only)
+    assert untold["value"]["brushlabels"] == missed["value"]["brushlabels"] == ["only"]
+    assert len(untold["meta"]["text"]) == 1
+    assert "'Z'" in missed["meta"]["text"][-1]
+
+
+def test_a_learned_label_says_how_sure_it_is() -> None:
+    (region,) = masks_to_regions([ScoredMask(square(), 0.5, label="B", label_score=0.91)], parse_config(config()))
+    assert region["value"]["brushlabels"] == ["B"]
+    assert region["meta"]["text"][-1] == "label by what was learnt, 0.91 sure"
 
 
 def test_control_without_labels() -> None:
