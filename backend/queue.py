@@ -145,7 +145,9 @@ class JobQueue:
                 )
             except (ValueError, TypeError) as error:
                 raise QueueError(
-                    "REDIS_URL such as redis://host:6379/0", "one that does not parse", "correct it"
+                    "REDIS_URL such as redis://host:6379/0",
+                    "one that does not parse",
+                    "correct it; in a password write @ as %40, / as %2F, # as %23, ? as %3F, : as %3A",
                 ) from error
         return self._redis
 

@@ -7,10 +7,15 @@ docs/backend.md has the table.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
+import logging
+import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -21,6 +26,16 @@ Strategy = Literal["task", "epistemic", "task+epistemic", "prompt", "predicted-i
 Names = Annotated[tuple[str, ...], NoDecode]
 
 MIB = 1024 * 1024
+OTHER_VARIABLES = frozenset({"USAM_HOME", "USAM_MODELS", "USAM_SHARED"})
+"""Variables that other parts read. Those of benches and tests are passed over too, with a line in the log."""
+SIMILAR = 0.85
+"""How alike a variable's name and a setting's are, from 0 to 1, where the one is taken for the other misspelt."""
+_PLAIN_URL = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<user>[^@/?#\s]*@)?"
+    r"(?P<rest>(\[[0-9a-f:.]+\]|[a-z0-9][a-z0-9._-]*)(:\d{1,5})?(/[\w.-]*)*)",
+    re.I,
+)
+log = logging.getLogger(__name__)
 
 
 class Settings(BaseSettings):
@@ -48,6 +63,8 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: int = Field(9090, ge=0, le=65535)
     """Port to listen on."""
+    hosts: Names = ()
+    """Names under which a proxy or another machine calls us; this machine's own need not be listed."""
     auth_user: str = ""
     """User of HTTP Basic."""
     auth_password: SecretStr = SecretStr("")
@@ -155,15 +172,44 @@ class Settings(BaseSettings):
     def from_environment(cls, **overrides: Any) -> Settings:
         """Read the environment; `overrides` (None is passed over) win.
 
-        Raises `SettingsError` that names each bad setting, without its value.
+        Raises `SettingsError` that names each bad setting, without its value, and each variable that seems to be a
+        setting's name misspelt.
         """
+        cls._check_names(os.environ)
         try:
             return cls(**{name: value for name, value in overrides.items() if value is not None})
         except ValidationError as error:
             bad = "; ".join(f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors())
             raise SettingsError("usable settings", bad, "correct the environment (docs/backend.md)") from None
 
-    @field_validator("allowed_hosts", "allowed_buckets", "label_studio_aliases", mode="before")
+    @classmethod
+    def _check_names(cls, names: Iterable[str]) -> None:
+        right = OTHER_VARIABLES | {_variable((name,)) for name in cls.model_fields}
+        for field in cls.model_fields.values():  # a renamed setting keeps its old variable
+            if isinstance(field.validation_alias, AliasChoices):
+                right |= {choice.upper() for choice in field.validation_alias.choices if isinstance(choice, str)}
+        wrong = []
+        for name in sorted(set(names)):
+            if name.startswith("USAM_") and name not in right:
+                near = difflib.get_close_matches(name, right, 1, SIMILAR)
+                wrong += [f"{name}; {near[0]} is meant?"] if near else []
+                if not near:
+                    log.warning("the variable %s is no setting, so it does nothing (docs/backend.md has them)", name)
+        if wrong:
+            raise SettingsError("names of settings", ", ".join(wrong), "correct or unset it (docs/backend.md)")
+
+    @field_validator("auth_password", "auth_token")
+    @classmethod
+    def _sendable(cls, value: SecretStr) -> SecretStr:
+        secret = value.get_secret_value()
+        if not all(" " <= sign <= "~" for sign in secret):
+            raise ValueError(
+                "only ASCII letters, digits, signs and spaces are possible: browsers and Label Studio send others "
+                "in different encodings"
+            )
+        return value
+
+    @field_validator("hosts", "allowed_hosts", "allowed_buckets", "label_studio_aliases", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -185,7 +231,7 @@ class Settings(BaseSettings):
     def _aliases(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_http_origin(url) for url in value)
 
-    @field_validator("allowed_hosts")
+    @field_validator("hosts", "allowed_hosts")
     @classmethod
     def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for host in value:
@@ -267,11 +313,21 @@ def is_loopback(host: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """The URL with user and password, if it has any, as `***`."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
+    """The URL with user and password, if it has any, as `***`.
+
+    An address whose parts cannot be told apart for certain (a query, a password with `@`, `/`, `?` or `#` as it is)
+    is shown by its scheme only.
+
+    >>> without_password("redis://:pw@host:6379/0"), without_password("redis://host/0?password=pw")
+    ('redis://***@host:6379/0', 'redis://***')
+    """
+    if url.startswith("sqlite:///") and not re.search(r"[?#@]", url):
         return url
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+    plain = _PLAIN_URL.fullmatch(url)
+    if plain is None:
+        scheme = re.match(r"[a-z][a-z0-9+.-]*://", url, re.I)
+        return (scheme[0] if scheme else "") + "***"
+    return plain["scheme"] + ("***@" if plain["user"] else "") + plain["rest"]
 
 
 def _http_origin(url: str, *, path: bool = False) -> str:

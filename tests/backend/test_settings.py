@@ -116,3 +116,63 @@ def test_auto_names_the_next_larger_model(model: str, larger: str) -> None:
     assert Settings.from_environment(model=model, larger_model="auto").larger_model == larger
     assert Settings.from_environment(model=model).larger_model == ""
     assert Settings.from_environment(model=model, larger_model="nano-m").larger_model == "nano-m"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hush@h:6379/0",
+        "redis://me:hush@h/0",
+        "rediss://me:hush@h:6380",
+        "redis://h/0?password=hush",
+        "redis://h/0?db=1&username=me&password=hush",
+        "redis://h/0?password=a@hush",
+        "redis://:hu#hush@h/0",
+        "redis://:hu/hush@h/0",
+        "redis://:hu?hush@h/0",
+        "redis://:hu@hush@h/0",
+        "redis://:hu:hush@h/0",
+        "redis://:hu\\hush@h/0",
+        "redis://:hu hush@h/0",
+        "redis://h/0#hush",
+        "redis://:hush",
+        "redis:/:hush@h/0",
+        "unix://me:hush@/run/redis.sock?db=0",
+        "unix:///run/redis.sock?password=hush",
+        "me:hush@h:6379",
+        "postgresql+psycopg://u:hush@h:5432/usam?sslpassword=hush",
+    ],
+)
+def test_no_form_of_an_address_shows_its_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    for name in ("REDIS_URL", "USAM_DATABASE_URL"):
+        monkeypatch.setenv(name, url)
+        summary = Settings.from_environment().summary()
+        assert "hush" not in str(summary)
+        assert "***" in summary[name]
+        monkeypatch.delenv(name)
+
+
+def test_a_misspelt_variable_is_named_with_what_was_meant(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("USAM_ALOWED_HOSTS", "hush")
+    with pytest.raises(SettingsError, match="USAM_ALOWED_HOSTS; USAM_ALLOWED_HOSTS is meant") as caught:
+        Settings.from_environment()
+    assert "hush" not in str(caught.value)
+    monkeypatch.delenv("USAM_ALOWED_HOSTS")
+    monkeypatch.setenv("USAM_BENCH_TOKENS", "1")
+    Settings.from_environment()
+    assert "USAM_BENCH_TOKENS is no setting" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["USAM_AUTH_PASSWORD", "USAM_AUTH_TOKEN"])
+def test_a_password_that_programs_send_differently_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("USAM_AUTH_USER", "me")
+    monkeypatch.setenv("USAM_AUTH_PASSWORD", "fine")
+    monkeypatch.setenv(name, "p\u00e4ss")
+    with pytest.raises(SettingsError, match="only ASCII") as caught:
+        Settings.from_environment()
+    assert name in str(caught.value)
+    assert "p\u00e4ss" not in str(caught.value)
