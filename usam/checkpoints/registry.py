@@ -37,7 +37,7 @@ class Checkpoint:
 
     `family` is 'sam2', 'sam2.1' or 'nano'; `bytes` is None and `sha256` empty where the registry does not
     say; `width` is the channels of a decoder token (D); `image_size` the side of the model's square input in
-    pixels.
+    pixels. `release` counts the weights that a name of ours has stood for, from 1; 0 for others' files.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Checkpoint:
     image_size: int
     width: int
     bundled: bool
+    release: int = 0
 
     @property
     def path(self) -> Path:
@@ -136,6 +137,7 @@ def registry() -> dict[str, Checkpoint]:
                 image_size=entry["image_size"],
                 width=entry["width"],
                 bundled=entry.get("bundled", False),
+                release=entry.get("release", 0),
             )
         except KeyError as error:
             raise CheckpointError(f"{error} in each checkpoint of the registry", f"{entry}") from error
@@ -256,7 +258,8 @@ def build_model(name: str, weights: bool = True, *, image_size: int | None = Non
     if checkpoint.family == "nano":
         from usam.checkpoints.nano import build_nano, load_nano
 
-        return (load_nano(name, verify(name)) if weights else build_nano(name)).eval()
+        size = checkpoint.config
+        return (load_nano(size, verify(name)) if weights else build_nano(size)).eval()
     path = verify(name) if weights else None
     model = _build_sam2(checkpoint.config, image_size or checkpoint.image_size)
     if path is not None:

@@ -14,6 +14,8 @@ from usam.errors import PromptError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from usam.checkpoints.registry import Checkpoint
+
 Model = Annotated[
     str, typer.Option("--model", "-m", metavar="NAME", help="A checkpoint's name, as `usam models` lists them.")
 ]
@@ -41,9 +43,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     rows = [
         {
             "name": entry.name,
+            "release": entry.release or None,
             "megabytes": entry.bytes / 1e6 if entry.bytes else None,
             "here": entry.path.is_file(),
-            "from": "comes with usam" if entry.bundled else f"usam fetch {entry.name}",
+            "from": _origin(entry),
             "licence": entry.licence,
             "path": str(entry.path),
         }
@@ -74,6 +77,12 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     console = _console()
     console.print(table)
     console.print(f"\ndownloads: {checkpoints.cache_dir()}\nbundled:   {checkpoints.models_dir()}", soft_wrap=True)
+
+
+def _origin(entry: Checkpoint) -> str:
+    if not entry.bundled:
+        return f"usam fetch {entry.name}"
+    return f"comes with usam, release {entry.release} of its weights" if entry.release else "comes with usam"
 
 
 def fetch(

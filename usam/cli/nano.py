@@ -43,10 +43,13 @@ def train(
         float, typer.Option("--decay", min=0.01, max=1, help="Last share of the budget, in which the rate falls.")
     ] = 0.6,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share every step.")] = 2,
+    sets: Annotated[
+        str, typer.Option("--sets", help="old, A (with photographs of the best founded licence) or AB (all).")
+    ] = "AB",
     seed: Annotated[int, typer.Option("--seed")] = 0,
 ) -> None:
     """Train a nano model against the clock; resumable at any moment."""
-    from usam.research.nano.samples import PromptCounts, load_store, training_records
+    from usam.research.nano.samples import PromptCounts, load_store, sets_named, training_records
     from usam.research.nano.trainer import NanoSettings
     from usam.research.nano.training import load_start, train_nano
 
@@ -60,7 +63,7 @@ def train(
         prompts=PromptCounts(3, 3, 2),
         corrected=8,
     )
-    store = load_store(training_records(data))
+    store = load_store(training_records(data, sets_named(sets)))
     typer.echo(f"{len(store)} images")
     begin = load_start(start) if start is not None else None
     path = train_nano(name, store, out, settings, begin, log=typer.echo)
@@ -80,10 +83,11 @@ def evaluate(
 ) -> None:
     """Figures on images no weight has seen: one click, eight points, a box; 95 % intervals over images."""
     from usam.checkpoints.nano import load_nano
-    from usam.checkpoints.registry import checkpoint_path
+    from usam.checkpoints.registry import find
     from usam.research.nano.figures import figures, measure
 
-    model = load_nano(name, weights or checkpoint_path(name))
+    checkpoint = find(name)
+    model = load_nano(checkpoint.config, weights or checkpoint.path)
     lines = ["dataset,figure,value,low,high,objects,images"]
     for dataset, records in evaluation_sets(data).items():
         for figure in figures(measure(model, records, smallest)):

@@ -30,7 +30,8 @@ def tokens(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="ade20k, bsds500, coco, coco-panoptic, davis, dsb2018, folders, mose, sav or sceneparse150."
+            help="ade20k, bsds500, coco, coco-panoptic, davis, dsb2018, folders, masks, mose, photographs, sav or "
+            "sceneparse150."
         ),
     ],
     root: Annotated[Path, typer.Argument(help="The data set's folder, laid out as its owner publishes it.")],

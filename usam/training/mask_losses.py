@@ -39,21 +39,28 @@ class PromptLoss:
 def mask_loss(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
     """Cross-entropy plus dice of (P, M, h, w) logits against a soft target (P, h, w) in [0, 1]: (P, M).
 
+    Pixels of a target below 0 are not known and count for nothing.
+
     Focal loss is left out on purpose: with this little data it settles on empty masks.
     """
     flat = logits.float().flatten(2)
     goal = target.float().flatten(1)[:, None]
-    cross_entropy = F.softplus(flat) - flat * goal
-    probability = flat.sigmoid()
+    known = (goal >= 0).float()
+    goal = goal.clamp(min=0)
+    cross_entropy = (F.softplus(flat) - flat * goal) * known
+    probability = flat.sigmoid() * known
     overlap = 2 * (probability * goal).sum(-1)
     size = probability.sum(-1) + goal.sum(-1)
     dice = 1 - (overlap + 1) / (size + 1)
-    return weights.cross_entropy * cross_entropy.mean(-1) + weights.dice * dice
+    return weights.cross_entropy * cross_entropy.sum(-1) / known.sum(-1).clamp(min=1) + weights.dice * dice
 
 
 def true_ious(logits: Tensor, target: Tensor) -> Tensor:
-    """IoU of (P, M, h, w) logits above zero with a target (P, h, w) above one half: (P, M); 0 where both are empty."""
-    mask = (logits > 0).flatten(2).float()
+    """IoU of (P, M, h, w) logits above zero with a target (P, h, w) above one half: (P, M); 0 where both are empty.
+
+    Pixels of a target below 0 are left out.
+    """
+    mask = ((logits > 0) & (target >= 0)[:, None]).flatten(2).float()
     goal = (target > 0.5).flatten(1).float()[:, None]
     both = (mask * goal).sum(-1)
     return both / (mask.sum(-1) + goal.sum(-1) - both).clamp(min=1.0)

@@ -55,3 +55,15 @@ def test_estimates_are_pulled_to_the_true_iou() -> None:
     assert estimate.grad is not None
     assert (estimate.grad[:, 1] < 0).all()
     assert (estimate.grad[:, [0, 2, 3]] > 0).all()
+
+
+def test_what_is_not_known_counts_for_nothing() -> None:
+    unknown = TARGET.clone()
+    unknown[:, 6:] = -1
+    spilt = RIGHT.clone()
+    spilt[:, 6:] = 8
+    masks = torch.stack([RIGHT, spilt], 1)
+    costs = mask_loss(masks, unknown, LossWeights())
+    torch.testing.assert_close(costs[:, 0], costs[:, 1])
+    assert true_ious(masks, unknown).tolist() == [[1.0, 1.0]] * 2
+    assert (mask_loss(masks, TARGET, LossWeights())[:, 1] > costs[:, 1] + 0.5).all()

@@ -18,7 +18,9 @@ READERS = {
     "davis": "usam.research.datasets.video_folders:Davis",
     "dsb2018": "usam.research.datasets.dsb2018:Dsb2018",
     "folders": "usam.research.datasets.folders:Folders",
+    "masks": "usam.research.datasets.masks:Masks",
     "mose": "usam.research.datasets.video_folders:Mose",
+    "photographs": "usam.research.datasets.photographs:Photographs",
     "sav": "usam.research.datasets.sav:Sav",
     "sceneparse150": "usam.research.datasets.sceneparse150:SceneParse150",
 }

@@ -46,6 +46,13 @@ class Record:
     split: str = ""
     frame: int | None = None
     """Where `image_path` is a video: which of its frames, from 0."""
+    read_ignored: Callable[[], BoolMask] | None = field(default=None, repr=False, compare=False)
+    """Gives the (H, W) pixels of which nothing is known, which no loss counts; None where there are none."""
+
+    @property
+    def forbids_derivatives(self) -> bool:
+        """Whether the licence, by its name, lets nobody pass on what is made from the image."""
+        return "noderiv" in self.licence.lower().replace("-", "").replace(" ", "")
 
     def read_image(self) -> UInt8Image:
         """Decode to (H, W, 3) RGB uint8, upright. Raises `ImageError`."""

@@ -69,7 +69,8 @@ def measure(
 ) -> Outcomes:
     """Prompt every object that covers at least `smallest` of its image, at most `most` an image (the largest).
 
-    Masks are scaled up to the image and compared there. Raises `DatasetError` when no object is left.
+    Masks are scaled up to the image and compared there, without the pixels that the record ignores.
+    Raises `DatasetError` when no object is left.
     """
     groups: list[str] = []
     areas: list[float] = []
@@ -82,13 +83,14 @@ def measure(
         if not masks:
             continue
         image = record.read_image()
+        ignored = record.read_ignored() if record.read_ignored is not None else None
         seen = encode_images(model, _as_input(image, model.image_size))
         for first in range(0, len(masks), CHUNK):
             part = masks[first : first + CHUNK]
             for kind in KINDS:
                 points, labels = _prompts(kind, part, model.image_size, rng)
                 logits, quality = decode(model, seen, torch.zeros(len(part), dtype=torch.long), points, labels, None)
-                ious[kind] += [_iou(each, mask) for each, mask in zip(logits, part, strict=True)]
+                ious[kind] += [_iou(each, mask, ignored) for each, mask in zip(logits, part, strict=True)]
                 predicted[kind] += list(quality.float().numpy())
         groups += [f"{record.dataset}/{record.group}"] * len(masks)
         areas += [float(mask.mean()) for mask in masks]
@@ -124,8 +126,10 @@ def _prompts(
     return torch.from_numpy(scaled.astype(np.float32)), torch.tensor(labels, dtype=torch.int32)
 
 
-def _iou(logits: torch.Tensor, mask: npt.NDArray[np.bool_]) -> FloatArray:
+def _iou(logits: torch.Tensor, mask: npt.NDArray[np.bool_], ignored: npt.NDArray[np.bool_] | None = None) -> FloatArray:
     full = F.interpolate(logits[None].float(), mask.shape, mode="bilinear", align_corners=False)[0] > 0
+    if ignored is not None:
+        full &= torch.from_numpy(~ignored)
     truth = torch.from_numpy(mask)
     both = (full & truth).sum((1, 2))
     either = (full | truth).sum((1, 2)).clamp(min=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +26,10 @@ Part = Literal["train", "heads", "test"]
 
 IMAGE_SIDE = 480
 """Longer side of an image in memory; masks are kept at half of it."""
-MOST_MASKS = 32
+MOST_MASKS = 24
+"""Masks of one image in memory; of more, some of every size are kept, so that no set of cells drowns the rest."""
+SMALLEST_STORED = 0.0005
+"""Smallest share of an image that is kept: a crop makes it larger."""
 MOST_FRAMES = 12
 """Frames of one video that are trained on."""
 
@@ -45,10 +48,15 @@ def nano_split(group: str) -> Part:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image and its masks, small. `image` (h, w, 3) uint8; `masks` (N, h // 2, w // 2) uint8, 0 or 255."""
+    """An image and its masks, small. `image` (h, w, 3) uint8; `masks` (N, h // 2, w // 2) uint8, 0 or 255.
+
+    `ignored` (h // 2, w // 2) uint8, 255 where nothing is known; `dataset` names the set it is of.
+    """
 
     image: ByteArray
     masks: ByteArray
+    ignored: ByteArray | None = None
+    dataset: str = ""
 
 
 def store_record(record: Record) -> StoredImage | None:
@@ -60,20 +68,44 @@ def store_record(record: Record) -> StoredImage | None:
     masks = []
     for instance in record.instances:
         mask = instance.read_mask()
-        if mask.mean() >= SMALLEST_AREA:
+        if mask.mean() >= SMALLEST_STORED:
             small = cv2.resize(mask.astype(np.uint8) * 255, half, interpolation=cv2.INTER_AREA)
-            masks.append(np.where(small > 127, 255, 0).astype(np.uint8))
+            if (small > 127).any():
+                masks.append(np.where(small > 127, 255, 0).astype(np.uint8))
     if not masks:
         return None
     masks.sort(key=lambda mask: -int(mask.astype(np.int64).sum()))
     small_image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return StoredImage(np.ascontiguousarray(small_image, np.uint8), np.stack(masks[:MOST_MASKS]))
+    kept = np.unique(np.linspace(0, len(masks) - 1, MOST_MASKS).round().astype(int))
+    ignored = None
+    if record.read_ignored is not None:
+        ignored = cv2.resize(record.read_ignored().astype(np.uint8) * 255, half, interpolation=cv2.INTER_AREA)
+    return StoredImage(
+        np.ascontiguousarray(small_image, np.uint8),
+        np.stack([masks[index] for index in kept]),
+        None if ignored is None else np.asarray(ignored, np.uint8),
+        record.dataset,
+    )
 
 
-def training_records(root: Path) -> Iterator[Record]:
-    """Records of the training part of the five data sets under `root` that the family is trained on.
+Sets = Literal["old", "A", "AB"]
 
-    A data set that is not there is passed over; raises `DatasetError` when none is.
+
+def sets_named(name: str) -> Sets:
+    """One of the choices of `training_records`. Raises `DatasetError` for another name."""
+    choices: tuple[Sets, ...] = ("old", "A", "AB")
+    for choice in choices:
+        if choice == name:
+            return choice
+    raise DatasetError(f"one of {', '.join(choices)}", repr(name), "choose one of them")
+
+
+def training_records(root: Path, sets: Sets = "AB") -> Iterator[Record]:
+    """Records of the training part of the data sets under `root` that the family is trained on.
+
+    `sets`: the five public sets alone ('old'), with the photographs whose licence is best founded ('A'), or with all
+    photographs ('AB'). A data set that is not there is passed over, and so is a picture whose licence forbids
+    derivatives; raises `DatasetError` when none is left.
     """
     from usam.research.datasets import open_dataset
 
@@ -90,6 +122,11 @@ def training_records(root: Path) -> Iterator[Record]:
         if not (root / folder).is_dir():
             continue
         for record in open_dataset(name, root / folder):
+            if nano_split(record.group) == "train" and not record.forbids_derivatives:
+                found += 1
+                yield record
+    if sets != "old" and (root / "photographs").is_dir():
+        for record in open_dataset("photographs", root / "photographs", provenance="A" if sets == "A" else ""):
             if nano_split(record.group) == "train":
                 found += 1
                 yield record
@@ -129,25 +166,45 @@ def crop_scene(stored: StoredImage, side: int, rng: np.random.Generator) -> Scen
     columns = slice(left * mask_w // width, max(left * mask_w // width + 2, (left + crop_w) * mask_w // width))
     m = side // 4
     masks = [cv2.resize(mask[rows, columns], (m, m), interpolation=cv2.INTER_AREA) for mask in stored.masks]
-    flip = rng.random() < 0.5
-    if flip:
-        image = image[:, ::-1]
-    kept = [mask[:, ::-1] if flip else mask for mask in masks if mask.mean() >= 255 * SMALLEST_AREA]
+    kept = [mask for mask in masks if mask.mean() >= 255 * SMALLEST_AREA]
     stack = np.stack(kept).astype(np.float32) / 255.0 if kept else np.zeros((0, m, m), np.float32)
-    return Scene(recolour(np.ascontiguousarray(image, np.uint8), rng), stack)
+    ignored: FloatArray | None = None
+    if stored.ignored is not None:
+        small = cv2.resize(stored.ignored[rows, columns], (m, m), interpolation=cv2.INTER_AREA)
+        ignored = (small / 255.0).astype(np.float32)
+    turned, stack, ignored = turn(np.asarray(image, np.uint8), stack, ignored, rng)
+    return Scene(recolour(turned, rng), stack, ignored)
+
+
+def turn(
+    image: npt.NDArray[np.uint8], masks: FloatArray, ignored: FloatArray | None, rng: np.random.Generator
+) -> tuple[ByteArray, FloatArray, FloatArray | None]:
+    """Mirror a square picture and what belongs to it half of the time; upside down or on its side now and then."""
+    known = masks if ignored is None else np.concatenate([masks, ignored[None]])
+    if rng.random() < 0.5:
+        image, known = image[:, ::-1], known[..., ::-1]
+    if rng.random() < 0.1:
+        image, known = image[::-1], known[:, ::-1]
+    if rng.random() < 0.1:
+        image, known = image.swapaxes(0, 1), known.swapaxes(1, 2)
+    known = np.ascontiguousarray(known, np.float32)
+    image = np.ascontiguousarray(image, np.uint8)
+    return (image, known, None) if ignored is None else (image, known[:-1], known[-1])
 
 
 def _crop_window(stored: StoredImage, rng: np.random.Generator) -> tuple[int, int, int, int]:
     height, width = stored.image.shape[:2]
     if rng.random() < 0.3:
         return 0, 0, height, width
-    scale = rng.uniform(0.4, 1.0)
+    focus = stored.masks[rng.integers(len(stored.masks))]
+    focused = rng.random() < 0.6
+    largest = float(np.sqrt(focus.mean() / 255 / SMALLEST_AREA)) if focused else 1.0
+    scale = rng.uniform(0.3, min(1.0, max(0.4, largest)))
     aspect = float(np.exp(rng.uniform(-0.25, 0.25)))
     crop_h = int(np.clip(height * scale * aspect, 32, height))
     crop_w = int(np.clip(width * scale / aspect, 32, width))
-    if rng.random() < 0.6:
-        mask = stored.masks[rng.integers(len(stored.masks))]
-        ys, xs = np.nonzero(mask)
+    if focused:
+        ys, xs = np.nonzero(focus)
         at = rng.integers(len(ys))
         centre_y, centre_x = int(ys[at]) * 2, int(xs[at]) * 2
         top = centre_y - int(crop_h * rng.uniform(0.2, 0.8))
@@ -170,6 +227,50 @@ def recolour(image: ByteArray, rng: np.random.Generator) -> ByteArray:
         share = rng.uniform(0.3, 1.0)
         out = cv2.addWeighted(out, 1 - share, gray, share, 0)
     return np.asarray(out, np.uint8)
+
+
+def degrade(image: ByteArray, rng: np.random.Generator) -> ByteArray:
+    """Now and then what cameras and networks do: out of focus, shrunk, noisy, JPEG."""
+    if rng.random() < 0.15:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.8)), np.uint8)
+    if rng.random() < 0.1:
+        side = image.shape[0]
+        small = max(32, int(side * rng.uniform(0.35, 0.8)))
+        shrunk = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
+        image = np.asarray(cv2.resize(shrunk, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
+    if rng.random() < 0.12:
+        noise = rng.standard_normal(image.shape[:2], np.float32)[..., None] * rng.uniform(3, 16)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    if rng.random() < 0.2:
+        quality = int(rng.integers(25, 85))
+        coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        image = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    return image
+
+
+def inset(scene: Scene, small: Scene, rng: np.random.Generator) -> Scene:
+    """Lay the whole of `small`, shrunk to a third up to three quarters, over a part of `scene`, with its objects."""
+    m = scene.image.shape[0] // 4
+    span = int(m * rng.uniform(0.35, 0.75))
+    top, left = int(rng.integers(m - span + 1)), int(rng.integers(m - span + 1))
+    rows, columns = slice(top, top + span), slice(left, left + span)
+    image = scene.image.copy()
+    image[4 * top : 4 * (top + span), 4 * left : 4 * (left + span)] = cv2.resize(
+        small.image, (4 * span, 4 * span), interpolation=cv2.INTER_AREA
+    )
+    outer = scene.masks.copy()
+    outer[:, rows, columns] = 0
+    inner = np.zeros((len(small.masks), m, m), np.float32)
+    for index, mask in enumerate(small.masks):
+        inner[index, rows, columns] = cv2.resize(mask, (span, span), interpolation=cv2.INTER_AREA)
+    masks = np.concatenate([outer, inner])
+    ignored: FloatArray | None = None
+    if scene.ignored is not None or small.ignored is not None:
+        ignored = np.zeros((m, m), np.float32) if scene.ignored is None else scene.ignored.copy()
+        ignored[rows, columns] = 0
+        if small.ignored is not None:
+            ignored[rows, columns] = cv2.resize(small.ignored, (span, span), interpolation=cv2.INTER_AREA)
+    return Scene(image, masks[masks.mean((1, 2)) >= SMALLEST_AREA], ignored)
 
 
 def paste_object(scene: Scene, donor: StoredImage, rng: np.random.Generator) -> Scene:
@@ -200,7 +301,8 @@ def paste_object(scene: Scene, donor: StoredImage, rng: np.random.Generator) -> 
     image[top : top + new_h, left : left + new_w] = blended.astype(np.uint8)
     small = cv2.resize(full, (m, m), interpolation=cv2.INTER_AREA)
     masks = np.concatenate([scene.masks * (1 - small), small[None]])
-    return Scene(image, masks[masks.mean((1, 2)) >= SMALLEST_AREA].astype(np.float32))
+    ignored = None if scene.ignored is None else (scene.ignored * (1 - small)).astype(np.float32)
+    return Scene(image, masks[masks.mean((1, 2)) >= SMALLEST_AREA].astype(np.float32), ignored)
 
 
 @dataclass(frozen=True)
@@ -208,7 +310,8 @@ class Batch:
     """Pictures with their prompts, in groups of equal length so that no prompt is padded beyond its group.
 
     `images` (B, S, S, 3) uint8. A group: `owner` (P,) index of the picture, `points` (P, K, 2) pixels of the input,
-    `labels` (P, K) as SAM 2 codes them (1, 0, box corners 2 and 3, -1 none), `targets` (P, m, m) float32.
+    `labels` (P, K) as SAM 2 codes them (1, 0, box corners 2 and 3, -1 none), `targets` (P, m, m) float32,
+    -1 where nothing is known.
     """
 
     images: ByteArray
@@ -300,7 +403,7 @@ def prompt_groups(scenes: Sequence[Scene], counts: PromptCounts, rng: np.random.
                     points.append(click_in(mask, length, rng, centred))
                     labels.append([1] * length)
                 owner.append(index)
-                targets.append(mask)
+                targets.append(scene.target(int(which)))
         if owner:
             groups.append(
                 PromptGroup(
@@ -325,7 +428,7 @@ def correction_clicks(logits: FloatArray, targets: FloatArray, rng: np.random.Ge
     labels = np.full((count, 1), -1, np.int32)
     for index in range(count):
         goal = targets[index] > 0.5
-        wrong = np.flatnonzero((logits[index] > 0) != goal)
+        wrong = np.flatnonzero(((logits[index] > 0) != goal) & (targets[index] >= 0))
         if not len(wrong):
             continue
         at = int(rng.choice(wrong))
@@ -333,6 +436,19 @@ def correction_clicks(logits: FloatArray, targets: FloatArray, rng: np.random.Ge
         points[index, 0] = (np.array([x, y]) + 0.5) * 4 - 0.5
         labels[index, 0] = int(goal[y, x])
     return points, labels
+
+
+COCO_SHARE = 3.0
+"""How much more often than another set of its size COCO is drawn: nothing else shows everyday scenes."""
+
+
+def picture_shares(store: Sequence[StoredImage]) -> npt.NDArray[np.float64]:
+    """(N,) how often each picture is drawn, in sum 1: a set counts as the root of the number of its pictures."""
+    sizes = Counter(stored.dataset for stored in store)
+    shares = np.array(
+        [(COCO_SHARE if s.dataset.startswith("coco") else 1.0) / np.sqrt(sizes[s.dataset]) for s in store]
+    )
+    return np.asarray(shares / shares.sum(), np.float64)
 
 
 def draw_batch(
@@ -343,21 +459,30 @@ def draw_batch(
     rng: np.random.Generator,
     synthetic: float = 0.15,
     pasted: float = 0.4,
+    shares: npt.NDArray[np.float64] | None = None,
 ) -> Batch:
     """`size` random pictures of `side` pixels with prompts.
 
-    `synthetic`: share of wholly made-up pictures; `pasted`: share of the real ones with objects of others laid over.
+    `synthetic`: share of wholly made-up pictures; `pasted`: share of the real ones with objects of others laid over;
+    `shares`: as `picture_shares` gives them, all pictures alike without.
     """
+
+    def draw() -> StoredImage:
+        return store[int(rng.choice(len(store), p=shares))]
+
     scenes: list[Scene] = []
     while len(scenes) < size:
         if rng.random() < synthetic:
-            backdrop = store[int(rng.integers(len(store)))].image if rng.random() < 0.5 else None
+            backdrop = draw().image if rng.random() < 0.5 else None
             scene = synthesise_scene(side, rng, backdrop)
         else:
-            scene = crop_scene(store[int(rng.integers(len(store)))], side, rng)
-            if rng.random() < pasted:
+            scene = crop_scene(draw(), side, rng)
+            if rng.random() < 0.12:
+                scene = inset(crop_scene(draw(), side, rng), scene, rng)
+            elif rng.random() < pasted:
                 for _ in range(int(rng.integers(1, 4))):
-                    scene = paste_object(scene, store[int(rng.integers(len(store)))], rng)
+                    scene = paste_object(scene, draw(), rng)
+            scene = replace(scene, image=degrade(scene.image, rng))
         if len(scene.masks):
             scenes.append(scene)
     groups = prompt_groups(scenes, counts, rng)

@@ -37,6 +37,7 @@ from usam.research.nano.samples import (
     PromptCounts,
     StoredImage,
     draw_batch,
+    picture_shares,
 )
 from usam.research.nano.trainer import NanoSettings, Trainer, normalise
 
@@ -50,9 +51,10 @@ class _Batches(IterableDataset[Batch]):
 
         cv2.setNumThreads(1)
         rng = np.random.default_rng(self.seed)
+        shares = picture_shares(self.store)
         while True:
             s = self.settings
-            yield draw_batch(self.store, s.batch, self.side, s.prompts, rng, s.synthetic, s.pasted)
+            yield draw_batch(self.store, s.batch, self.side, s.prompts, rng, s.synthetic, s.pasted, shares)
 
 
 def share_progress(seconds: float) -> float:

@@ -22,6 +22,8 @@ from usam.research.datasets import splits
 FILE_NAME = "manifest.json"
 FORMAT = "usam-tokens-1"
 NANO_PARTS = ("nano-train", "nano-heads", "nano-test")
+LEARNT_PARTS = NANO_PARTS[:2]
+"""What ships was learnt from these, so images whose licence forbids derivatives are left out of them."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class TokenSettings:
     entropies    the six entropy baselines too (about five times the forward passes)
     shard_size   records in one shard file, which is what a kill can cost
     part         keep one part of a split by group ('' keeps all), with its `fractions` and `split_seed`; or
-                 `nano-train`, `nano-heads` or `nano-test`, the split the nano family was trained by
+                 `nano-train`, `nano-heads` or `nano-test`, the split the nano family was trained by, the first two
+                 without images whose licence forbids derivatives
     view         0: images as they are; another number: a random view of each (`usam.research.tokens.views`)
     """
 

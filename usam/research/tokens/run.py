@@ -20,7 +20,7 @@ from usam.errors import TokensError
 from usam.predictor.runner import TimedPredictor
 from usam.research.datasets.reader import Reader
 from usam.research.datasets.record import Record
-from usam.research.tokens.manifest import Manifest, TokenSettings
+from usam.research.tokens.manifest import LEARNT_PARTS, Manifest, TokenSettings
 from usam.research.tokens.models import LoadModel, checksum_of, load_predictor, make_runners
 from usam.research.tokens.shards import shard_path, write_shard
 
@@ -139,6 +139,10 @@ def _jobs(dataset: Reader[Any], out: Path, todo: list[tuple[int, list[int]]], ma
         if settings.part:
             records = [record for record in records if settings.part_of(record.group) == settings.part]
         found = dataset.problems.counts - at_opening
+        if settings.part in LEARNT_PARTS:
+            kept = [record for record in records if not record.forbids_derivatives]
+            found["licence forbids derivatives"] += len(records) - len(kept)
+            records = kept
         yield _Job(shard_path(out, number), records, found, settings, manifest.fingerprint, perf_counter() - start)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from usam.errors import DatasetError
+from usam.research.datasets import open_dataset
+from usam.research.datasets.photographs import picture_group
 from usam.research.datasets.record import Instance, Record
 from usam.research.nano.samples import (
+    COCO_SHARE,
     MOST_FRAMES,
+    MOST_MASKS,
     PromptCounts,
     StoredImage,
     box_around,
@@ -19,10 +24,14 @@ from usam.research.nano.samples import (
     click_in,
     correction_clicks,
     crop_scene,
+    degrade,
     draw_batch,
+    inset,
     load_store,
     nano_split,
     paste_object,
+    picture_shares,
+    sets_named,
     store_record,
     training_records,
 )
@@ -156,3 +165,110 @@ def test_batch_is_whole_and_repeatable(stored: StoredImage) -> None:
         np.testing.assert_array_equal(group.points, same.points)
         assert (group.points >= -0.5).all()
         assert (group.points < 64).all()
+
+
+def test_every_set_counts_by_the_root_of_its_size(stored: StoredImage) -> None:
+    store = [replace(stored, dataset=name) for name in ["cats"] * 16 + ["needles"] * 4 + ["coco"] * 4]
+    shares = picture_shares(store)
+    assert shares.sum() == pytest.approx(1)
+    cats, needles, coco = shares[:16].sum(), shares[16:20].sum(), shares[20:].sum()
+    assert cats == pytest.approx(2 * needles)
+    assert coco == pytest.approx(COCO_SHARE * needles)
+
+
+def test_many_objects_leave_some_of_every_size(tmp_path: Path) -> None:
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((300, 400, 3), 128, np.uint8))
+    masks = [disc(400, 200, 150, radius)[:300] for radius in np.linspace(10, 120, 3 * MOST_MASKS)]
+    instances = tuple(Instance(str(number), lambda mask=mask: mask) for number, mask in enumerate(masks))
+    kept = store_record(Record("d", "a", "a", tmp_path / "a.png", instances))
+    assert kept is not None
+    assert len(kept.masks) == MOST_MASKS
+    areas = kept.masks.mean((1, 2)) / 255
+    assert areas[0] > 0.3
+    assert areas[-1] < 0.005
+
+
+def test_ignored_pixels_move_with_the_image() -> None:
+    """A scene that is gray exactly where nothing is known stays so."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[4:30, 4:30] = 255
+    ignored = np.zeros((64, 64), np.uint8)
+    ignored[36:60, 20:60] = 255
+    image = np.kron(ignored, np.ones((2, 2), np.uint8))[..., None].repeat(3, 2)
+    for seed in range(6):
+        scene = crop_scene(StoredImage(image, mask[None], ignored), 64, np.random.default_rng(seed))
+        assert scene.ignored is not None
+        bright = scene.image.astype(float).mean(2).reshape(16, 4, 16, 4).mean((1, 3))
+        if 0.05 < scene.ignored.mean() < 0.9:
+            assert np.corrcoef(bright.ravel(), scene.ignored.ravel())[0, 1] > 0.85
+        for index in range(len(scene.masks)):
+            target = scene.target(index)
+            assert ((target < 0) == ((scene.ignored > 0.5) & (scene.masks[index] < 0.5))).all()
+
+
+def test_no_correction_where_nothing_is_known() -> None:
+    truth = np.full((1, 8, 8), -1, np.float32)
+    truth[0, 2:6, 2:6] = 1
+    logits = np.ones((1, 8, 8), np.float32)
+    assert correction_clicks(logits, truth, np.random.default_rng(0))[1].tolist() == [[-1]]
+
+
+def test_an_inset_brings_its_objects_and_hides_what_it_covers() -> None:
+    outer = Scene(np.zeros((64, 64, 3), np.uint8), np.ones((1, 16, 16), np.float32), np.ones((16, 16), np.float32))
+    inner = Scene(np.full((64, 64, 3), 200, np.uint8), np.ones((1, 16, 16), np.float32))
+    both = inset(outer, inner, np.random.default_rng(0))
+    np.testing.assert_allclose(both.masks.sum(0), 1.0)
+    bright = both.image[::4, ::4, 0] > 100
+    np.testing.assert_array_equal(bright, both.masks[1] > 0.5)
+    assert both.ignored is not None
+    np.testing.assert_array_equal(both.ignored < 0.5, bright)
+    assert not outer.image.any()
+
+
+def test_degraded_pictures_stay_pictures() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    rng = np.random.default_rng(1)
+    made = [degrade(image, rng) for _ in range(40)]
+    assert all(each.shape == image.shape and each.dtype == np.uint8 for each in made)
+    assert any(not np.array_equal(each, image) for each in made)
+    assert any(np.array_equal(each, image) for each in made)
+
+
+@pytest.mark.parametrize(
+    ("licence", "forbidden"),
+    [
+        ("Attribution-NoDerivs License", True),
+        ("Attribution-NonCommercial-NoDerivs License", True),
+        ("Attribution-NonCommercial License", False),
+        ("CC BY 4.0", False),
+        ("", False),
+    ],
+)
+def test_licences_without_derivatives_are_known(licence: str, forbidden: bool) -> None:
+    record = Record("d", "a", "a", Path("a.jpg"), (), licence=licence)
+    assert record.forbids_derivatives is forbidden
+
+
+def test_sets_to_train_on_go_by_name() -> None:
+    assert [sets_named(name) for name in ("old", "A", "AB")] == ["old", "A", "AB"]
+    with pytest.raises(DatasetError, match="one of old, A, AB"):
+        sets_named("B")
+
+
+@pytest.mark.shared
+def test_every_domain_has_pictures_in_every_part(shared: Path) -> None:
+    """By name alone: the files of the sets are not opened."""
+    dataset = open_dataset("photographs", shared / "data" / "photographs")
+    parts: dict[str, Counter[str]] = {}
+    groups: dict[str, set[str]] = {}
+    for name, index in dataset._entries:
+        source = list(dataset._source_paths[name].values())[index]
+        group = picture_group(name, source)
+        part = nano_split(f"{name}/{group}")
+        parts.setdefault(name, Counter())[part] += 1
+        groups.setdefault(group, set()).add(part)
+    assert len(parts) == 24
+    assert all(min(found[part] for part in ("train", "heads", "test")) > 0 for found in parts.values())
+    assert all(len(found) == 1 for found in groups.values())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 from usam.cli.main import app
 from usam.errors import TokensError
 from usam.research.datasets import open_dataset
+from usam.research.nano.samples import nano_split
 from usam.research.tokens import RunReport, TokenSettings, TokenTable, extract_tokens
 from usam.research.tokens.models import untrained_predictor
 
@@ -124,7 +127,6 @@ def test_limits_caps_and_parts(labelled: Path, tmp_path: Path) -> None:
 
 
 def test_an_image_that_cannot_be_read_is_counted_and_passed_over(labelled: Path, tmp_path: Path) -> None:
-    import shutil
 
     broken = tmp_path / "broken"
     shutil.copytree(labelled, broken)
@@ -154,3 +156,22 @@ def test_the_command_says_what_is_wrong(labelled: Path, tmp_path: Path, argument
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+def test_heads_that_ship_learn_from_no_image_that_forbids_derivatives(labelled: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(labelled, root)
+    path = next((root / "annotations").glob("instances_*.json"))
+    document = json.loads(path.read_text())
+    document["licenses"] = [{"id": 1, "name": "Attribution-NoDerivs License"}, {"id": 2, "name": "Attribution License"}]
+    for image in document["images"]:
+        image["license"] = 1 + int(image["id"]) % 2
+    path.write_text(json.dumps(document))
+    run(root, tmp_path / "all")
+    run(root, tmp_path / "learnt", part="nano-train")
+    learnt = {group for group in TokenTable.open(tmp_path / "learnt").texts()["group"]}
+    everything = {group for group in TokenTable.open(tmp_path / "all").texts()["group"]}
+    allowed = {str(image["id"]) for image in document["images"] if image["license"] == 2}
+    in_part = {group for group in everything if nano_split(group) == "train"}
+    assert learnt == {group for group in in_part if Path(group).stem.lstrip("0") in allowed}
+    assert learnt < in_part
