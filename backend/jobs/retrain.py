@@ -18,6 +18,7 @@ from backend.learning.samples import stacked, usable
 from backend.pool.ranking import audit_tasks, heads_in_use, project_seed
 from backend.resources import Resources, RunProgress
 from backend.store.records import Run, SampleRow
+from usam.checkpoints.registry import weights_of
 from usam.training.gate import Batch, Verdict, judge, take
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def run(resources: Resources, project: int) -> str:
     Audit tasks are never trained on. Raises `TrainingError` where training fails.
     """
     store = resources.store
-    rows = store.samples(project, resources.settings.model)
+    rows = store.samples(project, weights_of(resources.settings.model))
     audits = audit_tasks(resources.settings, project, sorted({row.task for row in rows}))
     key = fingerprint(rows, sorted(audits))
     last = store.last_run(project, "retrain", ("done", "rejected"))

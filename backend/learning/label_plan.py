@@ -26,6 +26,7 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.store.records import SampleRow
 from usam.active.learning_curve import Plan, fit_curve
+from usam.checkpoints.registry import weights_of
 from usam.errors import PseudoLabelError
 from usam.pseudo_labels.calibration import Candidates, RiskGuarantee, calibrate
 from usam.training.gate import MIN_AUDIT_OBJECTS, MIN_AUDIT_TASKS, Batch, take
@@ -80,7 +81,7 @@ def plan_project(
     quality = base.quality_for(settings.model) if base is not None else None
     if base is None or quality is None:
         raise JobError(f"heads for {settings.model} that predict its IoU", "none", "name a head set in USAM_HEADS")
-    rows = [row for row in usable(store.samples(project, settings.model)) if quality in row.targets]
+    rows = [row for row in usable(store.samples(project, weights_of(settings.model))) if quality in row.targets]
     rows = sorted(rows, key=lambda row: (row.updated_at, row.annotation, row.region))
     tasks = sorted({row.task for row in rows})
     if len(rows) < LEAST_LABELS or len(tasks) < LEAST_TASKS:

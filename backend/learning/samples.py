@@ -21,6 +21,7 @@ from backend.label_studio.prompts import label_of
 from backend.label_studio.records import Annotation, Json
 from backend.label_studio.shapes import MASK_TYPES, region_to_mask
 from backend.store.records import SampleRow
+from usam.checkpoints.registry import weights_of
 from usam.errors import UsamError
 from usam.prompts import Prompt, centre_point, dense_points
 
@@ -36,7 +37,7 @@ SAMPLES_VERSION = 1
 
 def sampling_key(model: str, larger: str) -> str:
     """What samples depend on besides the annotation: those of another key are made again."""
-    return f"{SAMPLES_VERSION}:{model}:{larger}"
+    return f"{SAMPLES_VERSION}:{weights_of(model)}:{weights_of(larger)}"
 
 
 class AnnotatedImage:
@@ -78,7 +79,7 @@ class AnnotatedImage:
         return SampleRow(
             annotation=annotation.id,
             region=name,
-            checkpoint=self.model.checkpoint,
+            checkpoint=weights_of(self.model.checkpoint),
             updated_at=annotation.updated_at,
             task=annotation.task,
             label=label_of(region) or "",

@@ -27,6 +27,7 @@ from backend.label_studio.regions import ScoredMask, describe, masks_to_regions,
 from backend.settings import Settings
 from backend.store.records import ProposalRow
 from usam.active.mask_selection import MaskSelection
+from usam.checkpoints.registry import weights_of
 from usam.prompts import Prompt, grid_points
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def proposal_key(settings: Settings, label_config: str, data_key: str, choice: M
     """Digest of everything that cached proposals of a task depend on."""
     parts = [
         PROPOSALS_VERSION,
-        settings.model,
+        weights_of(settings.model),
         settings.random_weights,
         settings.points_per_side,
         settings.pred_iou_thresh,

@@ -21,6 +21,7 @@ from backend.pool.proposals import ObjectScores
 from backend.settings import Settings
 from backend.store.records import ScoreRow
 from usam.active.mask_selection import MaskSelection
+from usam.checkpoints.registry import weights_of
 
 if TYPE_CHECKING:
     from backend.label_studio.records import Project
@@ -189,7 +190,7 @@ def ranking_is_stale(resources: Resources, known: Project) -> str:
 def settings_key(settings: Settings, champion: str, label_config: str) -> str:
     """What an order depends on besides the pool."""
     parts = [
-        settings.model,
+        weights_of(settings.model),
         settings.heads,
         settings.strategy,
         settings.image_rule,

@@ -37,7 +37,8 @@ class Checkpoint:
 
     `family` is 'sam2', 'sam2.1' or 'nano'; `bytes` is None and `sha256` empty where the registry does not
     say; `width` is the channels of a decoder token (D); `image_size` the side of the model's square input in
-    pixels. `release` counts the weights that a name of ours has stood for, from 1; 0 for others' files.
+    pixels. `release` counts the weights that a name of ours has stood for, from 1; 0 for others' files. `weights` names
+    the very weights, which a name of ours changes with a release: what is learnt from their tokens goes by it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Checkpoint:
     width: int
     bundled: bool
     release: int = 0
+    weights: str = ""
 
     @property
     def path(self) -> Path:
@@ -138,6 +140,7 @@ def registry() -> dict[str, Checkpoint]:
                 width=entry["width"],
                 bundled=entry.get("bundled", False),
                 release=entry.get("release", 0),
+                weights=entry.get("weights", entry["name"]),
             )
         except KeyError as error:
             raise CheckpointError(f"{error} in each checkpoint of the registry", f"{entry}") from error
@@ -171,6 +174,15 @@ def find(name: str) -> Checkpoint:
     if name not in known:
         raise _unknown(name, list(known))
     return known[name]
+
+
+def weights_of(name: str) -> str:
+    """The very weights that a name stands for in this release; a name that is not in the registry stands for itself.
+
+    Raises CheckpointError when the registry is missing or malformed.
+    """
+    known = registry().get(name)
+    return known.weights if known is not None else name
 
 
 def _unknown(name: str, known: list[str]) -> CheckpointError:

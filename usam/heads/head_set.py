@@ -106,10 +106,14 @@ class HeadSet:
     ) -> HeadSet:
         """A head set from `{head: [(W (out, in), b (out,)), ...]}`; all heads have the same layer sizes.
 
+        `checkpoint` is taken for the weights that it stands for in this release.
         Raises HeadsError when sizes differ or do not chain, the last layer is not one value wide, a value is
         not finite, or a name is neither `iou_*` nor `*_gap`.
         """
-        return cls(layers, alignment=alignment, checkpoint=checkpoint, quality=quality, metadata=metadata)
+        from usam.checkpoints.registry import weights_of
+
+        weights = weights_of(checkpoint) if checkpoint else ""
+        return cls(layers, alignment=alignment, checkpoint=weights, quality=quality, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, checkpoint: str | None = None) -> HeadSet:
@@ -170,11 +174,16 @@ class HeadSet:
         )
 
     def fits(self, checkpoint: str | None) -> bool:
-        """Whether the heads were trained on this checkpoint's tokens; True where either side does not say."""
+        """Whether the heads were trained on this checkpoint's tokens; True where either side does not say.
+
+        A name of ours that stands for other weights than when they were trained does not fit.
+        """
         if not checkpoint or not self.checkpoint:
             return True
-        family = checkpoint.partition("_")[0]
-        return self.checkpoint in (checkpoint, family)
+        from usam.checkpoints.registry import weights_of
+
+        family, _, size = checkpoint.partition("_")
+        return self.checkpoint == weights_of(checkpoint) or bool(size and self.checkpoint == family)
 
     def quality_for(self, checkpoint: str | None) -> str | None:
         """The head that predicts the IoU of this checkpoint's own masks: its size's head, else `quality`."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from usam.checkpoints.registry import weights_of
 from usam.errors import TrainingError
 from usam.heads.head_set import HeadSet
 from usam.statistics import calibration_error, pearson
@@ -146,10 +147,10 @@ def _head_set(
     described = {**(metadata or {}), "training": dict(facts)}
     if init is not None:
         described["parent"] = init.version
-    return HeadSet.from_layers(
+    return HeadSet(
         known,
         alignment="shifted" if alignment == "shifted" else "aligned",
-        checkpoint=checkpoint or (init.checkpoint if init is not None else ""),
+        checkpoint=weights_of(checkpoint) if checkpoint else (init.checkpoint if init is not None else ""),
         quality=quality,
         metadata=described,
     )

@@ -387,3 +387,31 @@ def test_devices_that_are_not_here_are_refused() -> None:
     for device in ("abacus", "cuda:77", "meta"):
         with pytest.raises(CheckpointError, match="device"):
             checkpoints.pick_device(device)
+
+
+def test_heads_fit_the_weights_that_a_name_stood_for_when_they_were_trained(own_registry: Any) -> None:
+    """A name of ours moves to other weights with a release; what was learnt from the old ones' tokens does not."""
+    layers = {"iou_own": [(np.zeros((2, 8)), np.zeros(2)), (np.zeros((1, 2)), np.zeros(1))]}
+
+    def release(number: int, weights: str = "") -> None:
+        entries = entry("ours", b"x", "") + f"release = {number}\n" + (f'weights = "{weights}"\n' if weights else "")
+        if number > 1:
+            entries += entry("ours-1", b"y", "") + 'release = 1\nweights = "ours"\n'
+        own_registry(entries)
+
+    release(1)
+    old = HeadSet.from_layers(layers, alignment="aligned", checkpoint="ours")
+    assert old.fits("ours")
+    release(2, "ours-2")
+    new = HeadSet.from_layers(layers, alignment="aligned", checkpoint="ours")
+    assert (old.fits("ours"), old.fits("ours-1")) == (False, True)
+    assert (new.fits("ours"), new.fits("ours-1")) == (True, False)
+    assert checkpoints.find("ours").release == 2
+    assert checkpoints.weights_of("of somebody else") == "of somebody else"
+
+
+def test_a_family_fits_all_its_sizes_and_no_plain_name() -> None:
+    layers = {"iou_own": [(np.zeros((2, 8)), np.zeros(2)), (np.zeros((1, 2)), np.zeros(1))]}
+    family = HeadSet.from_layers(layers, alignment="aligned", checkpoint="sam2.1")
+    assert family.fits("sam2.1_hiera_tiny")
+    assert not family.fits("sam2_hiera_tiny")
