@@ -73,7 +73,8 @@ def train(
         settings = settings.replace(epochs=epochs)
     names = common_models(tables)
     start = HeadSet.load(init) if init else None
-    wanted = [model] if model else [start.checkpoint] if start and start.checkpoint in names else list(names)
+    fitting = [name for name in names if start is None or start.fits(name)]
+    wanted = [model] if model else fitting or list(names)
     for name in wanted:
         examples = read_examples(tables, name, small=small or None, large=large or None)
         folder = out if len(wanted) == 1 else out / name
