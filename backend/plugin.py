@@ -138,7 +138,9 @@ class UsamModel(server.LabelStudioMLBase):  # type: ignore[misc]
         the heads are not known, since an event's request, which comes through here too, must not fail."""
         opened = parts()
         try:
-            return opened.answers().version(self._project(()))
+            answers, project = opened.answers(), self._project(())
+            answers.refresh_heads(project)
+            return answers.model_version(project)
         except UsamError as error:
             log.warning("the heads in use are not known: %s", error)
             return opened.settings.model

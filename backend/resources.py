@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import JobBusy, SettingsError, StoreError
 from backend.image_fetcher import ImageFetcher
+from backend.inference.cache import EmbeddingFiles
+from backend.inference.intake import SourceImage
 from backend.label_studio.client import LabelStudio
+from backend.metrics.service import Metrics
 from backend.queue import JobQueue, open_queue
 from backend.settings import Settings
 from backend.store import Store
@@ -23,7 +26,9 @@ from backend.store.head_registry import Registry
 from usam.errors import UsamError
 
 if TYPE_CHECKING:
-    from backend.inference.job_model import JobModel
+    from backend.inference.model import LoadedModel
+    from usam.heads.head_set import HeadSet
+    from usam.predictor.embedding import ImageEmbedding
 
 LEASE_S = 60.0
 _log = logging.getLogger(__name__)
@@ -43,11 +48,43 @@ class Resources:
     """Told each step of a run, for those who watch Redis."""
 
     @cached_property
-    def model(self) -> JobModel:
-        """The checkpoint that the settings name, loaded on first use."""
-        from backend.inference.job_model import JobModel
+    def heads(self) -> HeadSet | None:
+        """The heads of the checkpoint that the settings name; no model is built to read them."""
+        from usam.checkpoints.registry import resolve_heads
 
-        return JobModel.load(self.settings)
+        return resolve_heads(self.settings.model, None if self.settings.heads == "none" else self.settings.heads)
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        """The checkpoint that the settings name, loaded on first use."""
+        from backend.inference.model import LoadedModel
+
+        return LoadedModel.load(self.settings.model, self.settings, Metrics(), self.heads)
+
+    @cached_property
+    def larger(self) -> LoadedModel | None:
+        """The larger checkpoint with its own heads, loaded on first use; None where the settings name none."""
+        from backend.inference.model import LoadedModel
+        from usam.checkpoints.registry import resolve_heads
+
+        name = self.settings.larger_model
+        return LoadedModel.load(name, self.settings, Metrics(), resolve_heads(name, "auto")) if name else None
+
+    @cached_property
+    def embeddings(self) -> EmbeddingFiles:
+        """The embeddings on disk, which the service and the jobs share."""
+        return EmbeddingFiles.of(self.settings)
+
+    def source(self, file: bytes, checkpoint: str) -> SourceImage:
+        """An image file as this checkpoint needs it: encoded where it was before, else decoded. Raises `ImageError`."""
+        return SourceImage.of(file, checkpoint, self.embeddings, self.images.decode)
+
+    def embedding(self, model: LoadedModel, file: bytes) -> ImageEmbedding:
+        """Of an image file: the one on disk, else a new one, which is kept there. Raises `ImageError`."""
+        image = self.source(file, model.name)
+        embedding = image.encoded_by(model)
+        self.embeddings.put(image.content, model.name, embedding)
+        return embedding
 
     @classmethod
     @contextmanager

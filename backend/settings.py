@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -36,6 +36,19 @@ _PLAIN_URL = re.compile(
     re.I,
 )
 log = logging.getLogger(__name__)
+_RENAMED = {
+    "USAM_GRID_SIDE": "points_per_side",
+    "USAM_KEEP_IOU": "pred_iou_thresh",
+    "USAM_CHUNK_PROMPTS": "points_per_batch",
+}
+"""Variables of old, and the field that each sets still."""
+_GONE = {
+    "USAM_POINTS_BUDGET": "more points inside a doubtful mask lost true IoU (-0.055 where the prompt gap is highest; "
+    "docs/actions.md), so none are added",
+    "USAM_CLICK_ALTERNATIVES_BUDGET": "all three masks of a click were never shown to save an annotator's time, so a "
+    "click gives one",
+}
+"""Variables of old that do nothing now, and why."""
 
 
 class Settings(BaseSettings):
@@ -113,6 +126,8 @@ class Settings(BaseSettings):
     # engine
     cache_bytes: int = Field(1024 * MIB, ge=0)
     """Bound of the embedding cache."""
+    embedding_files_bytes: int = Field(2048 * MIB, ge=0)
+    """Bound of the embeddings kept as files in the data folder, for service and workers; 0 keeps none."""
     pending_bytes: int = Field(1024 * MIB, ge=MIB)
     """Bound of the decoded images that wait for the engine; beyond it, it says that it is busy."""
     wait_seconds: float = Field(90.0, gt=0)
@@ -129,12 +144,8 @@ class Settings(BaseSettings):
     """Share of what the larger model would cost for everything that may be spent on it."""
     larger_margin: float = Field(0.1, ge=0, le=1)
     """The larger model's mask is kept unless its predicted IoU is lower by more than this."""
-    points_budget: float = Field(0.0, ge=0, le=1)
-    """Share of the objects that may be decoded again with more points inside their mask."""
     alternatives_budget: float = Field(0.2, ge=0, le=1)
     """Share of the unlabelled tasks that may get a second prediction, of the masks that may be meant instead."""
-    click_alternatives_budget: float = Field(0.0, ge=0, le=1)
-    """Share of the clicks that may be answered with all three masks."""
     act_gap_above: float = Field(0.0, ge=0, le=0.5)
     """Gap (in IoU) that is not acted on unless it is higher, whatever the budget."""
     budget_warm_up: int = Field(20, ge=1)
@@ -170,21 +181,22 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_environment(cls, **overrides: Any) -> Settings:
-        """Read the environment; `overrides` (None is passed over) win.
+        """Read the environment; `overrides` (None is passed over) win. Old names still work, with a warning.
 
-        Raises `SettingsError` that names each bad setting, without its value, and each variable that seems to be a
-        setting's name misspelt.
+        Raises `SettingsError` that names each bad setting, without its value, each variable that seems to be a
+        setting's name misspelt, and one that is no more.
         """
         cls._check_names(os.environ)
+        given = {name: value for name, value in overrides.items() if value is not None}
         try:
-            return cls(**{name: value for name, value in overrides.items() if value is not None})
+            return cls(**{**_from_old_names(os.environ), **given})
         except ValidationError as error:
             bad = "; ".join(f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors())
             raise SettingsError("usable settings", bad, "correct the environment (docs/backend.md)") from None
 
     @classmethod
     def _check_names(cls, names: Iterable[str]) -> None:
-        right = OTHER_VARIABLES | {_variable((name,)) for name in cls.model_fields}
+        right = OTHER_VARIABLES | _RENAMED.keys() | _GONE.keys() | {_variable((name,)) for name in cls.model_fields}
         for field in cls.model_fields.values():  # a renamed setting keeps its old variable
             if isinstance(field.validation_alias, AliasChoices):
                 right |= {choice.upper() for choice in field.validation_alias.choices if isinstance(choice, str)}
@@ -292,6 +304,23 @@ class Settings(BaseSettings):
             else:
                 out[_variable((name,))] = without_password(value) if name.endswith("_url") else str(value)
         return out
+
+
+def _from_old_names(environment: Mapping[str, str]) -> dict[str, str]:
+    """Fields that the environment sets by a name of old alone. Raises `SettingsError` for a setting that is no more,
+    unless it asks for nothing."""
+    for variable, why in _GONE.items():
+        value = environment.get(variable, "").strip()
+        if value.strip("0.") and value:
+            raise SettingsError(f"no {variable}", "one that is set", f"remove it: {why}")
+        if value:
+            log.warning("%s does nothing any more and can be removed: %s", variable, why)
+    fields: dict[str, str] = {}
+    for variable, name in _RENAMED.items():
+        if variable in environment and _variable((name,)) not in environment:
+            log.warning("%s is now called %s; the old name still works", variable, _variable((name,)))
+            fields[name] = environment[variable]
+    return fields
 
 
 def next_larger(model: str) -> str:

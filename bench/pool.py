@@ -77,14 +77,15 @@ class Clock:
     @contextmanager
     def on_the_model(self) -> Iterator[None]:
         """Time every call into encoder, decoder and heads until the block ends."""
+        from sam2.modeling.sam2_base import SAM2Base
+
         from usam.heads.head_set import HeadSet
         from usam.predictor.fast_masks import MaskPath
         from usam.predictor.image import PatchedImagePredictor
-        from usam.predictor.runner import TimedPredictor
 
         with ExitStack() as stack:
-            stack.enter_context(patch.object(TimedPredictor, "encode", self._encoding(TimedPredictor.encode)))
             for owner, name, part in (
+                (SAM2Base, "forward_image", "encode"),
                 (MaskPath, "whole", "masks"),
                 (MaskPath, "sampled", "masks"),
                 (HeadSet, "score", "heads"),
@@ -108,17 +109,6 @@ class Clock:
             finally:
                 self._inside = False
                 self._add(part, started)
-
-        return timed
-
-    def _encoding(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The runner knows its own time, without the enlarging of the image."""
-
-        def timed(runner: Any, image: Any) -> Any:
-            before = runner.seconds
-            found = call(runner, image)
-            self.seconds["encode"] = self.seconds.get("encode", 0.0) + runner.seconds - before
-            return found
 
         return timed
 

@@ -1,23 +1,39 @@
-"""What the engine remembers of images: their embeddings, bounded in bytes, and which image an address led to.
+"""What is remembered of images: their embeddings, in memory and on disk, and which image an address led to.
 
 An embedding is kept under the content hash of the image file and the checkpoint that made it, so the same
 picture under two addresses is encoded once, and no checkpoint ever sees another's. The index from address
-to content hash and size is what lets a warm click go without the image.
+to content hash and size is what lets a warm click go without the image. The files are shared by the service and its
+workers, so that an image that somebody looked at is not encoded again when it is labelled.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from backend.settings import Settings
+from usam.files import replacing
+
+if TYPE_CHECKING:
+    from usam.predictor.embedding import ImageEmbedding
+
 INDEX_LIMIT = 100_000
 """Addresses remembered; about 200 bytes each."""
+HEADER_BYTES = 1024
+"""More than a file's header takes."""
+FILES_VERSION = 1
+"""Raised when the same checkpoint and image give another embedding."""
+log = logging.getLogger(__name__)
 
 
 class Sized(Protocol):
@@ -81,6 +97,99 @@ class EmbeddingCache:
         with self._lock:
             self._kept.clear()
             self.bytes = 0
+
+
+class EmbeddingFiles:
+    """Embeddings as files of one folder, bounded in bytes, the least recently used removed first.
+
+    For any number of processes: a file appears whole, and one that cannot be read or does not fit its name is removed
+    and counts as not there. `max_bytes` of 0 keeps none. No method raises where the disk fails: it is only a cache.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
+
+    @classmethod
+    def of(cls, settings: Settings) -> EmbeddingFiles:
+        """The service's folder. Random weights are others in each process: nothing is kept then."""
+        bound = 0 if settings.random_weights else settings.embedding_files_bytes
+        return cls(settings.data_dir / "embeddings", bound)
+
+    def get(self, content: str, checkpoint: str) -> ImageEmbedding | None:
+        """The embedding of an image by a checkpoint, None where there is none."""
+        if not self.max_bytes or not (path := self._path(content, checkpoint)).exists():
+            return None
+        from safetensors import SafetensorError, safe_open
+
+        from usam.predictor.embedding import ImageEmbedding
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                if facts.get("checkpoint") != checkpoint:
+                    raise ValueError(f"made by {facts.get('checkpoint')!r}")
+                high_res, stages = (
+                    tuple(file.get_tensor(f"{kind}.{level}") for level in range(int(facts[kind])))
+                    for kind in ("high_res", "stages")
+                )
+                hw = (int(facts["height"]), int(facts["width"]))
+                embedding = ImageEmbedding(file.get_tensor("image_embed"), high_res, hw, checkpoint, stages)
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            log.warning("the embedding %s is removed: %s", path.name, error)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            return None
+        return embedding
+
+    def put(self, content: str, checkpoint: str, embedding: ImageEmbedding, *, make_room: bool = True) -> bool:
+        """Keep an embedding; whether it is kept. Without `make_room` nothing is removed for it."""
+        if embedding.nbytes > self.max_bytes:
+            return False
+        if (path := self._path(content, checkpoint)).exists():
+            return True
+        from safetensors.torch import save_file
+
+        height, width = embedding.image_hw
+        kinds = {"high_res": embedding.high_res, "stages": embedding.stages}
+        tensors = {f"{kind}.{level}": part for kind, parts in kinds.items() for level, part in enumerate(parts)}
+        tensors["image_embed"] = embedding.image_embed
+        facts = {"checkpoint": checkpoint, "height": height, "width": width}
+        facts |= {kind: len(parts) for kind, parts in kinds.items()}
+        try:
+            if not self._has_room(embedding.nbytes + HEADER_BYTES, make_room=make_room):
+                return False
+            with replacing(path) as partial:
+                cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                save_file(cpu, partial, {name: str(value) for name, value in facts.items()})
+        except OSError as error:
+            log.warning("an embedding was not kept on disk: %s", error)
+            return False
+        return True
+
+    def _has_room(self, size: int, *, make_room: bool) -> bool:
+        kept = []
+        for path in self.folder.glob("*.safetensors"):
+            with suppress(FileNotFoundError):
+                facts = path.stat()
+                kept.append((facts.st_mtime, facts.st_size, path))
+        total = sum(file_size for _, file_size, _ in kept) + size
+        if total > self.max_bytes and not make_room:
+            return False
+        for _, file_size, path in sorted(kept, key=lambda file: file[0]):
+            if total <= self.max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= file_size
+        return True
+
+    def _path(self, content: str, checkpoint: str) -> Path:
+        from usam.checkpoints.registry import weights_of
+
+        name = f"{FILES_VERSION}:{checkpoint}:{weights_of(checkpoint)}:{content}"
+        return self.folder / f"{_digest(name.encode())}.safetensors"
 
 
 class ImageIndex:

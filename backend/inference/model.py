@@ -1,75 +1,91 @@
-"""One loaded checkpoint, as the engine's thread uses it: encode an image, decode prompts, choose among masks.
+"""One loaded checkpoint: encode an image, decode prompts, propose the objects of a whole image.
 
-Legend: P prompts, K points of a prompt, M = 3 masks of a prompt, D token width, L side of the low-resolution
-masks, H, W image in pixels.
+Legend: P prompts, K objects, M = 3 masks of a prompt, D token width, L side of the low-resolution masks, H, W image in
+pixels.
 
-Masks stay at L x L here. A click has three and needs one, a grid has hundreds and keeps twenty: only what
-is kept is enlarged, and not in the engine's thread.
+Masks stay at L x L here: only what is kept is enlarged, and not by whoever owns the model. The service and the jobs
+propose by the same `LoadedModel.propose`, which works in steps, so that a click may go between two of them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from backend.inference.scheduler import Steps
 from backend.metrics.service import Metrics
+from backend.settings import Settings
 from usam.active.mask_selection import MaskSelection
-from usam.prompts import Prompt
+from usam.prompts import Prompt, grid_points
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
     from usam.predictor.embedding import ImageEmbedding
+    from usam.predictor.proposals import PromptOutputs
 
+BoolMask = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
-MULTIMASK = 3
+IntArray = npt.NDArray[np.int64]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
-    """The best of the three masks that one prompt gave.
+class DecodedObjects:
+    """K masks that one checkpoint made.
 
-    logits    (L, L) low-resolution mask, foreground above 0
-    iou       predicted IoU, 0..1, higher = better: the head's for this checkpoint, else SAM's own
-    samscore  SAM's own estimate, 0..1
-    scores    every head's score of this mask; gaps in -0.5..0.5, higher = more to gain
-    output    decoder output, 1..3
-    others    the other two masks of the prompt, better first, where they were asked for
+    source       (K,) index of the prompt that each came from
+    output       (K,) which of the prompt's three masks it is, 1..3
+    logits       (K, L, L) foreground above 0
+    iou          (K,) predicted IoU, 0..1, higher = better: the head's for this checkpoint, else SAM's own
+    samscore     (K,) SAM's own estimate, 0..1
+    scores       {head: (K,)} every head's score of the mask; gaps in -0.5..0.5, higher = more to gain
+    iou_token    (K, D)
+    mask_tokens  (K, 4, D)
     """
 
+    source: IntArray
+    output: IntArray
     logits: FloatArray
-    iou: float
-    samscore: float
-    scores: dict[str, float]
-    output: int
-    checkpoint: str
-    others: tuple[Candidate, ...] = field(default=(), repr=False)
+    iou: FloatArray
+    samscore: FloatArray
+    scores: dict[str, FloatArray]
+    iou_token: FloatArray
+    mask_tokens: FloatArray
 
-    def gap(self, name: str) -> float:
-        """A gap by name; 0 where the heads do not tell it."""
-        return self.scores.get(name, 0.0)
+    def __len__(self) -> int:
+        return len(self.output)
+
+    def take(self, rows: IntArray) -> DecodedObjects:
+        """Some of the objects, in this order."""
+        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "scores"}
+        return DecodedObjects(**arrays, scores={name: values[rows] for name, values in self.scores.items()})
+
+    @classmethod
+    def join(cls, parts: Sequence[DecodedObjects]) -> DecodedObjects:
+        """One after the other; all have the same heads."""
+        arrays = {
+            f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls) if f.name != "scores"
+        }
+        scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
+        return cls(**arrays, scores=scores)
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
-    """Tokens of P prompts as numpy: iou_token (P, D), mask_tokens (P, 4, D), ious (P, 4) by SAM."""
+class ProposedObjects:
+    """The distinct objects of one image of (H, W), best first, and the prompt that each came from.
 
-    iou_token: FloatArray
-    mask_tokens: FloatArray
-    ious: FloatArray
+    `features` (D,) is the mean of the image's embedding: near-duplicate images have near-equal features.
+    """
 
-    @classmethod
-    def joined(cls, parts: Sequence[Tokens]) -> Tokens:
-        """Several chunks as one."""
-        return cls(
-            np.concatenate([part.iou_token for part in parts]),
-            np.concatenate([part.mask_tokens for part in parts]),
-            np.concatenate([part.ious for part in parts]),
-        )
+    objects: DecodedObjects
+    prompts: list[Prompt]
+    features: FloatArray
+    hw: tuple[int, int]
 
 
 class LoadedModel:
@@ -82,27 +98,30 @@ class LoadedModel:
         self.encode_s = 0.0
         """Seconds that the last encoding took."""
         self._metrics = metrics
-        encoder = predictor.model.sam_prompt_encoder
-        self.low_res_hw = (int(encoder.mask_input_size[0]), int(encoder.mask_input_size[1]))
+
+    @property
+    def width(self) -> int:
+        """D, the width of a token."""
+        return int(self.predictor.model.sam_mask_decoder.transformer_dim)
 
     @classmethod
-    def load(
-        cls, name: str, device: str, heads: HeadSet | None, metrics: Metrics, *, random_weights: bool = False
-    ) -> LoadedModel:
+    def load(cls, name: str, settings: Settings, metrics: Metrics, heads: HeadSet | None) -> LoadedModel:
         """Load a checkpoint. Raises `CheckpointError` or `HeadsError` as `usam.predictor.load.load` does."""
+        import torch
+
         from usam.checkpoints import registry as checkpoints
         from usam.predictor.load import load
 
-        if not random_weights:
-            return cls(name, load(name, device, heads), metrics)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        if not settings.random_weights:
+            return cls(name, load(name, settings.device, heads), metrics)
         from sam2.sam2_image_predictor import SAM2ImagePredictor
 
         from usam.predictor.patch import patch_sam2
 
-        model = checkpoints.build_model(name, weights=False).to(checkpoints.pick_device(device))
+        model = checkpoints.build_model(name, weights=False).to(checkpoints.pick_device(settings.device))
         predictor = SAM2ImagePredictor(model)
-        side = model.sam_image_embedding_size
-        predictor._bb_feat_sizes = [(side * 4, side * 4), (side * 2, side * 2), (side, side)]
         predictor.checkpoint_name = name
         return cls(name, patch_sam2(predictor, heads), metrics)
 
@@ -116,96 +135,175 @@ class LoadedModel:
         self._metrics.encoded.labels(self.name).inc()
         return embedding
 
+    def outputs(self, embedding: ImageEmbedding, prompts: Sequence[Prompt]) -> PromptOutputs:
+        """All four outputs of prompts in pixels of the image, in their order; one decoding for each shape of prompt."""
+        from usam.predictor.proposals import PromptOutputs, decode_prompts
+
+        started = time.perf_counter()
+        self.predictor.set_embedding(embedding)
+        groups = _same_shape(prompts)
+        parts = [
+            decode_prompts(self.predictor, self.predictor.prepare(*_arguments(prompts, group))) for group in groups
+        ]
+        order = np.argsort(np.concatenate([np.array(group) for group in groups]))
+        self._metrics.model_seconds.labels("decode", self.name).inc(time.perf_counter() - started)
+        self._metrics.decoded.labels(self.name).inc(len(prompts))
+        return PromptOutputs(
+            **{f.name: np.concatenate([getattr(part, f.name) for part in parts])[order] for f in fields(PromptOutputs)}
+        )
+
     def decode(
         self,
         embedding: ImageEmbedding,
         prompts: Sequence[Prompt],
-        heads: HeadSet | None,
-        choice: MaskSelection = "predicted-iou",
-        *,
-        others: bool = False,
-    ) -> list[Candidate]:
-        """One mask of the three of each prompt (in pixels of the image), by predicted IoU or by SAM's own score.
+        heads: HeadSet | None = None,
+        selection: MaskSelection = "predicted-iou",
+    ) -> DecodedObjects:
+        """One mask of the three of each prompt, in their order, by predicted IoU or by SAM's own score.
 
-        `heads`: a project's own, None for the checkpoint's; without any, SAM's own score chooses. `others`: keep the
-        other two masks as well. Prompts of one shape are decoded together.
+        `heads`: a project's own, None for the checkpoint's; without any, SAM's own score chooses.
         """
-        chosen: list[Candidate | None] = [None] * len(prompts)
-        for group in _same_shape(prompts):
-            found = self._decode(embedding, [prompts[i] for i in group], heads, choice, others)
-            for place, candidate in zip(group, found, strict=True):
-                chosen[place] = candidate
-        return [candidate for candidate in chosen if candidate is not None]
+        found = self.outputs(embedding, prompts)
+        return selected(found, heads if heads is not None else self.own_heads, self.name, selection)[0]
 
-    def tokens(self, embedding: ImageEmbedding, prompts: Sequence[Prompt]) -> Tokens:
-        """Tokens of prompts that all have the same number of points and boxes."""
-        started = time.perf_counter()
-        arguments = self._set(embedding, prompts)
-        out = self.predictor.predict_tokens(**arguments)
-        self._count(started, len(prompts))
-        return Tokens(
-            iou_token=out.iou_token.float().cpu().numpy(),
-            mask_tokens=out.mask_tokens.float().cpu().numpy(),
-            ious=out.ious.float().cpu().numpy(),
-        )
-
-    def _decode(
+    def decode_steps(
         self,
         embedding: ImageEmbedding,
         prompts: Sequence[Prompt],
         heads: HeadSet | None,
-        choice: MaskSelection,
-        others: bool,
-    ) -> list[Candidate]:
-        started = time.perf_counter()
-        self.predictor.set_heads(heads if heads is not None else self.own_heads)
-        arguments = self._set(embedding, prompts)
-        _, ious, low_res, scores = self.predictor.predict(**arguments)
-        ious = ious.reshape(len(prompts), MULTIMASK)
-        low_res = low_res.reshape(len(prompts), MULTIMASK, *self.low_res_hw)
-        by_head = {name: values.reshape(len(prompts), MULTIMASK) for name, values in scores.items()}
-        used: HeadSet | None = self.predictor.heads
-        quality = used.quality_for(self.name) if used is not None else None
-        predicted = by_head.get(quality or "", ious)
-        self._count(started, len(prompts))
+        selection: MaskSelection,
+        size: int,
+    ) -> Steps[DecodedObjects]:
+        """`decode` in steps of at most `size` prompts. At least one prompt is needed."""
+        parts: list[DecodedObjects] = []
+        for chunk in in_chunks(prompts, size):
+            if parts:
+                yield
+            parts.append(self.decode(embedding, chunk, heads, selection))
+        objects = DecodedObjects.join(parts)
+        objects.source[:] = np.arange(len(prompts))
+        return objects
 
-        def candidate(p: int, m: int, rest: tuple[Candidate, ...] = ()) -> Candidate:
-            return Candidate(
-                logits=np.array(low_res[p, m], np.float32),
-                iou=float(np.clip(predicted[p, m], 0, 1)),
-                samscore=float(np.clip(ious[p, m], 0, 1)),
-                scores={name: float(values[p, m]) for name, values in by_head.items()},
-                output=m + 1,
-                checkpoint=self.name,
-                others=rest,
-            )
+    def propose(
+        self,
+        embedding: ImageEmbedding,
+        prompts: Sequence[Prompt],
+        heads: HeadSet | None,
+        selection: MaskSelection,
+        settings: Settings,
+    ) -> Steps[ProposedObjects]:
+        """The distinct objects that prompts show, a grid where there are none, best predicted IoU first.
 
-        found = []
-        for p, order in enumerate(np.argsort(-(ious if choice == "samscore" else predicted), axis=1, kind="stable")):
-            first, *rest = (int(m) for m in order)
-            found.append(candidate(p, first, tuple(candidate(p, m) for m in rest) if others else ()))
-        return found
+        Single points give all three of their masks, other prompts the selected one. Masks of a predicted IoU below the
+        setting are dropped, as is the worse of two that overlap too much.
+        """
+        heads = heads if heads is not None else self.own_heads
+        if not prompts:
+            prompts = [_point(xy) for xy in grid_points(embedding.image_hw, settings.points_per_side)]
+        propose = self._from_points if all(_is_single_point(prompt) for prompt in prompts) else self._from_prompts
+        objects = yield from propose(embedding, prompts, heads, selection, settings)
+        of_each = [prompts[source] for source in objects.source]
+        return ProposedObjects(objects, of_each, image_features(embedding), embedding.image_hw)
 
-    def _set(self, embedding: ImageEmbedding, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Set the image as if it were L x L pixels, so that no mask is enlarged, and scale the prompts to
-        it."""
-        height, width = embedding.image_hw
-        scale = np.array([self.low_res_hw[1] / width, self.low_res_hw[0] / height], np.float32)
-        self.predictor.set_embedding(replace(embedding, image_hw=self.low_res_hw))
-        arguments: dict[str, Any] = {}
-        limit = np.nextafter(np.array([self.low_res_hw[1], self.low_res_hw[0]], np.float32), np.float32(0))
-        if len(prompts[0].points):
-            points = np.stack([prompt.points for prompt in prompts]) * scale
-            arguments["point_coords"] = np.minimum(points, limit).astype(np.float32)
-            arguments["point_labels"] = np.stack([prompt.labels for prompt in prompts])
-        if prompts[0].box is not None:
-            boxes = np.stack([p.box for p in prompts if p.box is not None])
-            arguments["box"] = (boxes * np.tile(scale, 2)).astype(np.float32)
-        return arguments
+    def _from_points(
+        self,
+        embedding: ImageEmbedding,
+        prompts: Sequence[Prompt],
+        heads: HeadSet | None,
+        selection: MaskSelection,
+        settings: Settings,
+    ) -> Steps[DecodedObjects]:
+        """A grid has many: only the masks that stay are ever made."""
+        from usam.predictor.proposals import proposal_steps
 
-    def _count(self, started: float, prompts: int) -> None:
-        self._metrics.model_seconds.labels("decode", self.name).inc(time.perf_counter() - started)
-        self._metrics.decoded.labels(self.name).inc(prompts)
+        self.predictor.set_embedding(embedding)
+        self.predictor.set_heads(heads)
+        found = yield from proposal_steps(
+            self.predictor,
+            np.stack([prompt.points[0] for prompt in prompts]),
+            pred_iou_thresh=settings.pred_iou_thresh,
+            nms_iou=settings.nms_iou,
+            max_masks=settings.max_regions,
+            by_samscore=selection == "samscore",
+        )
+        self._metrics.decoded.labels(self.name).inc(len(prompts))
+        quality = heads.quality_for(self.name) if heads is not None else None
+        return DecodedObjects(
+            source=found.prompt,
+            output=(found.column + 1).astype(np.int64),
+            logits=found.logits,
+            iou=np.clip(found.scores.get(quality or "", found.ious), 0, 1),
+            samscore=np.clip(found.ious, 0, 1),
+            scores=found.scores,
+            iou_token=found.iou_token,
+            mask_tokens=found.mask_tokens,
+        )
+
+    def _from_prompts(
+        self,
+        embedding: ImageEmbedding,
+        prompts: Sequence[Prompt],
+        heads: HeadSet | None,
+        selection: MaskSelection,
+        settings: Settings,
+    ) -> Steps[DecodedObjects]:
+        """Boxes and prompts of several points, as other models leave them."""
+        from usam.masks import nms
+
+        found = yield from self.decode_steps(embedding, prompts, heads, selection, settings.points_per_batch)
+        good = np.flatnonzero((found.iou >= settings.pred_iou_thresh) & (found.logits > 0).any(axis=(1, 2)))
+        kept = good[nms(found.logits[good] > 0, found.iou[good], settings.nms_iou)] if len(good) else good
+        return found.take(kept[: settings.max_regions])
+
+
+def selected(
+    outputs: PromptOutputs, heads: HeadSet | None, checkpoint: str, selection: MaskSelection
+) -> list[DecodedObjects]:
+    """The three masks of each of P prompts, the selected ones first: three sets of P objects."""
+    samscore = np.clip(outputs.ious[:, 1:], 0, 1)
+    scores = heads.score(outputs.iou_token, outputs.mask_tokens) if heads is not None else {}
+    quality = heads.quality_for(checkpoint) if heads is not None else None
+    iou = np.clip(scores.get(quality or "", samscore), 0, 1)
+    order = np.argsort(-(samscore if selection == "samscore" else iou), axis=1, kind="stable")
+    rows = np.arange(len(order))
+    return [
+        DecodedObjects(
+            source=rows.copy(),
+            output=(column + 1).astype(np.int64),
+            logits=outputs.logits[rows, column + 1],
+            iou=iou[rows, column],
+            samscore=samscore[rows, column],
+            scores={name: values[rows, column] for name, values in scores.items()},
+            iou_token=outputs.iou_token,
+            mask_tokens=outputs.mask_tokens,
+        )
+        for column in order.T
+    ]
+
+
+def enlarged(logits: FloatArray, hw: tuple[int, int]) -> BoolMask:
+    """A low-resolution mask (..., L, L) at the image's size (..., H, W)."""
+    from usam.masks import resize_logits
+
+    return np.asarray(resize_logits(logits, hw) > 0)
+
+
+def image_features(embedding: ImageEmbedding) -> FloatArray:
+    """(D,) mean of an image's embedding."""
+    return np.asarray(embedding.image_embed.float().mean(dim=(0, 2, 3)).cpu().numpy(), np.float32)
+
+
+def in_chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """`size` items at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _point(xy: FloatArray) -> Prompt:
+    return Prompt(xy[None], np.ones(1, np.int32))
+
+
+def _is_single_point(prompt: Prompt) -> bool:
+    return prompt.box is None and prompt.labels.tolist() == [1]
 
 
 def _same_shape(prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -214,3 +312,16 @@ def _same_shape(prompts: Sequence[Prompt]) -> list[list[int]]:
     for index, prompt in enumerate(prompts):
         groups.setdefault((len(prompt.points), prompt.box is not None), []).append(index)
     return list(groups.values())
+
+
+def _arguments(
+    prompts: Sequence[Prompt], group: Sequence[int]
+) -> tuple[FloatArray | None, npt.NDArray[np.int32] | None, FloatArray | None]:
+    """Points, labels and boxes of prompts of one shape, as the predictor takes them."""
+    same = [prompts[index] for index in group]
+    boxes = [prompt.box for prompt in same if prompt.box is not None]
+    box = np.stack(boxes).astype(np.float32) if boxes else None
+    if not len(same[0].points):
+        return None, None, box
+    points = np.stack([prompt.points for prompt in same]).astype(np.float32)
+    return points, np.stack([prompt.labels for prompt in same]), box

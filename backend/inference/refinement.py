@@ -1,195 +1,182 @@
-"""What the engine does about doubt, as far as the settings' budgets allow, and the count of what came of it.
+"""Better masks for doubtful objects, and who may still have one: the same for clicks, batches and the pool.
 
-The rule is `usam.active.refinement`; here is who has spent how much, and the acting itself.
+Two refinements: *larger*, the larger model decodes the prompt again where the model gap is high; *alternatives*,
+another of the prompt's three masks is offered where the task gap is high. The rule that picks objects is
+`usam.active.refinement`; here are the masks themselves, and how much each project has spent.
 Only one thread uses these objects.
 
-Legend: P prompts; H, W image and h, w low-resolution mask in pixels.
+Legend: K objects with one prompt each; L side of the low-resolution masks.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from backend.inference.model import DecodedObjects, LoadedModel, in_chunks, selected
+from backend.inference.scheduler import Steps
 from backend.metrics.service import Metrics
 from backend.settings import Settings
 from usam.active.mask_selection import MaskSelection
-from usam.active.refinement import GAP_OF, Action, Allowance, more_points
+from usam.active.refinement import Action, Allowance
 from usam.prompts import Prompt
 
 if TYPE_CHECKING:
-    from backend.inference.model import Candidate, LoadedModel
-    from backend.inference.scheduler import Steps
     from usam.heads.head_set import HeadSet
     from usam.predictor.embedding import ImageEmbedding
 
 
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """Another mask for an object: logits (L, L), its predicted IoU and SamScore 0..1, every score that its own model's
+    heads gave it. `kept`: whether it takes the first one's place; `gain` in predicted IoU; `seconds` it took."""
+
+    logits: npt.NDArray[np.float32]
+    iou: float
+    samscore: float
+    scores: dict[str, float]
+    checkpoint: str
+    gain: float
+    kept: bool = True
+    seconds: float = 0.0
+
+
+def refine_by_larger(
+    larger: LoadedModel, embedding: ImageEmbedding, prompts: Sequence[Prompt], ious: Sequence[float], settings: Settings
+) -> Steps[list[Refinement]]:
+    """The larger model's mask for each of K prompts whose present masks have these predicted IoUs.
+
+    It is kept unless it is empty or predicts clearly worse of itself: two models' predictions do not compare to the
+    last percent.
+    """
+    refined: list[Refinement] = []
+    for chunk in in_chunks(list(zip(prompts, ious, strict=True)), settings.points_per_batch):
+        if refined:
+            yield
+        started = time.perf_counter()
+        masks = larger.decode(embedding, [prompt for prompt, _ in chunk])
+        seconds = (time.perf_counter() - started) / len(chunk)
+        for k, (_, before) in enumerate(chunk):
+            gain = float(masks.iou[k]) - before
+            kept = gain >= -settings.larger_margin and bool((masks.logits[k] > 0).any())
+            refined.append(_row(masks, k, larger.name, gain, kept, seconds))
+    return refined
+
+
+def other_readings(
+    model: LoadedModel,
+    embedding: ImageEmbedding,
+    prompts: Sequence[Prompt],
+    shown: Sequence[int],
+    heads: HeadSet | None,
+    selection: MaskSelection,
+) -> list[Refinement]:
+    """For each of K prompts the best of its three masks that is not the output (1..3) which is shown now."""
+    started = time.perf_counter()
+    ranked = selected(model.outputs(embedding, prompts), heads, model.name, selection)
+    seconds = (time.perf_counter() - started) / len(prompts)
+    return [
+        _row(next(masks for masks in ranked if masks.output[k] != output), k, model.name, 0.0, True, seconds)
+        for k, output in enumerate(shown)
+    ]
+
+
+def _row(masks: DecodedObjects, k: int, checkpoint: str, gain: float, kept: bool, seconds: float) -> Refinement:
+    return Refinement(
+        logits=masks.logits[k],
+        iou=float(masks.iou[k]),
+        samscore=float(masks.samscore[k]),
+        scores={name: float(values[k]) for name, values in masks.scores.items()},
+        checkpoint=checkpoint,
+        gain=gain,
+        kept=kept,
+        seconds=seconds,
+    )
+
+
+def budget_of(settings: Settings, action: Action) -> float:
+    """Share, 0..1, of what it would cost to refine everything that this action may take."""
+    if action == "larger":
+        return settings.larger_budget if settings.larger_model else 0.0
+    return settings.alternatives_budget
+
+
 @dataclass
 class RefinementStats:
-    """What an action did so far: gaps seen, objects acted on, masks kept, predicted IoU gained by those (summed),
-    seconds."""
+    """What an action did so far: objects acted on, masks kept, predicted IoU gained by those (summed), seconds."""
 
-    seen: int = 0
     acted: int = 0
     kept: int = 0
     predicted_gain: float = 0.0
     seconds: float = 0.0
 
-    def figures(self) -> dict[str, float]:
-        """For records."""
-        return {
-            "seen": self.seen,
-            "acted": self.acted,
-            "kept": self.kept,
-            "predicted_gain": round(self.predicted_gain / self.kept, 4) if self.kept else 0.0,
-            "seconds": round(self.seconds, 3),
-        }
+    def add(self, refinement: Refinement, *, kept: bool) -> None:
+        """Count one refinement, and whether its mask was kept in the end."""
+        self.acted += 1
+        self.seconds += refinement.seconds
+        if kept:
+            self.kept += 1
+            self.predicted_gain += refinement.gain
+
+    def figures(self) -> dict[str, Any]:
+        """For records; the predicted gain is the mean of the masks kept."""
+        mean = round(self.predicted_gain / self.kept, 4) if self.kept else 0.0
+        return {"acted": self.acted, "kept": self.kept, "predicted_gain": mean, "seconds": round(self.seconds, 3)}
 
 
 @dataclass
 class RefinementBudget:
-    """Allowances of each project and action, and the tallies over all projects."""
+    """How much of the larger model each project has spent, as its objects come in one by one."""
 
     settings: Settings
     metrics: Metrics
-    clicks: bool = False
-    """Whether somebody waits: alternatives have a budget of their own then."""
     suspended: dict[int, frozenset[str]] = field(default_factory=dict)
     """Project -> actions that its labels say lose there."""
-    tallies: dict[Action, RefinementStats] = field(
-        default_factory=lambda: {action: RefinementStats() for action in GAP_OF}
-    )
-    _allowances: dict[tuple[int, Action], Allowance] = field(default_factory=dict)
+    _allowances: dict[int, Allowance] = field(default_factory=dict)
 
-    def budget(self, action: Action) -> float:
-        """Share of the objects that this action may be taken on, 0..1."""
-        if action == "larger":
-            return self.settings.larger_budget if self.settings.larger_model else 0.0
-        if action == "points":
-            return self.settings.points_budget
-        return self.settings.click_alternatives_budget if self.clicks else self.settings.alternatives_budget
-
-    def allowance(self, action: Action, project: int | None) -> Allowance:
+    def allowance(self, project: int | None) -> Allowance:
         """The allowance of a project, made on first use."""
-        key = (project or 0, action)
-        if key not in self._allowances:
-            self._allowances[key] = Allowance(self.budget(action), warm_up=self.settings.budget_warm_up)
-        return self._allowances[key]
+        if (project or 0) not in self._allowances:
+            budget = budget_of(self.settings, "larger")
+            self._allowances[project or 0] = Allowance(budget, warm_up=self.settings.budget_warm_up)
+        return self._allowances[project or 0]
 
-    def admits(self, action: Action, gap: float, project: int | None) -> bool:
-        """Count a gap and say whether to act on it. Below the setting's least gap nothing is done."""
-        allowance = self.allowance(action, project)
-        admitted = allowance.admits(gap if gap >= self.settings.act_gap_above else min(gap, 0.0))
-        self.tallies[action].seen += 1
-        self.metrics.action_seen.labels(action).inc()
-        if allowance.threshold < float("inf"):
-            self.metrics.action_threshold.labels(action).set(allowance.threshold)
-        return admitted
+    def is_open(self, project: int | None) -> bool:
+        """Whether the project may use the larger model at all."""
+        return bool(budget_of(self.settings, "larger")) and "larger" not in self.suspended.get(project or 0, ())
 
-    def acted(self, action: Action, *, kept: bool, predicted_gain: float = 0.0, seconds: float = 0.0) -> None:
-        """Count one action: whether its mask was kept, and what that changed in predicted IoU."""
-        tally = self.tallies[action]
-        tally.acted += 1
-        tally.seconds += seconds
-        self.metrics.action_taken.labels(action).inc()
-        self.metrics.action_seconds.labels(action).inc(seconds)
-        if kept:
-            tally.kept += 1
-            tally.predicted_gain += predicted_gain
-            self.metrics.action_kept.labels(action).inc()
-            self.metrics.action_gain.labels(action).inc(predicted_gain)
-
-
-class Refiner:
-    """Acts on the candidates `found` of P prompts, in place.
-
-    The gaps of a candidate stay those of the model that is being taught, whoever made its mask: they say what that
-    model has to learn.
-    """
-
-    def __init__(
-        self,
-        actions: RefinementBudget,
-        models: Mapping[str, LoadedModel],
-        found: list[Candidate],
-        prompts: Sequence[Prompt],
-        project: int | None,
-    ) -> None:
-        self._actions, self._models, self._found = actions, models, found
-        self._prompts, self._project = prompts, project
-
-    def admitted(self, action: Action) -> list[int]:
-        """Which candidates to act on. With a budget of 0, or suspended, their gaps are not even counted."""
-        suspended = action in self._actions.suspended.get(self._project or 0, ())
-        if suspended or not self._actions.budget(action):
+    def admit(self, objects: DecodedObjects, project: int | None) -> list[int]:
+        """Which of K objects to refine; every gap is counted. Below the setting's least gap nothing is done."""
+        gaps = objects.scores.get("model_gap")
+        if gaps is None or not self.is_open(project):
             return []
-        gap, admits = GAP_OF[action], self._actions.admits
-        told = [(i, one.scores[gap]) for i, one in enumerate(self._found) if gap in one.scores]
-        return [i for i, value in told if admits(action, value, self._project)]
+        return [k for k, gap in enumerate(gaps.tolist()) if self._admits(gap, project)]
 
-    def offer(self) -> None:
-        """Leave the other two masks with those candidates that have to offer them, and take them from the rest."""
-        offered = set(self.admitted("alternatives"))
-        for place, candidate in enumerate(self._found):
-            if place in offered:
-                self._actions.acted("alternatives", kept=True)
-            else:
-                self._found[place] = replace(candidate, others=())
+    def would_admit(self, objects: DecodedObjects, project: int | None) -> bool:
+        """Whether any of these objects is one for the larger model, without counting it."""
+        gaps = objects.scores.get("model_gap")
+        if gaps is None or not self.is_open(project):
+            return False
+        return bool((gaps >= max(self.allowance(project).threshold, self.settings.act_gap_above)).any())
 
-    def add_points(
-        self,
-        places: Iterable[int],
-        embedding: ImageEmbedding,
-        hw: tuple[int, int],
-        heads: HeadSet | None,
-        choice: MaskSelection,
-    ) -> Steps[None]:
-        """Decode again with more points inside the mask; what predicts better is kept."""
-        for place in places:
-            before = self._found[place]
-            if not (before.logits > 0).any():
-                continue
-            started = time.perf_counter()
-            prompt = denser(self._prompts[place], before.logits, hw)
-            (again,) = self._models[before.checkpoint].decode(embedding, [prompt], heads, choice)
-            self._keep(place, again, again.iou > before.iou, "points", time.perf_counter() - started)
-            yield
+    def record(self, refinements: Sequence[Refinement]) -> None:
+        """Count what was done."""
+        for refinement in refinements:
+            self.metrics.action_taken.labels("larger").inc()
+            self.metrics.action_seconds.labels("larger").inc(refinement.seconds)
+            if refinement.kept:
+                self.metrics.action_kept.labels("larger").inc()
+                self.metrics.action_gain.labels("larger").inc(refinement.gain)
 
-    def ask_larger(self, chunks: Iterable[Sequence[int]], embedding: ImageEmbedding, *, fresh: bool) -> Steps[None]:
-        """Decode again with the larger model; `fresh`: its embedding was made for this.
-
-        Its mask is kept unless it predicts clearly worse of it: two models' predictions do not compare to the last
-        percent.
-        """
-        larger = self._models[self._actions.settings.larger_model]
-        encoding = larger.encode_s if fresh else 0.0
-        for places in chunks:
-            started = time.perf_counter()
-            again = larger.decode(embedding, [self._prompts[i] for i in places], None)
-            seconds = (time.perf_counter() - started) / len(places)
-            for place, candidate in zip(places, again, strict=True):
-                worst = self._found[place].iou - self._actions.settings.larger_margin
-                keep = candidate.iou >= worst and bool((candidate.logits > 0).any())
-                self._keep(place, candidate, keep, "larger", seconds + encoding)
-                encoding = 0.0
-            yield
-
-    def _keep(self, place: int, again: Candidate, keep: bool, action: Action, seconds: float) -> None:
-        before = self._found[place]
-        self._actions.acted(action, kept=keep, predicted_gain=again.iou - before.iou, seconds=seconds)
-        if keep:
-            gaps = {name: value for name, value in before.scores.items() if name.endswith("_gap")}
-            self._found[place] = replace(again, scores={**again.scores, **gaps}, others=before.others)
-
-
-def denser(prompt: Prompt, logits: npt.NDArray[np.float32], hw: tuple[int, int]) -> Prompt:
-    """The prompt with more points inside its own mask (h, w) of an image (H, W); the same ones for the same mask."""
-    height, width = logits.shape
-    inside = logits > 0
-    seed = [int(inside.sum()), int(np.flatnonzero(inside)[0])]
-    return more_points(prompt, inside, np.random.default_rng(seed), (hw[1] / width, hw[0] / height)).check(hw)
+    def _admits(self, gap: float, project: int | None) -> bool:
+        allowance = self.allowance(project)
+        admitted = allowance.admits(gap if gap >= self.settings.act_gap_above else min(gap, 0.0))
+        self.metrics.action_seen.labels("larger").inc()
+        if allowance.threshold < float("inf"):
+            self.metrics.action_threshold.labels("larger").set(allowance.threshold)
+        return admitted

@@ -73,10 +73,10 @@ class StepScheduler:
         self.stopped = False
         self.failure: UsamError | None = None
         self.prepared = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    def do(self, priority: Priority, steps: Steps[Result]) -> Result:
+    def run(self, priority: Priority, steps: Steps[Result]) -> Result:
         """Run a job and wait for its result.
 
         Raises what the job raises, `EngineBusy` when too many wait or no turn came in time, `EngineStopped`.
@@ -127,7 +127,7 @@ class StepScheduler:
             self._lock.notify_all()
         self._thread.join(timeout=60)
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         try:
             self._prepare()
         except UsamError as error:
@@ -180,6 +180,16 @@ class StepScheduler:
         if not isinstance(error, UsamError):
             log.error("a job failed", exc_info=error)
         return error
+
+
+def finish(steps: Steps[Result]) -> Result:
+    """All steps at once, for those who share the model with nobody."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
 
 
 def _stopped() -> EngineStopped:

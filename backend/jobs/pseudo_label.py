@@ -258,7 +258,7 @@ def _heads_named(resources: Resources, project: int, name: str) -> HeadSet | Non
     """The heads that were calibrated, whichever are in use now. Raises `RegistryError` where they are gone."""
     if name == "no-heads":
         return None
-    base = resources.model.heads
+    base = resources.heads
     return base if base is not None and base.version == name else resources.registry.load(project, name)
 
 

@@ -70,7 +70,7 @@ def _train_and_judge(
 ) -> None:
     started = time.perf_counter()
     champion, _ = heads_in_use(resources, project)
-    base = resources.model.heads
+    base = resources.heads
     current = resources.registry.current(project)
     trained_on = set(current.labels) if current is not None and champion is not base else set()
     train = usable(train)

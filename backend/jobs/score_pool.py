@@ -14,18 +14,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from backend.errors import JobError
+from backend.inference.intake import SourceImage
 from backend.jobs.sync import refresh_tasks
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
 from backend.pool.proposals import (
+    LabelledObjects,
     ObjectScores,
-    ProposedObjects,
-    look,
     pack,
     proposal_key,
+    propose_objects,
     rescored,
     score_many,
     to_regions,
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 _SCORED_AT_ONCE = 256
 _KEPT_BEHIND = 2
 """Images whose masks may wait to be kept."""
-UInt8Image = npt.NDArray[np.uint8]
 
 
 def run(resources: Resources, project: int) -> None:
@@ -94,7 +93,7 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
     made = propose_missing(resources, known, pool, heads, controls, progress)
     choice = choice_in_use(resources, project, heads)
     act = partial(refine_pool_if_needed, resources, project, pool, heads, controls, choice, progress, made)
-    acting = act(("larger", "points"))
+    acting = act(("larger",))
     version = f"{resources.settings.model}+{heads.version if heads else 'no-heads'}.{progress.id}"
     scored = time.perf_counter()
     subjects = list(_subjects(resources, pool, known, heads))
@@ -163,7 +162,7 @@ def propose_missing(
     The model does not wait: the next image is fetched, and what it said of the last one is made into regions and kept,
     while it works.
     """
-    store, project = resources.store, known.id
+    store, project, settings = resources.store, known.id, resources.settings
     cached = store.proposal_keys(project)
     choice = choice_in_use(resources, project, heads)
     keys = {task.id: proposal_key(resources.settings, known.label_config, task.data_key, choice) for task in pool}
@@ -171,7 +170,7 @@ def propose_missing(
     done = len(pool) - len(missing)
     served = {row.task for row in store.ranking(project)}
 
-    def keep(task: int, found: ProposedObjects | UsamError) -> None:
+    def keep(task: int, found: LabelledObjects | UsamError) -> None:
         try:
             if isinstance(found, UsamError):
                 raise found
@@ -192,9 +191,12 @@ def propose_missing(
             if task.predictions > (task.id in served):
                 stored = resources.label_studio.predictions(project, [task.id])
                 others = [one for one in stored if not OWN_MODEL.fullmatch(one.model_version)]
-            found: ProposedObjects | UsamError
+            found: LabelledObjects | UsamError
             try:
-                found = look(resources.model, heads, fetched.result(), resources.settings, others, choice)
+                image = fetched.result()
+                embedding = image.encoded_by(resources.model)
+                behind.submit(resources.embeddings.put, image.content, settings.model, embedding, make_room=False)
+                found = propose_objects(resources.model, heads, embedding, settings, others, choice)
             except UsamError as error:
                 found = error
             keeping.append(behind.submit(keep, task.id, found))
@@ -208,13 +210,14 @@ def propose_missing(
 
 def _fetch_ahead(
     pool: ThreadPoolExecutor, resources: Resources, controls: LabelConfig, tasks: Sequence[KnownTask]
-) -> Iterator[tuple[KnownTask, Future[UInt8Image]]]:
+) -> Iterator[tuple[KnownTask, Future[SourceImage]]]:
     """Each task with its image, the next one being fetched while the model works on this one."""
 
-    def fetch(task: KnownTask) -> UInt8Image:
-        return resources.images.fetch(controls.image_value(task.data), task.id)
+    def fetch(task: KnownTask) -> SourceImage:
+        file = resources.images.fetch_bytes(controls.image_value(task.data), task.id)
+        return resources.source(file, resources.settings.model)
 
-    waiting: deque[tuple[KnownTask, Future[UInt8Image]]] = deque()
+    waiting: deque[tuple[KnownTask, Future[SourceImage]]] = deque()
     for task in tasks:
         waiting.append((task, pool.submit(fetch, task)))
         if len(waiting) > 1:

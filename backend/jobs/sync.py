@@ -161,7 +161,7 @@ def _sample_task(
     if any(_is_a_label(annotation) for annotation in annotations):
         try:
             value = parse_config(known.label_config).image_value(task.data)
-            image = AnnotatedImage(resources.model, resources.images.fetch(value, task.id))
+            image = _annotated_image(resources, resources.images.fetch_bytes(value, task.id))
         except (FetchError, LabelConfigError) as error:
             failure, done_for = str(error), ""  # may go well the next time
         except UsamError as error:
@@ -181,6 +181,12 @@ def _sample_task(
             rows, reason = image.samples(annotation)
             store.record_annotation(known.id, annotation, rows, sampled_for=key, reason=reason)
             yield len(rows), bool(reason)
+
+
+def _annotated_image(resources: Resources, file: bytes) -> AnnotatedImage:
+    model, larger = resources.model, resources.larger
+    with_larger = (larger, resources.embedding(larger, file)) if larger is not None else None
+    return AnnotatedImage(model, resources.embedding(model, file), with_larger)
 
 
 def _is_a_label(annotation: Annotation) -> bool:

@@ -33,7 +33,6 @@ PRELOADED = (
     "sam2.sam2_image_predictor",
     "usam.checkpoints.nano",
     "usam.predictor.proposals",
-    "usam.predictor.runner",
     "usam.training.adaptation",
 )
 _log = logging.getLogger(__name__)

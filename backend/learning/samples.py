@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import RegionError
-from backend.inference.job_model import JobModel
 from backend.label_studio.prompts import label_of
 from backend.label_studio.records import Annotation, Json
 from backend.label_studio.shapes import MASK_TYPES, region_to_mask
@@ -26,11 +25,11 @@ from usam.errors import UsamError
 from usam.prompts import Prompt, centre_point, dense_points
 
 if TYPE_CHECKING:
-    from usam.predictor.runner import Encoded
+    from backend.inference.model import LoadedModel
+    from usam.predictor.embedding import ImageEmbedding
 
 BoolMask = npt.NDArray[np.bool_]
 Float32s = npt.NDArray[np.float32]
-UInt8Image = npt.NDArray[np.uint8]
 SAMPLES_VERSION = 1
 """Raised when samples of the same annotation come out otherwise."""
 
@@ -41,13 +40,19 @@ def sampling_key(model: str, larger: str) -> str:
 
 
 class AnnotatedImage:
-    """One image whose annotations become samples: encoded once, however many regions it has."""
+    """One image whose annotations become samples: encoded before, once, however many regions it has.
 
-    def __init__(self, model: JobModel, image: UInt8Image) -> None:
-        self.model = model
-        self.hw = (int(image.shape[0]), int(image.shape[1]))
-        self._encoded = model.encode(image)
-        self._larger: Encoded | None = model.larger.encode(image) if model.larger is not None else None
+    Each model comes with its own embedding of the image; the larger one, where there is one, tells the model gap.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        embedding: ImageEmbedding,
+        larger: tuple[LoadedModel, ImageEmbedding] | None = None,
+    ) -> None:
+        self.hw = embedding.image_hw
+        self._model, self._embedding, self._larger = model, embedding, larger
 
     def samples(self, annotation: Annotation) -> tuple[list[SampleRow], str]:
         """The samples of an annotation, and why regions that have none have none."""
@@ -69,17 +74,17 @@ class AnnotatedImage:
     def _sample(self, annotation: Annotation, name: str, region: Json, mask: BoolMask) -> SampleRow:
         box_only = str(region["type"]).lower().startswith("rectangle")
         prompts = paper_prompts(mask, f"{annotation.id}:{name}")
-        small = self.model.decode(self._encoded, prompts)
+        small = self._model.outputs(self._embedding, prompts)
         iou = overlaps(small.logits, mask, box_only)
-        targets = object_targets(self.model.checkpoint, iou, small.samscore)
-        if self.model.larger is not None and self._larger is not None:
-            large = self.model.decode(self._larger, prompts[:1], self.model.larger)
-            best = overlaps(large.logits, mask, box_only)[0, 1:].max()
-            targets |= larger_targets(self.model.larger.name, float(best), float(iou[0, 1:].max()))
+        targets = object_targets(self._model.name, iou, small.ious)
+        if self._larger is not None:
+            model, embedding = self._larger
+            best = overlaps(model.outputs(embedding, prompts[:1]).logits, mask, box_only)[0, 1:].max()
+            targets |= larger_targets(model.name, float(best), float(iou[0, 1:].max()))
         return SampleRow(
             annotation=annotation.id,
             region=name,
-            checkpoint=weights_of(self.model.checkpoint),
+            checkpoint=weights_of(self._model.name),
             updated_at=annotation.updated_at,
             task=annotation.task,
             label=label_of(region) or "",

@@ -13,7 +13,6 @@ from backend.store.records import Run
 
 ACTIONS: Mapping[str, str] = {
     "larger": "larger model",
-    "points": "more points",
     "alternatives": "alternatives",
 }
 _FIGURES: Mapping[str, str] = {

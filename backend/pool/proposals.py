@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import StoreError
-from backend.inference.job_model import JobModel, image_features
+from backend.inference.model import LoadedModel, ProposedObjects, enlarged
+from backend.inference.scheduler import finish
 from backend.label_studio.config import LabelConfig, ScoreControl
 from backend.label_studio.prompts import LabelledPrompt, prompts_from_task
 from backend.label_studio.records import Json, Prediction
@@ -28,16 +29,15 @@ from backend.settings import Settings
 from backend.store.records import ProposalRow
 from usam.active.mask_selection import MaskSelection
 from usam.checkpoints.registry import weights_of
-from usam.prompts import Prompt, grid_points
+from usam.prompts import Prompt
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
-    from usam.predictor.runner import Encoded
+    from usam.predictor.embedding import ImageEmbedding
 
 PROPOSALS_VERSION = 3
 """Raised when the same image gives other proposals."""
 Arrays = Mapping[str, npt.NDArray[Any]]
-UInt8Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -72,78 +72,56 @@ def proposal_key(settings: Settings, label_config: str, data_key: str, choice: M
 
 
 @dataclass(frozen=True, eq=False)
-class ProposedObjects:
-    """K objects of one image, best first: masks (K, H, W), logits (K, h, w), SamScores (K,), tokens, the decoder's
-    output (K,) 1..3 that each mask is, and labels from the prompts, None where they say none. `features` (D,) are
-    the image's, `prompts` what was asked for each object."""
+class LabelledObjects:
+    """What the model proposes for one image, and each object's label from the prompts, None where they say none."""
 
-    features: npt.NDArray[np.float32]
-    prompts: list[Prompt]
-    masks: npt.NDArray[np.bool_]
-    logits: npt.NDArray[np.float32]
-    samscore: npt.NDArray[np.float32]
-    iou_token: npt.NDArray[np.float32]
-    mask_tokens: npt.NDArray[np.float32]
-    output: npt.NDArray[np.int64]
+    found: ProposedObjects
     labels: list[str | None]
 
 
-def propose(
-    model: JobModel,
+def propose_objects(
+    model: LoadedModel,
     heads: HeadSet | None,
-    image: UInt8Image,
-    controls: LabelConfig,
+    embedding: ImageEmbedding,
     settings: Settings,
     others: Sequence[Prediction] = (),
-    choice: MaskSelection = "predicted-iou",
-) -> tuple[Arrays, list[Json]]:
-    """Proposals of one image: arrays of its K objects, and their regions, `{"object": k, "region": {...}}` each.
+    selection: MaskSelection = "predicted-iou",
+) -> LabelledObjects:
+    """The part of proposing that needs the model: what `/predict` finds too (`LoadedModel.propose`).
 
-    Prompts are what other models left on the task (`others`), else a grid. Objects of a predicted IoU below the
-    setting are dropped, as is the worse of two that overlap too much. Raises `RegionError` where the result does
-    not fit the labelling configuration.
+    Prompts are what other models left on the task (`others`), else a grid.
     """
-    found = look(model, heads, image, settings, others, choice)
-    return to_regions(found, heads, model.checkpoint, controls, settings)
-
-
-def look(
-    model: JobModel,
-    heads: HeadSet | None,
-    image: UInt8Image,
-    settings: Settings,
-    others: Sequence[Prediction] = (),
-    choice: MaskSelection = "predicted-iou",
-) -> ProposedObjects:
-    """The part of `propose` that needs the model."""
-    hw = (int(image.shape[0]), int(image.shape[1]))
-    encoded = model.encode(image)
-    given = _prompts(others, hw)
-    if any(one.prompt.box is not None or len(one.prompt.points) != 1 for one in given):
-        return _decode_prompts(model, heads, encoded, given, settings, hw, choice)
-    return _decode_points(model, heads, encoded, given, settings, hw, choice)
+    prompts = _prompts(others, embedding.image_hw)
+    asked = [labelled.prompt for labelled in prompts]
+    found = finish(model.propose(embedding, asked, heads, selection, settings))
+    return LabelledObjects(found, [prompts[source].label if prompts else None for source in found.objects.source])
 
 
 def to_regions(
-    found: ProposedObjects, heads: HeadSet | None, checkpoint: str, controls: LabelConfig, settings: Settings
+    labelled: LabelledObjects, heads: HeadSet | None, checkpoint: str, controls: LabelConfig, settings: Settings
 ) -> tuple[Arrays, list[Json]]:
-    """The part of `propose` that does not need the model, and can be done while it works on the next image."""
+    """The part that does not need the model, and can be done while it works on the next image.
+
+    Gives the arrays of the K objects, and their regions, `{"object": k, "region": {...}}` each. Raises `RegionError`
+    where the result does not fit the labelling configuration.
+    """
     from usam.predictor.entropy import h_std
 
+    found, objects = labelled.found, labelled.found.objects
     arrays: Arrays = {
-        "iou_token": found.iou_token.astype(np.float16),
-        "mask_tokens": found.mask_tokens.astype(np.float16),
-        "output": found.output,
-        "samscore": found.samscore,
-        "entropy": np.asarray(h_std(found.logits), np.float32).reshape(len(found.output)),
+        "iou_token": objects.iou_token.astype(np.float16),
+        "mask_tokens": objects.mask_tokens.astype(np.float16),
+        "output": objects.output,
+        "samscore": objects.samscore.astype(np.float32),
+        "entropy": np.asarray(h_std(np.clip(objects.logits, -32, 32)), np.float32).reshape(len(objects)),
         "features": found.features,
         **_prompt_arrays(found.prompts),
     }
     regions: list[Json] = []
     for k, scores in enumerate(score_objects(heads, checkpoint, arrays)):
-        scored = ScoredMask(found.masks[k], scores.iou, scores.gaps, found.labels[k])
+        scored = ScoredMask(enlarged(objects.logits[k], found.hw), scores.iou, scores.gaps, labelled.labels[k])
         regions += object_regions(k, scored, controls, settings)
-    validated([one["region"] for one in regions], 0.5, controls)
+    validated([kept["region"] for kept in regions], 0.5, controls)
     return arrays, regions
 
 
@@ -176,79 +154,6 @@ def kept_prompts(arrays: Arrays) -> list[Prompt]:
             arrays["prompt_points"], arrays["prompt_labels"], arrays["prompt_boxes"], strict=True
         )
     ]
-
-
-def _decode_points(
-    model: JobModel,
-    heads: HeadSet | None,
-    encoded: Encoded,
-    given: Sequence[LabelledPrompt],
-    settings: Settings,
-    hw: tuple[int, int],
-    choice: MaskSelection,
-) -> ProposedObjects:
-    """From single points, of which a grid has many: only the masks that stay are ever made."""
-    from usam.predictor.proposals import propose_masks
-
-    points = np.stack([one.prompt.points[0] for one in given]) if given else grid_points(hw, settings.points_per_side)
-    predictor = model.runner.predictor
-    predictor.set_heads(heads)
-    kept = propose_masks(
-        predictor,
-        points,
-        pred_iou_thresh=settings.pred_iou_thresh,
-        nms_iou=settings.nms_iou,
-        max_masks=settings.max_regions,
-        by_samscore=choice == "samscore",
-    )
-    return ProposedObjects(
-        features=image_features(encoded),
-        prompts=[Prompt(point[None], np.ones(1, np.int32)) for point in kept.points],
-        masks=kept.masks,
-        logits=kept.low_res,
-        samscore=kept.ious.astype(np.float32),
-        iou_token=kept.iou_token,
-        mask_tokens=kept.mask_tokens,
-        output=(kept.column + 1).astype(np.int64),
-        labels=[given[prompt].label if given else None for prompt in kept.prompt],
-    )
-
-
-def _decode_prompts(
-    model: JobModel,
-    heads: HeadSet | None,
-    encoded: Encoded,
-    given: Sequence[LabelledPrompt],
-    settings: Settings,
-    hw: tuple[int, int],
-    choice: MaskSelection,
-) -> ProposedObjects:
-    """From boxes and prompts of several points: the best mask of each."""
-    from usam.masks import nms, resize_logits
-
-    decoded = model.decode(encoded, [one.prompt for one in given])
-    predicted = _quality(heads, model.checkpoint, decoded.iou_token, decoded.mask_tokens)
-    if predicted is None or choice == "samscore":
-        predicted = decoded.samscore[:, 1:]
-    best = predicted.argmax(axis=1)
-    rows = np.arange(len(given))
-    iou, logits = predicted[rows, best], decoded.logits[rows, best + 1]
-    good = np.flatnonzero((iou >= settings.pred_iou_thresh) & (logits > 0).any(axis=(1, 2)))
-    kept = good[:0]
-    if len(good):
-        kept = good[nms(logits[good] > 0, iou[good], settings.nms_iou)[: settings.max_regions]]
-    masks = [resize_logits(logits[place], hw) > 0 for place in kept]
-    return ProposedObjects(
-        features=image_features(encoded),
-        prompts=[given[place].prompt for place in kept],
-        masks=np.stack(masks) if masks else np.zeros((0, *hw), np.bool_),
-        logits=logits[kept],
-        samscore=decoded.samscore[kept, best[kept] + 1],
-        iou_token=decoded.iou_token[kept],
-        mask_tokens=decoded.mask_tokens[kept],
-        output=(best[kept] + 1).astype(np.int64),
-        labels=[given[place].label for place in kept],
-    )
 
 
 def score_objects(heads: HeadSet | None, checkpoint: str, arrays: Arrays) -> list[ObjectScores]:
@@ -294,16 +199,6 @@ def _score_outputs(heads: HeadSet, tasks: Sequence[Arrays], step: int = 2048) ->
         )
         parts.append(heads.as_dict(found))
     return {name: np.concatenate([part[name][:, 0] for part in parts]) for name in parts[0]}
-
-
-def _quality(
-    heads: HeadSet | None, checkpoint: str, iou_token: npt.NDArray[Any], mask_tokens: npt.NDArray[Any]
-) -> npt.NDArray[Any] | None:
-    """Predicted IoU (P, 3) of the multimask outputs, None where no head tells it."""
-    name = heads.quality_for(checkpoint) if heads is not None else None
-    if heads is None or name is None:
-        return None
-    return heads.subset([name]).score(iou_token, mask_tokens)[name]
 
 
 def _prompts(others: Sequence[Prediction], hw: tuple[int, int]) -> list[LabelledPrompt]:

@@ -70,16 +70,16 @@ def heads_in_use(resources: Resources, project: int) -> tuple[HeadSet | None, st
     """A project's heads, else the checkpoint's; and why the project's own are not used, if they are not."""
     name = resources.registry.champion(project)
     if not name:
-        return resources.model.heads, ""
+        return resources.heads, ""
     heads = resources.registry.load(project, name)
     if not heads.fits(resources.settings.model):
-        return resources.model.heads, f"heads {name} are for {heads.checkpoint}, not for {resources.settings.model}"
+        return resources.heads, f"heads {name} are for {heads.checkpoint}, not for {resources.settings.model}"
     return heads, ""
 
 
 def choice_in_use(resources: Resources, project: int, heads: HeadSet | None) -> MaskSelection:
     """What this project's masks are chosen by, with these heads."""
-    base = resources.model.heads
+    base = resources.heads
     versions = [one.version if one is not None else "" for one in (heads, base)]
     return mask_choice(resources.settings, resources.store, project, *versions)
 
@@ -204,7 +204,7 @@ def settings_key(settings: Settings, champion: str, label_config: str) -> str:
         settings.mask_choice,
         settings.larger_model,
         settings.larger_budget,
-        settings.points_budget,
+        0.0,  # where the budget of more points stood: orders made then stay right
         settings.alternatives_budget,
         champion,
         label_config,

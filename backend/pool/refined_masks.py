@@ -1,6 +1,6 @@
-"""Masks of kept proposals made again: by the larger model, with more points, or as another reading of a click.
+"""Refined masks of kept proposals: the larger model's, or another reading of the same prompt.
 
-Legend: K objects of one task; P prompts; H, W image and h, w low-resolution masks in pixels.
+Legend: K objects of one task; H, W image in pixels.
 
 A task's arrays get: `acted` (K,) what was done, in bits; `acted_iou` (K,) predicted IoU of the mask that is shown now,
 NaN where it is the first one; `before_<k>` and `alternative_<k>`, masks as run lengths; `alternative_iou_<k>`;
@@ -10,7 +10,6 @@ Tokens and gaps stay those of the first model: the ranking asks what that model 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.inference.job_model import Decoded
-from backend.inference.refinement import RefinementStats, denser
+from backend.inference.model import LoadedModel, enlarged
+from backend.inference.refinement import Refinement, RefinementStats, other_readings, refine_by_larger
+from backend.inference.scheduler import finish
 from backend.label_studio.config import LabelConfig
 from backend.label_studio.prompts import label_of
 from backend.label_studio.records import Json
@@ -34,159 +34,112 @@ from usam.errors import UsamError
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
+    from usam.predictor.embedding import ImageEmbedding
 
-BITS: Mapping[Action, int] = {"larger": 1, "points": 2, "alternatives": 4}
-"""What was done to an object, in the array `acted`."""
+BITS: Mapping[Action, int] = {"larger": 1, "alternatives": 4}
+"""What was done to an object, in the array `acted`. Kept proposals of old may have 2: more points inside their mask."""
 _BATCH_SIZE = 256
 BoolMask = npt.NDArray[np.bool_]
 Arrays = dict[str, npt.NDArray[Any]]
-Ranked = list[tuple[float, int, npt.NDArray[np.float32]]]
-"""Predicted IoU, output 1..3 and logits (h, w) of the masks of one prompt, the one to show first."""
 
 
 class MaskRefiner:
     """Changes the kept proposals of one task after another. Loads no more models than the actions need."""
 
     def __init__(
-        self, resources: Resources, project: int, heads: HeadSet | None, controls: LabelConfig, choice: MaskSelection
+        self,
+        resources: Resources,
+        project: int,
+        heads: HeadSet | None,
+        controls: LabelConfig,
+        selection: MaskSelection,
     ) -> None:
-        from usam.checkpoints import registry as checkpoints
-
-        self._context, self._project, self._heads = resources, project, heads
-        self._controls, self._choice = controls, choice
-        self.tallies: dict[Action, RefinementStats] = {action: RefinementStats() for action in GAP_OF}
+        self._resources, self._project, self._heads = resources, project, heads
+        self._controls, self._selection = controls, selection
+        self.stats: dict[Action, RefinementStats] = {action: RefinementStats() for action in GAP_OF}
         self.cost: Cost | None = None
-        larger = resources.settings.larger_model
-        self._larger_heads = checkpoints.resolve_heads(larger, "auto") if larger else None
+        """Of the larger model, once it encoded an image."""
 
-    def remake(self, task: KnownTask, wanted: Mapping[Action, set[int]]) -> None:
-        """Act on objects of a task, by number. A task whose image cannot be had now is left as it is."""
-        resources, row = self._context, self._context.store.proposal_rows(self._project, [task.id]).get(task.id)
+    def refine(self, task: KnownTask, wanted: Mapping[Action, set[int]]) -> None:
+        """Refine objects of a task, by number. A task whose image cannot be had now is left as it is."""
+        resources, row = self._resources, self._resources.store.proposal_rows(self._project, [task.id]).get(task.id)
         if row is None or not row.arrays:
             return
         try:
-            image = resources.images.fetch(self._controls.image_value(task.data), task.id)
+            file = resources.images.fetch_bytes(self._controls.image_value(task.data), task.id)
             arrays, regions = dict(unpack(row)), list(row.regions)
             count = len(arrays["output"])
             arrays.setdefault("acted", np.zeros(count, np.int64))
             arrays.setdefault("acted_iou", np.full(count, np.nan, np.float32))
-            arrays["image_hw"] = np.array(image.shape[:2], np.int64)
-            if small := wanted.get("points", set()) | wanted.get("alternatives", set()):
-                self._with_small(image, arrays, regions, sorted(small), wanted)
+            if numbers := sorted(wanted.get("alternatives", ())):
+                self._add_alternatives(file, arrays, numbers)
             if numbers := sorted(wanted.get("larger", ())):
-                self._with_larger(image, arrays, regions, numbers)
+                regions = self._with_larger(file, arrays, regions, numbers)
         except UsamError:
             return
         resources.store.put_proposal(self._project, pack(task.id, row.key, arrays, regions))
 
-    def _with_small(
-        self,
-        image: npt.NDArray[np.uint8],
-        arrays: Arrays,
-        regions: list[Json],
-        numbers: Sequence[int],
-        wanted: Mapping[Action, set[int]],
-    ) -> None:
-        model, started = self._context.model, time.perf_counter()
-        encoded = model.encode(image)
+    def _add_alternatives(self, file: bytes, arrays: Arrays, numbers: Sequence[int]) -> None:
+        model = self._resources.model
+        embedding, encode_s = self._encoded(model, file)
         prompts = kept_prompts(arrays)
-        hw = (int(image.shape[0]), int(image.shape[1]))
-        told = score_many(self._heads, model.checkpoint, [arrays])[0]
-        encoding = (time.perf_counter() - started) / len(numbers)
-        for number in numbers:
-            started = time.perf_counter()
-            decoded = model.decode(encoded, [prompts[number]])
-            first = int(arrays["output"][number])
-            if number in wanted.get("alternatives", ()):
-                ranked = best_masks(self._heads, model.checkpoint, decoded, self._choice)
-                iou, logits = next((q, one) for q, output, one in ranked[0] if output != first)
-                arrays[f"alternative_{number}"] = _runs(_enlarged(logits, hw))
-                arrays[f"alternative_iou_{number}"] = np.array([iou], np.float32)
-                self._count(arrays, number, "alternatives", 0.0, encoding + time.perf_counter() - started)
-            if number in wanted.get("points", ()) and (decoded.logits[0, first] > 0).any():
-                more = denser(prompts[number], decoded.logits[0, first], hw)
-                again = best_masks(self._heads, model.checkpoint, model.decode(encoded, [more]), self._choice)[0][0]
-                kept = again[0] > told[number].iou
-                self._replace(arrays, regions, number, again, hw, "8 points", kept, told[number])
-                seconds = encoding + time.perf_counter() - started
-                self._count(arrays, number, "points", again[0] - told[number].iou, seconds, kept)
+        asked, shown = [prompts[number] for number in numbers], [int(arrays["output"][number]) for number in numbers]
+        readings = other_readings(model, embedding, asked, shown, self._heads, self._selection)
+        arrays["image_hw"] = np.array(embedding.image_hw, np.int64)
+        for number, reading in zip(numbers, readings, strict=True):
+            arrays[f"alternative_{number}"] = _runs(enlarged(reading.logits, embedding.image_hw))
+            arrays[f"alternative_iou_{number}"] = np.array([reading.iou], np.float32)
+            self._record(arrays, number, "alternatives", reading, encode_s / len(numbers), kept=True)
 
-    def _with_larger(
-        self, image: npt.NDArray[np.uint8], arrays: Arrays, regions: list[Json], numbers: Sequence[int]
-    ) -> None:
-        model, settings, started = self._context.model, self._context.settings, time.perf_counter()
-        if model.larger is None:
-            return
-        hw = (int(image.shape[0]), int(image.shape[1]))
-        encoded = model.larger.encode(image)
-        encoding = time.perf_counter() - started
-        told = score_many(self._heads, model.checkpoint, [arrays])[0]
+    def _with_larger(self, file: bytes, arrays: Arrays, regions: list[Json], numbers: Sequence[int]) -> list[Json]:
+        """The regions, with the larger model's masks where they are kept; those before are kept for comparison."""
+        larger, settings = self._resources.larger, self._resources.settings
+        if larger is None:
+            return regions
+        embedding, encode_s = self._encoded(larger, file)
+        hw = embedding.image_hw
+        arrays["image_hw"] = np.array(hw, np.int64)
+        scores = score_many(self._heads, settings.model, [arrays])[0]
         prompts = kept_prompts(arrays)
-        started = time.perf_counter()
-        decoded = model.decode(encoded, [prompts[number] for number in numbers], model.larger)
-        ranked = best_masks(self._larger_heads, model.larger.name, decoded, "predicted-iou")
-        decoding = (time.perf_counter() - started) / len(numbers)
-        self.cost = Cost(round(encoding, 5), round(decoding, 5)) if self.cost is None else self.cost
-        for number, choices in zip(numbers, ranked, strict=True):
-            kept = choices[0][0] >= told[number].iou - settings.larger_margin
-            note = f"mask by {model.larger.name}"
-            gain = choices[0][0] - told[number].iou
-            kept = self._replace(arrays, regions, number, choices[0], hw, note, kept, told[number])
-            self._count(arrays, number, "larger", gain, encoding / len(numbers) + decoding, kept)
+        asked, before = [prompts[number] for number in numbers], [scores[number].iou for number in numbers]
+        refined = finish(refine_by_larger(larger, embedding, asked, before, settings))
+        if encode_s and self.cost is None:
+            self.cost = Cost(round(encode_s, 5), round(refined[0].seconds, 5))
+        for number, refinement in zip(numbers, refined, strict=True):
+            mask, old = enlarged(refinement.logits, hw), shown_mask(regions, number, self._controls, hw)
+            kept = refinement.kept and old is not None and bool(mask.any())
+            if kept and old is not None:
+                label = next((label_of(one["region"]) for one in regions if one["object"] == number), None)
+                note = f"mask by {larger.name}"
+                scored = ScoredMask(mask, refinement.iou, scores[number].gaps, label, (note,))
+                regions = _replaced(regions, number, object_regions(number, scored, self._controls, settings))
+                arrays[f"before_{number}"] = _runs(old)
+                arrays["acted_iou"] = _with(arrays["acted_iou"], number, refinement.iou)
+            self._record(arrays, number, "larger", refinement, encode_s / len(numbers), kept=kept)
+        return regions
 
-    def _replace(
-        self,
-        arrays: Arrays,
-        regions: list[Json],
-        number: int,
-        again: tuple[float, int, npt.NDArray[np.float32]],
-        hw: tuple[int, int],
-        note: str,
-        wanted: bool,
-        told: ObjectScores,
-    ) -> bool:
-        """Show another mask for an object, unless it is empty; the one before is kept for comparison."""
-        mask = _enlarged(again[2], hw)
-        before = shown_mask(regions, number, self._controls, hw)
-        if not wanted or before is None or not mask.any():
-            return False
-        label = next((label_of(one["region"]) for one in regions if one["object"] == number), None)
-        scored = ScoredMask(mask, again[0], told.gaps, label, (note,))
-        made = object_regions(number, scored, self._controls, self._context.settings)
-        place = next(i for i, one in enumerate(regions) if one["object"] == number)
-        regions[:] = (
-            [one for one in regions[:place] if one["object"] != number]
-            + made
-            + [one for one in regions[place:] if one["object"] != number]
-        )
-        arrays[f"before_{number}"] = _runs(before)
-        arrays["acted_iou"] = _with(arrays["acted_iou"], number, again[0])
-        return True
+    def _encoded(self, model: LoadedModel, file: bytes) -> tuple[ImageEmbedding, float]:
+        """An image's embedding and the seconds that its encoding took, 0 where it was on disk."""
+        image = self._resources.source(file, model.name)
+        embedding = image.encoded_by(model)
+        if image.embedding is not None:
+            return embedding, 0.0
+        self._resources.embeddings.put(image.content, model.name, embedding, make_room=False)
+        return embedding, model.encode_s
 
-    def _count(
-        self, arrays: Arrays, number: int, action: Action, gain: float, seconds: float, kept: bool = True
+    def _record(
+        self, arrays: Arrays, number: int, action: Action, refinement: Refinement, encode_s: float, *, kept: bool
     ) -> None:
-        tally = self.tallies[action]
-        tally.acted += 1
-        tally.seconds += seconds
-        if kept:
-            tally.kept += 1
-            tally.predicted_gain += gain
+        self.stats[action].add(refinement, kept=kept)
+        self.stats[action].seconds += encode_s
         arrays["acted"] = _with(arrays["acted"], number, int(arrays["acted"][number]) | BITS[action])
 
 
-def best_masks(heads: HeadSet | None, checkpoint: str, decoded: Decoded, choice: MaskSelection) -> list[Ranked]:
-    """The three masks of each of P prompts in the order of the choice, with their predicted IoU."""
-    name = heads.quality_for(checkpoint) if heads is not None else None
-    samscore = decoded.samscore[:, 1:]
-    predicted = samscore
-    if heads is not None and name is not None:
-        predicted = heads.subset([name]).score(decoded.iou_token, decoded.mask_tokens)[name]
-    order = np.argsort(-(samscore if choice == "samscore" else predicted), axis=1, kind="stable")
-    return [
-        [(float(np.clip(predicted[p, m], 0, 1)), int(m) + 1, decoded.logits[p, m + 1]) for m in order[p]]
-        for p in range(len(order))
-    ]
+def _replaced(regions: Sequence[Json], number: int, made: list[Json]) -> list[Json]:
+    """The regions with those of an object in the place of its present ones."""
+    place = next(index for index, kept in enumerate(regions) if kept["object"] == number)
+    rest = [[kept for kept in part if kept["object"] != number] for part in (regions[:place], regions[place:])]
+    return [*rest[0], *made, *rest[1]]
 
 
 def true_gains(
@@ -196,7 +149,7 @@ def true_gains(
     from usam.masks import decode_rle, iou
 
     found: list[tuple[Action, float]] = []
-    for number in np.flatnonzero(arrays["acted"]):
+    for number in np.flatnonzero(arrays["acted"] & BITS["larger"]):
         if f"before_{number}" not in arrays:
             continue
         height, width = (int(side) for side in arrays["image_hw"])
@@ -212,8 +165,7 @@ def true_gains(
         pairs = [(float(iou(before, truth)), float(iou(after, truth))) for truth in truths]
         best = max(pairs, key=sum)
         if max(best) > 0:
-            larger = int(arrays["acted"][number]) & BITS["larger"]
-            found.append(("larger" if larger else "points", best[1] - best[0]))
+            found.append(("larger", best[1] - best[0]))
     return found
 
 
@@ -258,12 +210,6 @@ def shown_mask(regions: Sequence[Json], number: int, controls: LabelConfig, hw: 
     parts = [one["region"] for one in regions if one["object"] == number]
     masks = [region_to_mask(part, hw) for part in parts if part["from_name"] == controls.output.name]
     return np.logical_or.reduce(masks) if masks else None
-
-
-def _enlarged(logits: npt.NDArray[np.float32], hw: tuple[int, int]) -> BoolMask:
-    from usam.masks import resize_logits
-
-    return np.asarray(resize_logits(logits, hw) > 0)
 
 
 def _runs(mask: BoolMask) -> npt.NDArray[np.uint8]:

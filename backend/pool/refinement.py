@@ -1,4 +1,4 @@
-"""What `score_pool` does about doubt: the larger model decodes again, more points are added, alternatives are kept.
+"""What `score_pool` does about doubt: the larger model decodes again, alternatives are kept.
 
 Legend: N objects of all tasks; K objects of one; H, W image in pixels.
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import LabelStudioError
-from backend.inference.refinement import RefinementStats
+from backend.inference.refinement import RefinementStats, budget_of
 from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Annotation, Json
 from backend.metrics.refinement import last_acting
@@ -63,7 +63,7 @@ def refine_pool_if_needed(
     """
     before = last_report(resources, project)
     told: dict[str, Any] = {action: before[action] for action in actions if action in before}
-    wanted = [action for action in actions if budget_of(resources, action)]
+    wanted = [action for action in actions if budget_of(resources.settings, action)]
     asked = {action: _asked(resources, action) for action in wanted}
     known = {action: told.get(action, {}).get("asked") for action in wanted}
     if heads is None or not wanted or (not made and known == asked):
@@ -95,7 +95,7 @@ def act_on_pool(
     report: dict[Action, dict[str, Any]] = {}
     open_tasks = {task.id: task for task in pool}
     for action in actions:
-        budget = budget_of(resources, action)
+        budget = budget_of(resources.settings, action)
         plan = plan_for(action, doubts, budget, cost_of(before.get(action)))
         gain = true_gains.get(action)
         suspended = gain is not None and gain.pays is False
@@ -114,28 +114,18 @@ def act_on_pool(
             task = int(doubts.task[row])
             if task in open_tasks and not doubts.acted[row] & BITS[action]:
                 todo.setdefault(task, {}).setdefault(action, set()).add(int(doubts.number[row]))
-    remaker = MaskRefiner(resources, project, heads, controls, choice) if todo else None
+    refiner = MaskRefiner(resources, project, heads, controls, choice)
     for done, (task, wanted) in enumerate(todo.items()):
         progress.step(done, len(todo), "doubts")
-        if remaker is not None:
-            remaker.remake(open_tasks[task], wanted)
+        refiner.refine(open_tasks[task], wanted)
     for action in actions:
-        tally = remaker.tallies[action] if remaker is not None else RefinementStats()
-        earlier = before.get(action, {})
-        report[action] |= {"last": _counts(tally), "total": _total(tally, earlier.get("total", {}))}
-        if action == "larger" and remaker is not None and remaker.cost is not None:
-            report[action]["cost"] = {"encode_s": remaker.cost.encode_s, "decode_s": remaker.cost.decode_s}
+        stats, earlier = refiner.stats[action], before.get(action, {})
+        report[action] |= {"last": stats.figures(), "total": _total(stats, earlier.get("total", {}))}
+        if action == "larger" and refiner.cost is not None:
+            report[action]["cost"] = {"encode_s": refiner.cost.encode_s, "decode_s": refiner.cost.decode_s}
         elif "cost" in earlier:
             report[action]["cost"] = earlier["cost"]
     return report
-
-
-def budget_of(resources: Resources, action: Action) -> float:
-    """Share of the pool's cost that an action may take, 0..1."""
-    settings = resources.settings
-    if action == "larger":
-        return settings.larger_budget if settings.larger_model else 0.0
-    return settings.points_budget if action == "points" else settings.alternatives_budget
 
 
 def gather(resources: Resources, project: int, heads: HeadSet | None) -> ObjectGaps:
@@ -158,15 +148,13 @@ def gather(resources: Resources, project: int, heads: HeadSet | None) -> ObjectG
 
 
 def plan_for(action: Action, doubts: ObjectGaps, budget: float, cost: Cost) -> Plan:
-    """What the budget allows: whole images for the larger model, objects for points, tasks for alternatives.
+    """What the budget allows: whole images for the larger model, tasks for alternatives.
 
     In a task that gets alternatives, every object at or above the threshold has one.
     """
     gaps = doubts.gaps[GAP_OF[action]]
     if action == "larger":
         return plan_images(gaps, doubts.task, budget, cost)
-    if action == "points":
-        return plan_objects(gaps, budget)
     tasks, places = np.unique(doubts.task, return_inverse=True)
     highest = np.full(len(tasks), -np.inf)
     np.maximum.at(highest, places, gaps)
@@ -177,10 +165,10 @@ def plan_for(action: Action, doubts: ObjectGaps, budget: float, cost: Cost) -> P
 def within_budget(plan: Plan, doubts: ObjectGaps, action: Action, budget: float) -> npt.NDArray[np.bool_]:
     """What of a plan may still be done, given what was done under earlier plans: (N,) flags.
 
-    Heads change and so do plans; what is spent stays spent. The unit is the task for images and alternatives.
+    Heads change and so do plans; what is spent stays spent. The unit is the task.
     """
     done = (doubts.acted & BITS[action]) > 0
-    unit = np.arange(len(done)) if action == "points" else np.unique(doubts.task, return_inverse=True)[1]
+    unit = np.unique(doubts.task, return_inverse=True)[1]
     spent = set(unit[done].tolist())
     room = int(budget * (unit.max() + 1 if len(unit) else 0) + 1e-9) - len(spent)
     gaps = doubts.gaps[GAP_OF[action]]
@@ -199,7 +187,7 @@ def measured_gains(resources: Resources, project: int, controls: LabelConfig, do
     The truth of an object is the marked one that its two masks agree with best. An annotator who starts from the new
     mask may keep more of it than one who starts from nothing: a gain is an upper bound where masks are pre-annotated.
     """
-    replaced = (doubts.acted & (BITS["larger"] | BITS["points"])) > 0
+    replaced = (doubts.acted & BITS["larger"]) > 0
     labelled = {one.task for one in resources.store.annotations(project) if not one.cancelled}
     tasks = sorted(labelled & set(doubts.task[replaced].tolist()))
     gains: dict[Action, list[tuple[float, int]]] = {}
@@ -245,21 +233,15 @@ def cost_of(figures: Mapping[str, Any] | None) -> Cost:
 def _asked(resources: Resources, action: Action) -> list[Any]:
     """What was asked for: another budget or model asks for more."""
     larger = resources.settings.larger_model if action == "larger" else ""
-    return [budget_of(resources, action), resources.settings.act_gap_above, larger]
+    return [budget_of(resources.settings, action), resources.settings.act_gap_above, larger]
 
 
-def _counts(tally: RefinementStats) -> dict[str, float]:
-    return {name: value for name, value in tally.figures().items() if name != "seen"}
-
-
-def _total(tally: RefinementStats, earlier: Mapping[str, Any]) -> dict[str, float]:
+def _total(stats: RefinementStats, earlier: Mapping[str, Any]) -> dict[str, Any]:
     """This run and all before."""
-    summed = float(earlier.get("predicted_gain", 0.0)) * int(earlier.get("kept", 0)) + tally.predicted_gain
-    whole = RefinementStats(
-        0,
-        tally.acted + int(earlier.get("acted", 0)),
-        tally.kept + int(earlier.get("kept", 0)),
-        summed,
-        tally.seconds + float(earlier.get("seconds", 0.0)),
-    )
-    return _counts(whole)
+    kept, gain = int(earlier.get("kept", 0)), float(earlier.get("predicted_gain", 0.0))
+    return RefinementStats(
+        stats.acted + int(earlier.get("acted", 0)),
+        stats.kept + kept,
+        stats.predicted_gain + gain * kept,
+        stats.seconds + float(earlier.get("seconds", 0.0)),
+    ).figures()

@@ -238,8 +238,9 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         raw = await request.body()
 
         def answer() -> SetupAnswer:
-            message = read_message(SetupRequest, raw)
-            return SetupAnswer(model_version=service.answers.version(project_number(message.project)))
+            project = project_number(read_message(SetupRequest, raw).project)
+            service.answers.refresh_heads(project)
+            return SetupAnswer(model_version=service.answers.model_version(project))
 
         return await service.small(answer)
 
@@ -257,8 +258,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/versions", response_model=VersionsAnswer)
     async def versions(project: str = "") -> VersionsAnswer:
         """Versions that can be had, the one in use first. Label Studio does not say for which project."""
-        found = await service.small(lambda: service.answers.versions(project_number(project)))
-        return VersionsAnswer(versions=found)
+
+        def answer() -> VersionsAnswer:
+            service.answers.refresh_heads(project_number(project))
+            return VersionsAnswer(versions=service.answers.versions(project_number(project)))
+
+        return await service.small(answer)
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:

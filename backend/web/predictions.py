@@ -22,9 +22,9 @@ from pydantic import ValidationError
 from backend.errors import EngineBusy, EngineStopped
 from backend.image_fetcher import ImageFetcher
 from backend.inference.engine import NO_HEADS, Engine, ObjectMask
+from backend.inference.scheduler import Priority
 from backend.label_studio.messages import PredictAnswer, Prediction, PredictRequest, Task
 from backend.label_studio.regions import (
-    LabelledPrompt,
     ScoredMask,
     masks_to_regions,
     parse_config,
@@ -40,7 +40,6 @@ from backend.settings import Settings
 from backend.store.records import ScoreRow
 from usam.active.acquisition import image_score, object_scores
 from usam.errors import UsamError
-from usam.prompts import Prompt, grid_points
 
 if TYPE_CHECKING:
     from backend.store.head_registry import Registry
@@ -81,15 +80,14 @@ class PredictionService:
         self._lock = threading.Lock()
         self._in_use: dict[int, str] = {}
         self._places: dict[int, Places] = {}
-        self._chosen_at: dict[int, float] = {}
+        self._selected_at: dict[int, float] = {}
 
-    def version(self, project: int | None) -> str:
-        """The version that predictions of a project carry: checkpoint and heads, and the ranking where it
-        adds one. Raises `EngineBusy` while the heads are being read."""
-        version = self._champion_while_loading(project)
-        if not version:
-            self.take_champion(project)
-            version = self._engine.model_version(project)
+    def model_version(self, project: int | None) -> str:
+        """The version that a project's predictions carry: checkpoint and heads in use, and the ranking if it adds one.
+
+        Changes nothing. Raises `EngineBusy` while the heads are being read.
+        """
+        version = self._champion_while_loading(project) or self._engine.model_version(project)
         if project is not None and self._served is not None:
             served = self._served.served(project)
             if served.startswith(version):
@@ -98,13 +96,13 @@ class PredictionService:
 
     def versions(self, project: int | None = None) -> list[str]:
         """Versions that can be had, the one in use first."""
-        found = [self.version(project)]
+        versions = [self.model_version(project)]
         if self._registry is not None and project is not None:
             stored = reversed(self._registry.versions(project))
-            found += [f"{self._engine.checkpoint}+{version.version}" for version in stored]
+            versions += [f"{self._engine.checkpoint}+{version.version}" for version in stored]
         elif self._registry is not None:
-            found += [self._engine.model_version(known) for known in sorted(self._in_use)]
-        return list(dict.fromkeys(found))
+            versions += [self._engine.model_version(other) for other in sorted(self._in_use)]
+        return list(dict.fromkeys(versions))
 
     def _champion_while_loading(self, project: int | None) -> str:
         """The version that the registry names, without reading its heads: that needs torch, which loads too."""
@@ -116,12 +114,15 @@ class PredictionService:
             return ""
         return f"{self._engine.checkpoint}+{current.version}" if current is not None else ""
 
-    def take_champion(self, project: int | None) -> None:
-        """Let the engine use the heads that the registry's pointer names now. Heads that cannot be read leave
-        those in use."""
-        if self._registry is None or project is None:
+    def refresh_heads(self, project: int | None) -> None:
+        """Let the engine use what the registry's pointer and the project's records name now: heads, mask selection,
+        suspended refinements.
+
+        Nothing is done while the model loads. Heads that cannot be read leave those in use.
+        """
+        if self._registry is None or project is None or self._champion_while_loading(project):
             return
-        self._take_choice(project)
+        self._refresh_selection(project)
         with self._lock:
             name = ""
             try:
@@ -134,24 +135,25 @@ class PredictionService:
                 log.warning("version %r of project %s is not used: %s", name, project, error)
                 return
             self._in_use[project] = name
-            self._chosen_at.pop(project, None)
+            self._selected_at.pop(project, None)
             self._metrics.version.clear()
-            for known in self._in_use:
-                self._metrics.version.labels(self._engine.model_version(known)).set(1)
+            for other in self._in_use:
+                self._metrics.version.labels(self._engine.model_version(other)).set(1)
 
-    def _take_choice(self, project: int) -> None:
-        """Let the engine choose masks and act as the project's labels found best; read again every half minute."""
-        if self._served is None or time.monotonic() - self._chosen_at.get(project, -CACHE_TTL_S) < CACHE_TTL_S:
+    def _refresh_selection(self, project: int) -> None:
+        """Let the engine choose masks and refine as the project's labels found best; read every half minute."""
+        if self._served is None or time.monotonic() - self._selected_at.get(project, -CACHE_TTL_S) < CACHE_TTL_S:
             return
         base, own = self._engine.heads(), self._engine.heads(project)
         if base is None and own is None:
             return
-        self._chosen_at[project] = time.monotonic()
-        versions = [one.version if one is not None else NO_HEADS for one in (own, base)]
+        self._selected_at[project] = time.monotonic()
+        versions = [heads.version if heads is not None else NO_HEADS for heads in (own, base)]
         try:
-            acting = last_acting(self._served.runs(project, "score_pool", limit=50))
-            self._engine.suspend(project, [name for name, told in acting.items() if told.get("suspended")])
-            self._engine.set_choice(project, mask_choice(self._settings, self._served, project, *versions))
+            report = last_acting(self._served.runs(project, "score_pool", limit=50))
+            self._engine.suspend(project, [name for name, figures in report.items() if figures.get("suspended")])
+            selection = mask_choice(self._settings, self._served, project, *versions)
+            self._engine.set_mask_selection(project, selection)
         except UsamError as error:
             log.warning("how masks of project %s are chosen is not known: %s", project, error)
 
@@ -162,7 +164,8 @@ class PredictionService:
         nothing and asks again; whatever else goes wrong is said in the task's item.
         """
         project = request.project_id
-        version = self.version(project)
+        self.refresh_heads(project)
+        version = self.model_version(project)
         deadline = time.monotonic() + self._settings.wait_seconds
         results = []
         for raw in request.tasks:
@@ -198,51 +201,19 @@ class PredictionService:
 
     def _one(self, request: PredictRequest, task: Task, project: int | None) -> tuple[list[dict[str, Any]], float]:
         controls = parse_config(request.label_config)
-        address = controls.image_value(task.data)
-
-        def load() -> bytes:
-            return self._fetcher.fetch_bytes(address, task.id)
-
-        if request.interactive:
-            masks = self._click(request.params.context.result, address, load, project)
-            score = float(np.mean([mask.iou for mask in masks])) if masks else 0.0
-        else:
-            masks, score = self._propose(task, address, load, project)
+        address, priority = controls.image_value(task.data), Priority.CLICK if request.interactive else Priority.BATCH
+        with self._engine.image(address, lambda: self._fetcher.fetch_bytes(address, task.id), priority) as image:
+            if request.interactive:
+                prompts = prompts_from_context(request.params.context.result, image.hw)
+                objects = self._engine.click(image, [labelled.prompt for labelled in prompts], project)
+                score = float(np.mean([one.iou for one in objects])) if objects else 0.0
+            else:
+                prompts = prompts_from_task(task.predictions, image.hw, f"{self._engine.checkpoint}+")
+                objects = self._engine.propose(image, [labelled.prompt for labelled in prompts], project)
+                score = self._confidence(objects, task.id or 0, project)
+        masks = [self._scored(one, prompts[one.source].label if prompts else None) for one in objects]
         result = masks_to_regions(masks, controls, tolerance=self._settings.polygon_tolerance)
         return validated(result, score, controls), score
-
-    def _click(
-        self, context: Sequence[dict[str, Any]], address: str, load: Any, project: int | None
-    ) -> list[ScoredMask]:
-        asked: list[LabelledPrompt] = []
-
-        def prompts(hw: tuple[int, int]) -> list[Prompt]:
-            asked[:] = prompts_from_context(context, hw)
-            return [one.prompt for one in asked]
-
-        found = self._engine.click(address, load, prompts, project)
-        scored = []
-        for mask, one in zip(found, asked, strict=True):
-            scored.append(self._scored(mask, one.label))
-            for number, other in enumerate(mask.alternatives, 1):
-                said = f"alternative {number} of {len(mask.alternatives)}: which object is meant is unclear"
-                scored.append(self._scored(other, one.label, said))
-        return scored
-
-    def _propose(self, task: Task, address: str, load: Any, project: int | None) -> tuple[list[ScoredMask], float]:
-        asked: list[LabelledPrompt] = []
-
-        def prompts(hw: tuple[int, int]) -> list[Prompt]:
-            asked[:] = prompts_from_task(task.predictions, hw, f"{self._engine.checkpoint}+")
-            if asked:
-                return [one.prompt for one in asked]
-            points = grid_points(hw, self._settings.points_per_side)
-            return [Prompt(point[None], np.ones(1, np.int32)) for point in points]
-
-        found = self._engine.propose(address, load, prompts, project)
-        labels = [asked[source].label if asked else None for source in found.sources]
-        masks = [self._scored(mask, label) for mask, label in zip(found.objects, labels, strict=True)]
-        return masks, self._confidence(found.objects, task.id or 0, project)
 
     def _confidence(self, objects: Sequence[ObjectMask], task: int, project: int | None) -> float:
         """Confidence 0..1 of an image, lower = served first, on the scale of the project's ranking.
@@ -278,9 +249,8 @@ class PredictionService:
             self._places[project] = known
         return known
 
-    def _scored(self, mask: ObjectMask, label: str | None, *notes: str) -> ScoredMask:
-        if mask.checkpoint != self._engine.checkpoint:
-            notes = (*notes, f"mask by {mask.checkpoint}")
+    def _scored(self, mask: ObjectMask, label: str | None) -> ScoredMask:
+        notes = (f"mask by {mask.checkpoint}",) if mask.checkpoint != self._engine.checkpoint else ()
         return ScoredMask(mask.mask, mask.iou, mask.gaps, label, notes)
 
 

@@ -176,3 +176,30 @@ def test_a_password_that_programs_send_differently_is_refused_in_a_sentence(
         Settings.from_environment()
     assert name in str(caught.value)
     assert "p\u00e4ss" not in str(caught.value)
+
+
+def test_old_names_still_work_with_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("USAM_GRID_SIDE", "5")
+    monkeypatch.setenv("USAM_KEEP_IOU", "0.25")
+    monkeypatch.setenv("USAM_CHUNK_PROMPTS", "3")
+    settings = Settings.from_environment()
+    assert (settings.points_per_side, settings.pred_iou_thresh, settings.points_per_batch) == (5, 0.25, 3)
+    assert "USAM_GRID_SIDE is now called USAM_POINTS_PER_SIDE" in caplog.text
+    monkeypatch.setenv("USAM_POINTS_PER_SIDE", "6")
+    assert Settings.from_environment().points_per_side == 6, "the new name wins"
+    assert Settings.from_environment(points_per_side=7).points_per_side == 7
+    monkeypatch.setenv("USAM_KEEP_IOU", "3")
+    with pytest.raises(SettingsError, match="USAM_PRED_IOU_THRESH"):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize("variable", ["USAM_POINTS_BUDGET", "USAM_CLICK_ALTERNATIVES_BUDGET"])
+def test_settings_that_are_no_more_are_refused_with_the_reason(
+    variable: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(variable, "0.3")
+    with pytest.raises(SettingsError, match=f"{variable}.*so "):
+        Settings.from_environment()
+    monkeypatch.setenv(variable, "0.0")
+    Settings.from_environment()
+    assert f"{variable} does nothing any more" in caplog.text

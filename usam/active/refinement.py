@@ -3,10 +3,11 @@
 Legend: N objects in I images; a *gap* (N,) says what an action would gain, in IoU, higher = act first; a *budget* is
 the share, 0..1, of what it would cost to act on everything; *seconds* are those of one device.
 
-Three gaps, three actions (UncertainSAM, arXiv 2505.05049): model gap, a larger model decodes; prompt gap, more points
-are put inside the mask; task gap, alternatives are offered. What a larger model costs is mostly the encoding of the
-image, which all objects of that image share: so whole images are chosen where there are many objects in each, single
-objects where each click is on an image of its own. Points cost one decoding each, alternatives a person's look.
+Two gaps, two actions (UncertainSAM, arXiv 2505.05049): model gap, a larger model decodes; task gap, alternatives are
+offered. The third, points of the own mask where the prompt gap is high, loses true IoU and is not taken (`python -m
+bench actions`). What a larger model costs is mostly the encoding of the image, which all objects of that image share:
+so whole images are chosen where there are many objects in each, single objects where each click is on an image of its
+own. Alternatives cost a person's look.
 
 A gap that is not above zero promises nothing and is never acted on, whatever the budget.
 """
@@ -23,16 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import UsamError
-from usam.prompts import Prompt, random_points
 
 Floats = npt.NDArray[np.floating[Any]]
 Flags = npt.NDArray[np.bool_]
-Action = Literal["larger", "points", "alternatives"]
+Action = Literal["larger", "alternatives"]
 
-GAP_OF: Mapping[Action, str] = {"larger": "model_gap", "points": "prompt_gap", "alternatives": "task_gap"}
+GAP_OF: Mapping[Action, str] = {"larger": "model_gap", "alternatives": "task_gap"}
 """The gap that asks for each action."""
-EXTRA_POINTS = 7
-"""Points added inside a mask: with the first, the eight of UncertainSAM's dense prompt."""
 MIN_LABELLED = 10
 """Labelled objects, of at least `MIN_IMAGES` images, below which a measured gain says nothing."""
 MIN_IMAGES = 5
@@ -82,7 +80,7 @@ def threshold_for(gaps: Floats, budget: float) -> float:
 
 
 def plan_objects(gaps: Floats, budget: float) -> Plan:
-    """Each object by itself: right where nothing is shared, as with clicks on many images, or with more points."""
+    """Each object by itself: right where nothing is shared, as with clicks on many images."""
     threshold = threshold_for(gaps, budget)
     chosen = np.asarray(gaps, np.float64) >= threshold
     return Plan(chosen, threshold, float(chosen.mean()) if len(chosen) else 0.0)
@@ -182,20 +180,6 @@ class Gain:
             return cls(math.nan, math.nan, math.nan, 0, 0)
         found = bootstrap_mean(known, np.asarray(images), seed=seed)
         return cls(found.value, found.low, found.high, len(known), count)
-
-
-def more_points(
-    prompt: Prompt, mask: npt.NDArray[np.bool_], rng: np.random.Generator, scale: tuple[float, float] = (1.0, 1.0)
-) -> Prompt:
-    """The prompt with `EXTRA_POINTS` random points of its own mask (H, W) more, as in UncertainSAM's dense prompt.
-
-    `scale` (x, y): the prompt's pixels for each of the mask's, where the mask is a low-resolution one. Raises
-    `PromptError` for an empty mask.
-    """
-    added = random_points(mask, EXTRA_POINTS, rng) * np.array(scale, np.float32)
-    points = np.concatenate([np.asarray(prompt.points, np.float32).reshape(-1, 2), added]).astype(np.float32)
-    labels = np.concatenate([np.asarray(prompt.labels, np.int32).reshape(-1), np.ones(len(added), np.int32)])
-    return Prompt(points, labels.astype(np.int32), prompt.box)
 
 
 def _checked(gaps: Floats, budget: float) -> npt.NDArray[np.float64]:

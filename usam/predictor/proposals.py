@@ -10,7 +10,9 @@ mask, by which the rest of the near-copies go. For those that stay: the mask of 
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,8 @@ from torch import Tensor
 from usam.errors import PromptError
 from usam.heads.head_set import FloatArray, HeadSet
 from usam.masks.overlap import nms
+from usam.masks.resizing import resize_logits
+from usam.predictor.arguments import Prepared
 from usam.predictor.fast_masks import MaskPath
 from usam.predictor.image import PatchedImagePredictor, TokenOutput
 
@@ -37,8 +41,8 @@ SAMPLED_ERRORS = 3.0
 class Proposals:
     """K masks on one image, best first.
 
-    masks        (K, H, W) bool
-    low_res      (K, h, w) float32 logits, within -32..32, fit for `mask_input`
+    hw           (H, W) of the image
+    logits       (K, h, w) float32, foreground above 0
     ious         (K,) SAM's own estimate, higher = better
     scores       {head: (K,)}, ranges and directions as in `usam.heads.head_set`
     rank         (K,) what the masks are ordered by: the quality head's IoU where there is one, else `ious`
@@ -49,8 +53,8 @@ class Proposals:
     mask_tokens  (K, 4, D) float32
     """
 
-    masks: npt.NDArray[np.bool_]
-    low_res: FloatArray
+    hw: tuple[int, int]
+    logits: FloatArray
     ious: FloatArray
     scores: dict[str, FloatArray]
     rank: FloatArray
@@ -61,10 +65,19 @@ class Proposals:
     mask_tokens: FloatArray
 
     def __len__(self) -> int:
-        return len(self.masks)
+        return len(self.logits)
+
+    @cached_property
+    def masks(self) -> npt.NDArray[np.bool_]:
+        """(K, H, W) of the image's size, made on first use."""
+        return np.asarray(resize_logits(self.logits, self.hw) > 0)
+
+    @property
+    def low_res(self) -> FloatArray:
+        """The logits (K, h, w) within -32..32, fit for `mask_input`."""
+        return np.clip(self.logits, -32, 32)
 
 
-@torch.no_grad()
 def propose_masks(
     predictor: PatchedImagePredictor,
     point_coords: npt.ArrayLike,
@@ -89,34 +102,73 @@ def propose_masks(
     low-resolution masks, and where it is clear on sampled ones. Raises ImageError,
     PromptError, HeadsError.
     """
+    steps = proposal_steps(
+        predictor,
+        point_coords,
+        multimask=multimask,
+        pred_iou_thresh=pred_iou_thresh,
+        nms_iou=nms_iou,
+        max_masks=max_masks,
+        by_samscore=by_samscore,
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            proposals: Proposals = done.value
+            return proposals
+
+
+@torch.no_grad()
+def proposal_steps(
+    predictor: PatchedImagePredictor,
+    point_coords: npt.ArrayLike,
+    *,
+    multimask: bool = True,
+    pred_iou_thresh: float = 0.0,
+    nms_iou: float = 0.7,
+    max_masks: int | None = None,
+    by_samscore: bool = False,
+) -> Generator[None, None, Proposals]:
+    """`propose_masks` in steps of a few prompts or one mask, for those who share the model.
+
+    Image and heads are those that are set when the first step runs; between steps others may be set.
+    """
     if not 0 <= nms_iou <= 1 or (max_masks is not None and max_masks < 1):
         raise PromptError("nms_iou in [0, 1] and max_masks above 0", f"{nms_iou:g} and {max_masks}")
     points = np.asarray(point_coords, dtype=np.float32)
     if points.ndim != 2:
         raise PromptError("points (P, 2), one for each prompt", f"shape {points.shape}", "give x, y of each point")
     heads, outputs = predictor.heads, (1, 2, 3) if multimask else (0,)
+    quality = heads.quality_for(predictor.checkpoint_name) if heads is not None and not by_samscore else None
     prompt = predictor.prepare(points[:, None], np.ones((len(points), 1), np.int32))
     embedding = predictor.embedding()
     path = MaskPath(predictor.model.sam_mask_decoder, list(embedding.high_res))
     group = max(1, HELD_BYTES // (embedding.image_embed.numel() * 4))
-    tokens, tables, low_res = [], [], []
-    for start in range(0, len(points), group):
-        chunks = list(predictor.token_chunks(prompt.take(slice(start, start + group))))
-        quality = heads.quality_for(predictor.checkpoint_name) if heads is not None and not by_samscore else None
-        table = _Table.of(heads, [chunk for chunk, _ in chunks], outputs, quality)
+    limit = max_masks if len(points) <= group else None
+    tokens, tables, logits = [], [], []
+    held: list[tuple[TokenOutput, Tensor]] = []
+    done = 0
+    for chunk in predictor.token_chunks(prompt):
+        held.append(chunk)
+        tokens.append(chunk[0])
+        yield
+        count = sum(len(keys) for _, keys in held)
+        if count < group and done + count < len(points):
+            continue
+        table = _Table.of(heads, [of_chunk for of_chunk, _ in held], outputs, quality)
         table = table.take(np.flatnonzero(table.rank >= pred_iou_thresh))
-        limit = max_masks if len(points) <= group else None
-        table, logits = _distinct(_Source(path, chunks, outputs), table, nms_iou, limit)
-        tokens += [chunk for chunk, _ in chunks]
-        tables.append(table.shifted(start))
-        low_res.append(logits)
-    kept, logits = _Table.join(tables), torch.cat(low_res)
-    order = nms((logits > 0).cpu().numpy(), kept.rank, nms_iou)[:max_masks]
-    kept, logits = kept.take(order), logits[torch.from_numpy(order).to(logits.device)]
+        table, made = yield from _distinct(_Source(path, held, outputs), table, nms_iou, limit)
+        tables.append(table.shifted(done))
+        logits.append(made.float().cpu().numpy())
+        held, done = [], done + count
+    kept, masks = _Table.join(tables), np.concatenate(logits)
+    order = nms(masks > 0, kept.rank, nms_iou)[:max_masks]
+    kept = kept.take(order)
     iou_token, mask_tokens = (torch.cat([getattr(t, n) for t in tokens]) for n in ("iou_token", "mask_tokens"))
     return Proposals(
-        masks=_image_masks(predictor, logits),
-        low_res=logits.clamp(-32, 32).cpu().numpy(),
+        hw=embedding.image_hw,
+        logits=masks[order],
         ious=kept.ious,
         scores=dict(zip(heads.names if heads else (), kept.scores, strict=True)),
         rank=kept.rank,
@@ -126,6 +178,40 @@ def propose_masks(
         iou_token=iou_token.float().cpu().numpy()[kept.prompt],
         mask_tokens=mask_tokens.float().cpu().numpy()[kept.prompt],
     )
+
+
+@dataclass(frozen=True, eq=False)
+class PromptOutputs:
+    """All four outputs of the decoder for P prompts: 0 the single mask, 1 to 3 the multimask ones.
+
+    logits       (P, 4, h, w), foreground above 0
+    ious         (P, 4) SAM's own estimate of each mask's IoU, higher = better
+    iou_token    (P, D)
+    mask_tokens  (P, 4, D)
+    """
+
+    logits: FloatArray
+    ious: FloatArray
+    iou_token: FloatArray
+    mask_tokens: FloatArray
+
+
+@torch.no_grad()
+def decode_prompts(predictor: PatchedImagePredictor, prompt: Prepared) -> PromptOutputs:
+    """All outputs of prepared prompts of one shape (`PatchedImagePredictor.prepare`).
+
+    They are those of `predict` up to rounding; no mask is enlarged. Raises ImageError where no image is set.
+    """
+    path = MaskPath(predictor.model.sam_mask_decoder, list(predictor.embedding().high_res))
+    logits, tokens = [], []
+    for chunk, keys in predictor.token_chunks(prompt):
+        logits.append(path.whole(keys, chunk.mask_tokens, (0, 1, 2, 3)).float().cpu().numpy())
+        tokens.append(chunk)
+
+    def joined(name: str) -> FloatArray:
+        return np.asarray(torch.cat([getattr(chunk, name) for chunk in tokens]).float().cpu().numpy(), np.float32)
+
+    return PromptOutputs(np.concatenate(logits), joined("ious"), joined("iou_token"), joined("mask_tokens"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,17 +280,22 @@ class _Source:
             self._whole[prompt] = self._path.whole(keys, mask_tokens, self._outputs)[0]
         return self._whole[prompt][column]
 
-    def sampled(self) -> npt.NDArray[np.bool_]:
+    def sampled(self) -> Generator[None, None, npt.NDArray[np.bool_]]:
         """All masks at one pixel per cell, (P, M, N)."""
-        logits = [self._path.sampled(keys, tokens, self._outputs) for tokens, keys in self._prompts]
+        logits = []
+        for tokens, keys in self._prompts:
+            logits.append(self._path.sampled(keys, tokens, self._outputs))
+            yield
         return (torch.cat(logits).flatten(2) > 0).cpu().numpy()
 
 
-def _distinct(source: _Source, table: _Table, nms_iou: float, limit: int | None) -> tuple[_Table, Tensor]:
+def _distinct(
+    source: _Source, table: _Table, nms_iou: float, limit: int | None
+) -> Generator[None, None, tuple[_Table, Tensor]]:
     """The candidates that are no copies of better ones, best first, and their low-resolution logits (K, h, w)."""
     sampled = None
     if source.side >= SAMPLED_SIDE and source.side % 4 == 0 and len(table.rank):
-        sampled = source.sampled()[table.prompt, table.column]
+        sampled = (yield from source.sampled())[table.prompt, table.column]
     rows: list[int] = []
     logits: list[Tensor] = []
     masks = torch.empty((0, (4 * source.side) ** 2), dtype=torch.bool, device=source.device)
@@ -213,15 +304,16 @@ def _distinct(source: _Source, table: _Table, nms_iou: float, limit: int | None)
             break
         if sampled is not None and rows and _clearly_over(sampled[rows], sampled[row], nms_iou):
             continue
-        one = source.low_res(int(table.prompt[row]), int(table.column[row]))
-        mask = (one > 0).flatten()
+        made = source.low_res(int(table.prompt[row]), int(table.column[row]))
+        yield
+        mask = (made > 0).flatten()
         if not mask.any():
             continue
         shares = (masks & mask).sum(1) / (masks | mask).sum(1)
         if bool((shares > nms_iou).any()):
             continue
         rows.append(row)
-        logits.append(one)
+        logits.append(made)
         masks = torch.cat([masks, mask[None]])
     side = 4 * source.side
     stacked = torch.stack(logits) if logits else torch.empty((0, side, side), device=source.device)
@@ -237,13 +329,3 @@ def _clearly_over(kept: npt.NDArray[np.bool_], one: npt.NDArray[np.bool_], nms_i
     union = np.maximum((kept | one).sum(1), 1)
     error = np.sqrt(nms_iou * (1 - nms_iou) / union)
     return bool(((kept & one).sum(1) / union > nms_iou + SAMPLED_ERRORS * error).any())
-
-
-def _image_masks(predictor: PatchedImagePredictor, logits: Tensor) -> npt.NDArray[np.bool_]:
-    """(K, h, w) logits to (K, H, W) masks, as the predictor itself does it."""
-    hw = predictor.embedding().image_hw
-    masks = np.empty((len(logits), *hw), dtype=np.bool_)
-    for index, one in enumerate(logits):
-        resized = predictor._transforms.postprocess_masks(one[None, None], hw)
-        masks[index] = (resized[0, 0] > predictor.mask_threshold).cpu().numpy()
-    return masks

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.inference.job_model import JobModel
+from backend.inference.model import LoadedModel
 from backend.label_studio.records import Annotation
 from backend.learning.samples import (
     AnnotatedImage,
@@ -17,6 +17,7 @@ from backend.learning.samples import (
     paper_prompts,
     stacked,
 )
+from backend.metrics.service import Metrics
 from backend.settings import Settings
 from usam.masks import encode_rle
 
@@ -24,8 +25,8 @@ HW = (96, 128)
 
 
 @pytest.fixture(scope="module")
-def model() -> JobModel:
-    return JobModel.load(Settings.from_environment(model="nano-s", heads="none", threads=1))
+def model() -> LoadedModel:
+    return LoadedModel.load("nano-s", Settings(model="nano-s", threads=1), Metrics(), None)
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +63,14 @@ RECTANGLE = region(
 )
 
 
-def test_a_brush_region_becomes_a_sample(model: JobModel, image: np.ndarray[Any, Any]) -> None:
-    annotated = AnnotatedImage(model, image)
+def test_a_brush_region_becomes_a_sample(model: LoadedModel, image: np.ndarray[Any, Any]) -> None:
+    annotated = AnnotatedImage(model, model.encode(image))
     rows, reason = annotated.samples(Annotation(7, 3, "t", [brush()]))
     assert reason == ""
     (row,) = rows
     assert (row.annotation, row.task, row.region, row.label, row.box_only) == (7, 3, "r", "thing", False)
-    assert (row.iou_token.dtype, row.iou_token.shape) == (np.float16, (model.runner.width,))
-    assert row.mask_tokens.shape == (4, model.runner.width)
+    assert (row.iou_token.dtype, row.iou_token.shape) == (np.float16, (model.width,))
+    assert row.mask_tokens.shape == (4, model.width)
     assert set(row.targets) == {"iou_nano_s", "iou_dense_prompt", "iou_unsupervised", "prompt_gap", "task_gap"}
     for values in row.targets.values():
         assert len(values) == 3
@@ -77,11 +78,11 @@ def test_a_brush_region_becomes_a_sample(model: JobModel, image: np.ndarray[Any,
 
 
 def test_the_targets_are_those_of_the_masks_that_the_predictor_gives(
-    model: JobModel, image: np.ndarray[Any, Any]
+    model: LoadedModel, image: np.ndarray[Any, Any]
 ) -> None:
-    (row,), _ = AnnotatedImage(model, image).samples(Annotation(7, 3, "t", [brush()]))
+    (row,), _ = AnnotatedImage(model, model.encode(image)).samples(Annotation(7, 3, "t", [brush()]))
     prompt = paper_prompts(disc(), "7:r")[0]
-    predictor = model.runner.predictor
+    predictor = model.predictor
     predictor.set_heads(None)
     predictor.set_image(image)
     masks = predictor.predict(point_coords=prompt.points, point_labels=prompt.labels)[0].astype(bool)
@@ -89,8 +90,10 @@ def test_the_targets_are_those_of_the_masks_that_the_predictor_gives(
     np.testing.assert_allclose(row.targets["iou_nano_s"], expected, atol=0.01)
 
 
-def test_the_same_region_gives_the_same_sample_again(model: JobModel, image: np.ndarray[Any, Any]) -> None:
-    first, again = (AnnotatedImage(model, image).samples(Annotation(7, 3, "t", [brush()]))[0][0] for _ in range(2))
+def test_the_same_region_gives_the_same_sample_again(model: LoadedModel, image: np.ndarray[Any, Any]) -> None:
+    first, again = (
+        AnnotatedImage(model, model.encode(image)).samples(Annotation(7, 3, "t", [brush()]))[0][0] for _ in range(2)
+    )
     np.testing.assert_array_equal(first.iou_token, again.iou_token)
     assert first.targets == again.targets
 
@@ -104,8 +107,8 @@ def test_prompts_are_the_centre_and_seven_more_inside() -> None:
         assert disc()[y, x]
 
 
-def test_a_rectangle_is_judged_by_boxes(model: JobModel, image: np.ndarray[Any, Any]) -> None:
-    (row,), reason = AnnotatedImage(model, image).samples(Annotation(7, 3, "t", [RECTANGLE]))
+def test_a_rectangle_is_judged_by_boxes(model: LoadedModel, image: np.ndarray[Any, Any]) -> None:
+    (row,), reason = AnnotatedImage(model, model.encode(image)).samples(Annotation(7, 3, "t", [RECTANGLE]))
     assert row.box_only, reason
     logits = np.full((1, 4, 24, 32), -9.0, np.float32)
     logits[0, 1, 8:16, 10:20] = 9.0
@@ -118,12 +121,12 @@ def test_a_rectangle_is_judged_by_boxes(model: JobModel, image: np.ndarray[Any, 
     assert found[0, 0] == 0
 
 
-def test_a_broken_region_is_named_and_the_others_count(model: JobModel, image: np.ndarray[Any, Any]) -> None:
+def test_a_broken_region_is_named_and_the_others_count(model: LoadedModel, image: np.ndarray[Any, Any]) -> None:
     other_size = brush("turned") | {"original_width": HW[0], "original_height": HW[1]}
     nothing = brush("nothing", np.zeros(HW, bool))
     points = region("keypointlabels", "click", x=5, y=5, width=1, keypointlabels=["thing"])
     annotation = Annotation(7, 3, "t", [other_size, nothing, points, brush("good")])
-    rows, reason = AnnotatedImage(model, image).samples(annotation)
+    rows, reason = AnnotatedImage(model, model.encode(image)).samples(annotation)
     assert [row.region for row in rows] == ["good"]
     assert "region turned" in reason
     assert "region nothing" in reason
@@ -146,9 +149,9 @@ def test_targets_follow_the_papers_definitions() -> None:
 
 
 def test_boxes_are_left_out_beside_pixels_and_unknown_targets_are_nan(
-    model: JobModel, image: np.ndarray[Any, Any]
+    model: LoadedModel, image: np.ndarray[Any, Any]
 ) -> None:
-    annotated = AnnotatedImage(model, image)
+    annotated = AnnotatedImage(model, model.encode(image))
     (pixels,), _ = annotated.samples(Annotation(7, 3, "t", [brush()]))
     (box,), _ = annotated.samples(Annotation(8, 4, "t", [RECTANGLE]))
     assert stacked([pixels, box])["groups"].tolist() == [3]

@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 
 from backend.errors import StoreError
-from backend.inference.job_model import JobModel
+from backend.inference.model import LoadedModel
 from backend.label_studio.config import parse_config
 from backend.label_studio.records import Prediction
 from backend.label_studio.regions import validated
+from backend.metrics.service import Metrics
 from backend.pool.proposals import (
     kept_prompts,
     pack,
     proposal_key,
-    propose,
+    propose_objects,
     rescored,
     score_many,
     score_objects,
+    to_regions,
     unpack,
 )
 from backend.settings import Settings
@@ -54,8 +56,15 @@ def settings() -> Settings:
 
 
 @pytest.fixture(scope="module")
-def model(settings: Settings) -> JobModel:
-    return JobModel.load(settings)
+def model(settings: Settings) -> LoadedModel:
+    return LoadedModel.load("nano-s", settings, Metrics(), None)
+
+
+def propose(
+    model: LoadedModel, heads: HeadSet | None, image: np.ndarray[Any, Any], settings: Settings, *given: Any
+) -> tuple[Any, list[Any]]:
+    found = propose_objects(model, heads, model.encode(image), settings, *given)
+    return to_regions(found, heads, "nano-s", parse_config(CONFIG), settings)
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +77,15 @@ def image() -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("with_heads", [True, False])
 def test_objects_are_at_most_as_many_as_set_and_fit_the_configuration(
-    model: JobModel, settings: Settings, image: np.ndarray[Any, Any], with_heads: bool
+    model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any], with_heads: bool
 ) -> None:
-    heads = head_set(0, model.runner.width) if with_heads else None
+    heads = head_set(0, model.width) if with_heads else None
     controls = parse_config(CONFIG)
-    arrays, regions = propose(model, heads, image, controls, settings)
+    arrays, regions = propose(model, heads, image, settings)
     count = len(arrays["output"])
     assert 1 <= count <= 4
-    assert arrays["iou_token"].shape == (count, model.runner.width)
-    assert arrays["mask_tokens"].shape == (count, 4, model.runner.width)
+    assert arrays["iou_token"].shape == (count, model.width)
+    assert arrays["mask_tokens"].shape == (count, 4, model.width)
     assert {int(one) for one in arrays["output"]} <= {1, 2, 3}
     result = rescored(regions, score_objects(heads, "nano-s", arrays), controls)
     validated(result, 0.5, controls)
@@ -86,11 +95,11 @@ def test_objects_are_at_most_as_many_as_set_and_fit_the_configuration(
 
 
 def test_new_heads_change_numbers_and_nothing_else(
-    model: JobModel, settings: Settings, image: np.ndarray[Any, Any]
+    model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any]
 ) -> None:
     controls = parse_config(CONFIG)
-    old, new = head_set(0, model.runner.width), head_set(1, model.runner.width)
-    arrays, regions = propose(model, old, image, controls, settings)
+    old, new = head_set(0, model.width), head_set(1, model.width)
+    arrays, regions = propose(model, old, image, settings)
     scores = score_objects(new, "nano-s", arrays)
     before = rescored(regions, score_objects(old, "nano-s", arrays), controls)
     after = rescored(regions, scores, controls)
@@ -109,10 +118,10 @@ def test_new_heads_change_numbers_and_nothing_else(
 
 
 def test_scores_of_kept_tokens_are_those_of_the_heads(
-    model: JobModel, settings: Settings, image: np.ndarray[Any, Any]
+    model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any]
 ) -> None:
-    heads = head_set(0, model.runner.width)
-    arrays, _ = propose(model, heads, image, parse_config(CONFIG), settings)
+    heads = head_set(0, model.width)
+    arrays, _ = propose(model, heads, image, settings)
     table = heads.score(arrays["iou_token"].astype(np.float32), arrays["mask_tokens"].astype(np.float32))
     for k, scores in enumerate(score_objects(heads, "nano-s", arrays)):
         column = int(arrays["output"][k]) - 1
@@ -120,10 +129,12 @@ def test_scores_of_kept_tokens_are_those_of_the_heads(
         assert scores.iou == pytest.approx(float(np.clip(table["iou_nano_s"][k, column], 0, 1)), abs=1e-5)
 
 
-def test_many_tasks_are_scored_as_one_by_one(model: JobModel, settings: Settings, image: np.ndarray[Any, Any]) -> None:
-    heads = head_set(0, model.runner.width)
-    first, _ = propose(model, heads, image, parse_config(CONFIG), settings)
-    second, _ = propose(model, heads, image[:, ::-1].copy(), parse_config(CONFIG), settings)
+def test_many_tasks_are_scored_as_one_by_one(
+    model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any]
+) -> None:
+    heads = head_set(0, model.width)
+    first, _ = propose(model, heads, image, settings)
+    second, _ = propose(model, heads, image[:, ::-1].copy(), settings)
     empty = {name: array[:0] for name, array in first.items()}
     together = score_many(heads, "nano-s", [first, empty, second])
     assert together[1] == []
@@ -134,7 +145,7 @@ def test_many_tasks_are_scored_as_one_by_one(model: JobModel, settings: Settings
 
 
 def test_boxes_of_another_model_are_the_prompts(
-    model: JobModel, settings: Settings, image: np.ndarray[Any, Any]
+    model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any]
 ) -> None:
     box = {
         "id": "b",
@@ -147,15 +158,15 @@ def test_boxes_of_another_model_are_the_prompts(
         "value": {"x": 25, "y": 22.2, "width": 41.7, "height": 33.3, "rotation": 0, "rectanglelabels": ["other"]},
     }
     others = [Prediction(1, 3, "detector-7", 0.5, [box])]
-    arrays, regions = propose(model, None, image, parse_config(CONFIG), settings, others)
+    arrays, regions = propose(model, None, image, settings, others)
     assert len(arrays["output"]) == 1
     assert regions[0]["region"]["value"]["brushlabels"] == ["other"]
 
 
 def test_kept_arrays_read_back_and_damage_is_said(
-    model: JobModel, settings: Settings, image: np.ndarray[Any, Any]
+    model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any]
 ) -> None:
-    arrays, regions = propose(model, None, image, parse_config(CONFIG), settings)
+    arrays, regions = propose(model, None, image, settings)
     row = pack(3, "key", arrays, regions)
     for name, array in unpack(row).items():
         np.testing.assert_array_equal(array, arrays[name])
@@ -172,9 +183,9 @@ def test_the_key_follows_image_model_and_configuration_but_not_heads(settings: S
 
 
 def test_masks_are_chosen_by_sams_own_score_where_that_is_what_pays(
-    model: JobModel, settings: Settings, image: np.ndarray[Any, Any]
+    model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any]
 ) -> None:
-    heads = head_set(0, model.runner.width)
+    heads = head_set(0, model.width)
     prompt = {
         "id": "p",
         "from_name": "point",
@@ -186,7 +197,7 @@ def test_masks_are_chosen_by_sams_own_score_where_that_is_what_pays(
     }
     box = {**prompt, "type": "rectanglelabels", "value": {"x": 25, "y": 22, "width": 42, "height": 33}}
     for others in ([Prediction(1, 3, "detector-7", 0.5, [prompt])], [Prediction(1, 3, "detector-7", 0.5, [box])]):
-        arrays, _ = propose(model, heads, image, parse_config(CONFIG), settings, others, "samscore")
-        decoded = model.decode(model.encode(image), kept_prompts(arrays)[:1])
-        assert int(arrays["output"][0]) == int(decoded.samscore[0, 1:].argmax()) + 1
+        arrays, _ = propose(model, heads, image, settings, others, "samscore")
+        decoded = model.outputs(model.encode(image), kept_prompts(arrays)[:1])
+        assert int(arrays["output"][0]) == int(decoded.ious[0, 1:].argmax()) + 1
     assert proposal_key(settings, CONFIG, "a") != proposal_key(settings, CONFIG, "a", "samscore")

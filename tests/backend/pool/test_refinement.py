@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from backend.image_fetcher import ImageFetcher
-from backend.inference.job_model import JobModel
+from backend.inference.model import LoadedModel
 from backend.label_studio.config import parse_config
 from backend.label_studio.records import Task
-from backend.pool.proposals import kept_prompts, pack, propose, score_many, unpack
+from backend.metrics.service import Metrics
+from backend.pool.proposals import kept_prompts, pack, propose_objects, score_many, to_regions, unpack
 from backend.pool.refined_masks import BITS, alternative_predictions, shown_mask, true_gains
 from backend.pool.refinement import ObjectGaps, act_on_pool, gather, refine_pool_if_needed, within_budget
 from backend.resources import Resources
@@ -24,6 +25,7 @@ from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.records import ScoreRow
 from usam.active.refinement import plan_images
+from usam.checkpoints.registry import resolve_heads
 from usam.heads.head_set import HeadSet
 
 CONFIG = """<View><Image name="img" value="$image"/>
@@ -68,12 +70,17 @@ def address(number: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def model() -> JobModel:
-    return JobModel.load(settings(Path("unused")))
+def model() -> LoadedModel:
+    return LoadedModel.load("nano-s", settings(Path("unused")), Metrics(), None)
+
+
+@pytest.fixture(scope="module")
+def larger() -> LoadedModel:
+    return LoadedModel.load("nano-m", settings(Path("unused")), Metrics(), resolve_heads("nano-m", "auto"))
 
 
 def settings(folder: Path, **given: Any) -> Settings:
-    wanted = {"larger_budget": 0.5, "points_budget": 0.0, "alternatives_budget": 0.0, "larger_model": "nano-m", **given}
+    wanted = {"larger_budget": 0.5, "alternatives_budget": 0.0, "larger_model": "nano-m", **given}
     return Settings(
         model="nano-s",
         heads="none",
@@ -87,21 +94,22 @@ def settings(folder: Path, **given: Any) -> Settings:
 
 
 @pytest.fixture
-def place(tmp_path: Path, model: JobModel) -> Place:
-    return Place(tmp_path, model)
+def place(tmp_path: Path, model: LoadedModel, larger: LoadedModel) -> Place:
+    return Place(tmp_path, model, larger)
 
 
 class Place:
     """A project of four tasks in a real store, with proposals."""
 
-    def __init__(self, folder: Path, model: JobModel) -> None:
-        self.folder, self.model = folder, model
+    def __init__(self, folder: Path, model: LoadedModel, larger: LoadedModel) -> None:
+        self.folder, self.model, self.larger = folder, model, larger
         self.store = Store(f"sqlite:///{folder / 'usam.db'}")
         self.store.join(PROJECT)
         seen = [Task.read({"id": n, "data": {"image": address(n)}, "updated_at": "1"}) for n in range(1, TASKS + 1)]
         self.store.record_tasks(PROJECT, seen)
         for number in range(1, TASKS + 1):
-            arrays, regions = propose(model, HEADS, picture(number), CONTROLS, settings(folder))
+            found = propose_objects(model, HEADS, model.encode(picture(number)), settings(folder))
+            arrays, regions = to_regions(found, HEADS, "nano-s", CONTROLS, settings(folder))
             self.store.put_proposal(PROJECT, pack(number, "key", arrays, regions))
 
     def context(self, **given: Any) -> Resources:
@@ -114,7 +122,7 @@ class Place:
             ImageFetcher(made),
             None,  # type: ignore[arg-type]
         )
-        resources.model = self.model
+        resources.model, resources.larger = self.model, self.larger
         return resources
 
     def act(self, heads: HeadSet | None = HEADS, **given: Any) -> dict[str, Any]:
@@ -134,7 +142,7 @@ def test_prompts_are_kept_with_proposals(place: Place) -> None:
     arrays, _ = place.kept()[1]
     prompts = kept_prompts(arrays)
     assert len(prompts) == len(arrays["output"])
-    decoded = place.model.decode(place.model.encode(picture(1)), prompts)
+    decoded = place.model.outputs(place.model.encode(picture(1)), prompts)
     np.testing.assert_allclose(decoded.iou_token, arrays["iou_token"], atol=2e-2)
 
 
@@ -195,20 +203,13 @@ def test_alternatives_are_another_reading_of_the_same_objects(place: Place) -> N
     assert all(one["id"] not in shown for one in readings)
 
 
-def test_more_points_are_tried_where_there_is_a_budget(place: Place) -> None:
-    assert place.act(larger_budget=0.0)["points"]["last"]["acted"] == 0
-    report = place.act(larger_budget=0.0, points_budget=0.5)["points"]
-    objects = sum(len(arrays["output"]) for arrays, _ in place.kept().values())
-    assert 0 < report["last"]["acted"] <= 0.5 * objects
-
-
 def test_low_gaps_and_missing_heads_are_left_alone(place: Place) -> None:
     sure = head_set(model_gap=-3.0, prompt_gap=-3.0, task_gap=-3.0)
     resources = place.context()
     pool = place.store.tasks(PROJECT, unlabelled=True)
     with resources.run(PROJECT, "score_pool") as progress:
         assert refine_pool_if_needed(resources, PROJECT, pool, None, CONTROLS, "predicted-iou", progress, 4) == {}
-    report = place.act(sure, larger_budget=1.0, points_budget=1.0, alternatives_budget=1.0)
+    report = place.act(sure, larger_budget=1.0, alternatives_budget=1.0)
     assert all(report[action]["chosen"] == 0 for action in BITS)
 
 

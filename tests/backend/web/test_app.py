@@ -324,7 +324,7 @@ def test_health_and_setup_answer_while_the_model_loads(serve, tmp_path: Path) ->
 
 def test_a_busy_engine_says_when_to_come_back(serve, tmp_path: Path, engine: Engine) -> None:  # type: ignore[no-untyped-def]
     running = serve(create_app(settings(tmp_path, wait_seconds=0.2), engine))
-    engine._turns._wait_seconds, before = 0.05, engine._turns._wait_seconds
+    engine._scheduler._wait_seconds, before = 0.05, engine._scheduler._wait_seconds
     try:
         go = threading.Event()
 
@@ -334,14 +334,14 @@ def test_a_busy_engine_says_when_to_come_back(serve, tmp_path: Path, engine: Eng
 
         from backend.inference.scheduler import Priority
 
-        blocker = threading.Thread(target=lambda: _quietly(lambda: engine._turns.do(Priority.CLICK, block())))
+        blocker = threading.Thread(target=lambda: _quietly(lambda: engine._scheduler.run(Priority.CLICK, block())))
         blocker.start()
         time.sleep(0.1)
         answer = running.client.post("/predict", json=ask([task(1, picture(50))], {"result": [click()]}))
         go.set()
         blocker.join()
     finally:
-        engine._turns._wait_seconds = before
+        engine._scheduler._wait_seconds = before
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) >= 1
     assert "try again" in answer.json()["remedy"]

@@ -14,6 +14,7 @@ from PIL import Image
 from backend.image_fetcher import ImageFetcher
 from backend.inference.engine import Engine
 from backend.label_studio.messages import PredictRequest
+from backend.metrics.service import Metrics
 from backend.pool.mask_selection import mask_choice
 from backend.settings import Settings
 from backend.store import Store
@@ -108,13 +109,12 @@ def ask(answers: PredictionService, number: int, context: Any = None) -> Any:
     return found
 
 
-def test_a_click_offers_the_other_masks_where_it_is_unclear_what_is_meant(store: Store, tmp_path: Path) -> None:
+def test_a_click_says_which_model_made_its_mask(store: Store, tmp_path: Path) -> None:
     settings = Settings(
         model="nano-s",
         heads="none",
         threads=1,
         data_dir=tmp_path,
-        click_alternatives_budget=1.0,
         budget_warm_up=1,
         larger_model="nano-m",
         larger_budget=1.0,
@@ -124,15 +124,13 @@ def test_a_click_offers_the_other_masks_where_it_is_unclear_what_is_meant(store:
     with Engine(settings) as engine:
         engine.wait_ready(60)
         answers = PredictionService(settings, engine, ImageFetcher(settings), engine.metrics, None, store)
-        engine.set_heads(1, heads(task_gap=5.0, model_gap=-5.0))
-        offered = ask(answers, 1, {"result": [point]}).result
-        assert len(offered) == 3
-        assert [any("alternative" in text for text in one["meta"]["text"]) for one in offered] == [False, True, True]
-        assert len({one["id"] for one in offered}) == 3
-        assert all(one["value"]["brushlabels"] == ["A"] for one in offered)
-        engine.set_heads(1, heads(task_gap=-5.0, model_gap=5.0, iou_nano_s=-3.0))
-        (alone,) = ask(answers, 2, {"result": [point]}).result
-        assert "mask by nano-m" in alone["meta"]["text"]
+        engine.set_heads(1, heads(model_gap=-5.0))
+        (sure,) = ask(answers, 1, {"result": [point]}).result
+        assert sure["value"]["brushlabels"] == ["A"]
+        assert not any("mask by" in text for text in sure["meta"]["text"])
+        engine.set_heads(1, heads(model_gap=5.0, iou_nano_s=-3.0))
+        (doubtful,) = ask(answers, 2, {"result": [point]}).result
+        assert "mask by nano-m" in doubtful["meta"]["text"]
 
 
 def test_a_live_score_is_that_of_the_served_ranking(store: Store, tmp_path: Path) -> None:
@@ -153,3 +151,42 @@ def test_a_live_score_is_that_of_the_served_ranking(store: Store, tmp_path: Path
         found = ask(answers, 2)
         assert (found.score, found.model_version) == (0.5, version)
         assert ask(answers, 9).score in [place / 5 for place in range(1, 6)]
+
+
+class FakeEngine:
+    """An engine that only remembers what it was told."""
+
+    checkpoint, state = "nano-s", "ready"
+
+    def __init__(self) -> None:
+        self.used: dict[int, HeadSet | None] = {}
+
+    def heads(self, project: int | None = None) -> HeadSet | None:
+        return self.used.get(project or 0)
+
+    def set_heads(self, project: int, heads: HeadSet | None) -> None:
+        self.used[project] = heads
+
+    def set_mask_selection(self, project: int, selection: str) -> None:
+        pass
+
+    def suspend(self, project: int, actions: Any) -> None:
+        pass
+
+    def model_version(self, project: int | None = None) -> str:
+        used = self.heads(project)
+        return f"nano-s+{used.version if used is not None else 'no-heads'}"
+
+
+def test_asking_for_the_version_changes_nothing_until_heads_are_refreshed(store: Store, tmp_path: Path) -> None:
+    settings, registry, engine = Settings(model="nano-s", data_dir=tmp_path), Registry(tmp_path / "heads"), FakeEngine()
+    answers = PredictionService(settings, engine, ImageFetcher(settings), Metrics(), registry, store)  # type: ignore[arg-type]
+    own = heads()
+    version = registry.publish(1, own, parent="", samples=3, labels=["1@t"], figures={})
+    registry.promote(1, version.version)
+    assert answers.model_version(1) == "nano-s+no-heads"
+    assert engine.used == {}, "a getter swaps no heads"
+    answers.refresh_heads(1)
+    assert answers.model_version(1) == answers.versions(1)[0] == f"nano-s+{own.version}"
+    answers.refresh_heads(2)
+    assert answers.model_version(2) == "nano-s+no-heads"

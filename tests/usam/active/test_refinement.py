@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usam.active.refinement import Allowance, Cost, Gain, more_points, plan_images, plan_objects, threshold_for
-from usam.errors import PromptError, UsamError
-from usam.prompts import Prompt
+from usam.active.refinement import Allowance, Cost, Gain, plan_images, plan_objects, threshold_for
+from usam.errors import UsamError
 
 GAPS = st.lists(st.floats(-0.5, 0.5, width=16), min_size=0, max_size=60)
 BUDGET = st.floats(0, 1)
@@ -115,20 +114,3 @@ def test_a_gain_is_told_only_from_enough_labels() -> None:
     assert none.pays is None
     assert none.figures() == {"objects": 0, "images": 0}
     assert clear.figures()["images"] == 20
-
-
-def test_points_are_added_inside_the_mask() -> None:
-    mask = np.zeros((20, 30), np.bool_)
-    mask[5:10, 6:20] = True
-    first = Prompt(np.array([[7, 6]], np.float32), np.array([1], np.int32))
-    more = more_points(first, mask, np.random.default_rng(0))
-    assert more.points.shape == (8, 2)
-    assert more.points[0].tolist() == [7, 6]
-    assert all(mask[int(y), int(x)] for x, y in more.points)
-    assert more.labels.tolist() == [1] * 8
-    box = Prompt(np.zeros((0, 2), np.float32), np.zeros(0, np.int32), np.array([6, 5, 20, 10], np.float32))
-    assert more_points(box, mask, np.random.default_rng(0)).box.tolist() == [6, 5, 20, 10]
-    half = more_points(first, mask, np.random.default_rng(0), scale=(2.0, 3.0))
-    assert all(mask[int(y / 3), int(x / 2)] for x, y in half.points[1:])
-    with pytest.raises(PromptError):
-        more_points(first, np.zeros((20, 30), np.bool_), np.random.default_rng(0))

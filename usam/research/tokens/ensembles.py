@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from usam.predictor.entropy import augmentations, mask_entropy
-from usam.predictor.runner import Outputs
 from usam.research.datasets.record import UInt8Image
+from usam.research.tokens.runner import Outputs
 
 
 def altered_images(image: UInt8Image, image_id: str) -> list[UInt8Image]:

@@ -19,11 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from usam.predictor.runner import Encoded, Outputs, TimedPredictor
 from usam.research.datasets.record import Record
 from usam.research.tokens.ensembles import Maps, altered_images, average, entropies
 from usam.research.tokens.manifest import TokenSettings
 from usam.research.tokens.objects import PreparedImage, prepare
+from usam.research.tokens.runner import Encoded, Outputs, TimedPredictor
 from usam.research.tokens.shards import Shard
 from usam.training.truth import Truth, ious_on_device
 

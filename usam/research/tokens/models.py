@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from usam.errors import TokensError
-from usam.predictor.runner import TimedPredictor
+from usam.research.tokens.runner import TimedPredictor
 
 LoadModel = Callable[[str, str], Any]
 """(name, device) -> patched predictor. Must be a module's function, so that worker processes can find it."""

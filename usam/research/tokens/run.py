@@ -17,11 +17,11 @@ from time import perf_counter
 from typing import Any
 
 from usam.errors import TokensError
-from usam.predictor.runner import TimedPredictor
 from usam.research.datasets.reader import Reader
 from usam.research.datasets.record import Record
 from usam.research.tokens.manifest import LEARNT_PARTS, Manifest, TokenSettings
 from usam.research.tokens.models import LoadModel, checksum_of, load_predictor, make_runners
+from usam.research.tokens.runner import TimedPredictor
 from usam.research.tokens.shards import shard_path, write_shard
 
 Progress = Callable[[int, int], None]

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from usam.predictor.entropy import h_a, h_std, h_t, h_theta, h_xp, h_y
-from usam.predictor.runner import TimedPredictor
 from usam.prompts import box_of, dense_points
 from usam.research.datasets import open_dataset
 from usam.research.tokens import TokenTable
 from usam.research.tokens.ensembles import altered_images
 from usam.research.tokens.models import untrained_predictor
 from usam.research.tokens.objects import random_of, shuffled
+from usam.research.tokens.runner import TimedPredictor
 
 MODELS = ("nano-s", "nano-m")
 
