@@ -32,6 +32,18 @@ class BackendError(UsamError):
     """Base of all errors of the service."""
 
 
+ITEM_ERRORS = (UsamError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError)
+"""What work on one item (a task, a region, an annotation) may raise because of that item: it is set aside by name with
+the reason, and the others go on. What a full disk or a lost connection raises is none of these."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one line; with its kind where it is none of ours."""
+    if isinstance(error, UsamError):
+        return str(error)
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
+
+
 class SettingsError(BackendError):
     """A setting is missing, malformed or contradicts another."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import JobBusy, SettingsError, StoreError
+from backend.errors import JobBusy, SettingsError, StoreError, reason_of
 from backend.image_fetcher import ImageFetcher
 from backend.inference.cache import EmbeddingFiles
 from backend.inference.intake import SourceImage
@@ -23,7 +23,6 @@ from backend.queue import JobQueue, open_queue
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
-from usam.errors import UsamError
 
 if TYPE_CHECKING:
     from backend.inference.model import LoadedModel
@@ -133,8 +132,7 @@ class Resources:
         try:
             yield progress
         except BaseException as error:
-            reason = str(error) if isinstance(error, UsamError) else f"{type(error).__name__}: {error}".splitlines()[0]
-            self.store.finish_run(progress.id, "failed", reason, progress.details)
+            self.store.finish_run(progress.id, "failed", reason_of(error), progress.details)
             raise
         self.store.finish_run(progress.id, progress.state, progress.reason, progress.details)
 

@@ -116,7 +116,7 @@ def status(project: Annotated[int | None, typer.Option("--project", help="Only t
     from rich.console import Console
     from rich.table import Table
 
-    from backend.metrics.refinement import last_acting, lines_of
+    from backend.metrics.workers import refinement_lines
     from backend.store.head_registry import Registry
 
     settings = Settings.from_environment()
@@ -134,7 +134,7 @@ def status(project: Annotated[int | None, typer.Option("--project", help="Only t
             progress = f"{run.done}/{run.total}" if run.total else ""
             table.add_row(run.job, run.state, progress, f"{seconds:.0f} s", run.reason)
         console.print(table)
-        for line in lines_of(last_acting(store.runs(number, "score_pool", limit=50))):
+        for line in refinement_lines(store.refinements(number)):
             console.print(line, highlight=False)
         _print_ranking(store, number, 5)
 

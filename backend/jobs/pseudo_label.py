@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import JobError, LabelStudioError
 from backend.jobs.score_pool import propose_missing
-from backend.jobs.sync import refresh_tasks
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
 from backend.learning.audits import Audit, ScoredTask, audit_candidates, pool_candidates, scored_tasks
+from backend.pool.policy import audit_tasks, heads_in_use
 from backend.pool.proposals import rescored
-from backend.pool.ranking import audit_tasks, heads_in_use
+from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.store.pseudo_label_store import (
     ACCEPTED_VERSION,
@@ -168,7 +168,7 @@ def _accept(
 ) -> PseudoLabelRun | None:
     known = resources.label_studio.project(project)
     resources.store.join(project, known.stamp)
-    refresh_tasks(resources, project)
+    refresh_tasks(resources.store, resources.label_studio, project)
     controls = parse_config(known.label_config)
     heads, _ = heads_in_use(resources, project)
     name = heads.version if heads is not None else "no-heads"

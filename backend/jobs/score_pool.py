@@ -17,9 +17,9 @@ import numpy as np
 
 from backend.errors import JobError
 from backend.inference.intake import SourceImage
-from backend.jobs.sync import refresh_tasks
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
+from backend.pool.policy import OWN_MODEL, heads_in_use, mask_selection_in_use, settings_key, strategy_for
 from backend.pool.proposals import (
     LabelledObjects,
     ObjectScores,
@@ -32,18 +32,10 @@ from backend.pool.proposals import (
     unpack,
 )
 from backend.pool.publication import delete_others, verify, write
-from backend.pool.ranking import (
-    OWN_MODEL,
-    PoolTask,
-    choice_in_use,
-    heads_in_use,
-    rank,
-    ranking_is_stale,
-    settings_key,
-    strategy_for,
-)
+from backend.pool.ranking import PoolTask, rank, ranking_is_stale
 from backend.pool.refined_masks import alternative_predictions
 from backend.pool.refinement import offer_alternatives, refine_pool_if_needed
+from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.store.records import KnownTask, ProposalRow, ScoreRow
 from usam.errors import UsamError
@@ -65,7 +57,7 @@ def run(resources: Resources, project: int) -> None:
     resources.store.join(project, known.stamp)
     key = settings_key(resources.settings, resources.registry.champion(project), known.label_config)
     with resources.run(project, "score_pool", fingerprint=key) as progress:
-        refresh_tasks(resources, project)
+        refresh_tasks(resources.store, resources.label_studio, project)
         if not ranking_is_stale_before(resources, known, progress.id):
             progress.state, progress.reason = "skipped", "the order in use is right"
             return
@@ -91,7 +83,7 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
     heads, passed_over = heads_in_use(resources, project)
     strategy, fallback = strategy_for(resources.settings, heads)
     made = propose_missing(resources, known, pool, heads, controls, progress)
-    choice = choice_in_use(resources, project, heads)
+    choice = mask_selection_in_use(resources, project, heads)
     act = partial(refine_pool_if_needed, resources, project, pool, heads, controls, choice, progress, made)
     acting = act(("larger",))
     version = f"{resources.settings.model}+{heads.version if heads else 'no-heads'}.{progress.id}"
@@ -164,7 +156,7 @@ def propose_missing(
     """
     store, project, settings = resources.store, known.id, resources.settings
     cached = store.proposal_keys(project)
-    choice = choice_in_use(resources, project, heads)
+    choice = mask_selection_in_use(resources, project, heads)
     keys = {task.id: proposal_key(resources.settings, known.label_config, task.data_key, choice) for task in pool}
     missing = [task for task in pool if cached.get(task.id) != keys[task.id]]
     done = len(pool) - len(missing)

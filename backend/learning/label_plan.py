@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import JobError
-from backend.jobs.retrain import fit
-from backend.learning.samples import stacked, usable
-from backend.pool.ranking import audit_tasks, project_seed
+from backend.learning.samples import prefer_mask_samples, to_batch
+from backend.learning.training import fit
+from backend.pool.policy import audit_tasks, project_seed
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.records import SampleRow
@@ -81,7 +81,9 @@ def plan_project(
     quality = base.quality_for(settings.model) if base is not None else None
     if base is None or quality is None:
         raise JobError(f"heads for {settings.model} that predict its IoU", "none", "name a head set in USAM_HEADS")
-    rows = [row for row in usable(store.samples(project, weights_of(settings.model))) if quality in row.targets]
+    rows = [
+        row for row in prefer_mask_samples(store.samples(project, weights_of(settings.model))) if quality in row.targets
+    ]
     rows = sorted(rows, key=lambda row: (row.updated_at, row.annotation, row.region))
     tasks = sorted({row.task for row in rows})
     if len(rows) < LEAST_LABELS or len(tasks) < LEAST_TASKS:
@@ -151,7 +153,7 @@ def _folds(batch: Batch, seed: int) -> list[tuple[Batch, Batch]]:
 
 
 def _batch(rows: Sequence[SampleRow], base: HeadSet) -> Batch:
-    batch = stacked(list(rows))
+    batch = to_batch(list(rows))
     return {**batch, "targets": {name: batch["targets"][name] for name in batch["targets"] if name in base.names}}
 
 
@@ -173,7 +175,7 @@ def _promise(
     wanted = f"IoU {promise.iou:g} for all but {promise.risk:.0%} of accepted masks"
     if not held:
         return f"{wanted}: no audit task is labelled yet", 1
-    batch = stacked(list(held))
+    batch = to_batch(list(held))
     scores = base.score(batch["iou_token"], batch["mask_tokens"])
     row, picks = np.arange(len(held)), scores[quality].argmax(axis=1)
     gap = scores["task_gap"][row, picks] if "task_gap" in scores else None

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.errors import RegionError
+from backend.errors import ITEM_ERRORS, RegionError, reason_of
 from backend.label_studio.prompts import label_of
 from backend.label_studio.records import Annotation, Json
 from backend.label_studio.shapes import MASK_TYPES, region_to_mask
-from backend.store.records import SampleRow
+from backend.store.records import SampleRow, storable_text
 from usam.checkpoints.registry import weights_of
-from usam.errors import UsamError
 from usam.prompts import Prompt, centre_point, dense_points
 
 if TYPE_CHECKING:
@@ -58,17 +57,21 @@ class AnnotatedImage:
         """The samples of an annotation, and why regions that have none have none."""
         rows: list[SampleRow] = []
         problems: list[str] = []
-        for region in annotation.result:
+        masks: dict[str, BoolMask] = {}
+        for place, region in enumerate(annotation.result):
             if str(region.get("type", "")).lower() not in MASK_TYPES:
                 continue
-            name = str(region.get("id", len(rows)))
+            name = storable_text(str(region.get("id") or f"number {place + 1}"), 200)
             try:
                 mask = region_to_mask(region, self.hw)
                 if not mask.any():
                     raise RegionError("a region that covers a pixel", "an empty one", "delete it")
+                if name in masks and np.array_equal(masks[name], mask):
+                    raise RegionError("one region under an id", "the same again", "it is counted once")
+                masks[name] = mask
                 rows.append(self._sample(annotation, name, region, mask))
-            except UsamError as error:
-                problems.append(f"region {name}: {error}")
+            except ITEM_ERRORS as error:
+                problems.append(f"region {name[:80]}: {reason_of(error)}")
         return rows, "; ".join(problems)[:2000]
 
     def _sample(self, annotation: Annotation, name: str, region: Json, mask: BoolMask) -> SampleRow:
@@ -143,19 +146,19 @@ def _three(value: float) -> list[float]:
     return [min(max(value, 0.0), 1.0)] * 3
 
 
-def usable(rows: list[SampleRow]) -> list[SampleRow]:
+def prefer_mask_samples(rows: list[SampleRow]) -> list[SampleRow]:
     """Where any sample has pixels, those; else the boxes."""
     return [row for row in rows if not row.box_only] or rows
 
 
-def stacked(rows: list[SampleRow]) -> dict[str, Any]:
+def to_batch(rows: list[SampleRow]) -> dict[str, Any]:
     """Samples as `usam.training` takes them: iou_token (N, D), mask_tokens (N, 4, D), targets {head: (N, M)},
     groups (N,), which are the tasks.
 
     What some samples do not tell of a head is NaN there. Where any sample has pixels, those that are boxes only are
     left out.
     """
-    rows = usable(rows)
+    rows = prefer_mask_samples(rows)
     names = dict.fromkeys(head for row in rows for head in row.targets)
     unknown = [float("nan")] * 3
     return {

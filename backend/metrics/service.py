@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
-    from backend.metrics.refinement import PoolRuns
+    from backend.metrics.workers import Refinements
 
 SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.09, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30, 100)
 
@@ -65,9 +65,9 @@ class Metrics:
         )
         self.version = Gauge("usam_model_version", "1 for the version in use.", ["version"], registry=reg)
 
-    def show_pool(self, store: PoolRuns) -> None:
+    def show_pool(self, store: Refinements) -> None:
         """Show what the pool's actions did as well, from the store's records."""
-        from backend.metrics.refinement import PoolActions
+        from backend.metrics.workers import PoolActions
 
         if not self._shows_pool:
             self.registry.register(PoolActions(store))

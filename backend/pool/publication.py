@@ -14,7 +14,7 @@ from typing import Any
 from backend.errors import JobError, LabelStudioError
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import UNCERTAINTY_SAMPLING
-from backend.pool.ranking import OWN_VERSION
+from backend.pool.policy import OWN_VERSION
 from backend.store.records import ScoreRow
 
 

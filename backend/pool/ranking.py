@@ -6,9 +6,6 @@ first. A confidence is what Label Studio stores: lower = served first.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,28 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.pool.mask_selection import mask_choice
+from backend.pool.policy import GAP_STRATEGIES, project_seed, settings_key, strategy_for
 from backend.pool.proposals import ObjectScores
 from backend.settings import Settings
 from backend.store.records import ScoreRow
-from usam.active.mask_selection import MaskSelection
-from usam.checkpoints.registry import weights_of
 
 if TYPE_CHECKING:
     from backend.label_studio.records import Project
     from backend.resources import Resources
     from usam.heads.head_set import HeadSet
 
-OWN_VERSION = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)\.\d+(-\d+)?")
-"""Versions of rankings that we write: checkpoint and heads, then the run that wrote them."""
-OWN_MODEL = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)(\..*)?")
-"""Versions of anything that we write, answers to Label Studio's own questions included."""
-_GAP_STRATEGIES: Mapping[str, tuple[str, ...]] = {
-    "task": ("task_gap",),
-    "epistemic": ("model_gap",),
-    "task+epistemic": ("task_gap", "model_gap"),
-    "prompt": ("prompt_gap",),
-}
 TOP = 3
 
 
@@ -49,51 +34,6 @@ class PoolTask:
     objects: Sequence[ObjectScores]
     features: npt.NDArray[np.float32] | None
     failure: str = ""
-
-
-def project_seed(settings: Settings, project: int) -> int:
-    """Seed of a project's audit draw. The same settings draw the same tasks again."""
-    return settings.seed * 1_000_003 + project
-
-
-def audit_tasks(settings: Settings, project: int, tasks: Sequence[int]) -> set[int]:
-    """Which of these tasks are audits. Depends on nothing but task, project, seed and share."""
-    from usam.statistics import stable_uniform
-
-    if not tasks:
-        return set()
-    draw = stable_uniform(tasks, project_seed(settings, project), "audit")
-    return {task for task, value in zip(tasks, draw, strict=True) if value < settings.audit_share}
-
-
-def heads_in_use(resources: Resources, project: int) -> tuple[HeadSet | None, str]:
-    """A project's heads, else the checkpoint's; and why the project's own are not used, if they are not."""
-    name = resources.registry.champion(project)
-    if not name:
-        return resources.heads, ""
-    heads = resources.registry.load(project, name)
-    if not heads.fits(resources.settings.model):
-        return resources.heads, f"heads {name} are for {heads.checkpoint}, not for {resources.settings.model}"
-    return heads, ""
-
-
-def choice_in_use(resources: Resources, project: int, heads: HeadSet | None) -> MaskSelection:
-    """What this project's masks are chosen by, with these heads."""
-    base = resources.heads
-    versions = [one.version if one is not None else "" for one in (heads, base)]
-    return mask_choice(resources.settings, resources.store, project, *versions)
-
-
-def strategy_for(settings: Settings, heads: HeadSet | None) -> tuple[str, str]:
-    """The strategy that these heads allow, and why it is not the one that was set, if it is not."""
-    needed = _GAP_STRATEGIES.get(settings.strategy, ())
-    missing = [name for name in needed if heads is None or name not in heads.names]
-    if not missing and not (settings.strategy == "predicted-iou" and (heads is None or heads.quality is None)):
-        return settings.strategy, ""
-    if len(missing) < len(needed):
-        left = "epistemic" if "task_gap" in missing else "task"
-        return left, f"the heads have no {', '.join(missing)}: ranked by `{left}`"
-    return "samscore", f"the heads do not serve `{settings.strategy}`: ranked by `samscore`"
 
 
 def rank(
@@ -158,7 +98,7 @@ def _explain(strategy: str, columns: Mapping[str, npt.NDArray[Any]], found: npt.
     count = len(found)
     said = [
         f"{name.replace('_', ' ')} {columns[name][top].mean():.2f}"
-        for name in _GAP_STRATEGIES.get(strategy, ())
+        for name in GAP_STRATEGIES.get(strategy, ())
         if name in columns
     ] or [f"{strategy} {found[top].mean():.2f}"]
     return f"{' and '.join(said)} on its {min(TOP, count)} most doubtful of {count} objects"
@@ -185,28 +125,3 @@ def ranking_is_stale(resources: Resources, known: Project) -> str:
     if done is not None and done.fingerprint != wanted:
         return "settings, heads or the labelling configuration have changed"
     return ""
-
-
-def settings_key(settings: Settings, champion: str, label_config: str) -> str:
-    """What an order depends on besides the pool."""
-    parts = [
-        weights_of(settings.model),
-        settings.heads,
-        settings.strategy,
-        settings.image_rule,
-        settings.audit_share,
-        settings.seed,
-        settings.points_per_side,
-        settings.pred_iou_thresh,
-        settings.nms_iou,
-        settings.max_regions,
-        settings.polygon_tolerance,
-        settings.mask_choice,
-        settings.larger_model,
-        settings.larger_budget,
-        0.0,  # where the budget of more points stood: orders made then stay right
-        settings.alternatives_budget,
-        champion,
-        label_config,
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -21,7 +21,6 @@ from backend.errors import LabelStudioError
 from backend.inference.refinement import RefinementStats, budget_of
 from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Annotation, Json
-from backend.metrics.refinement import last_acting
 from backend.pool.proposals import score_many, unpack
 from backend.pool.refined_masks import BITS, MaskRefiner, true_gains
 from backend.resources import Resources, RunProgress
@@ -68,10 +67,7 @@ def refine_pool_if_needed(
     known = {action: told.get(action, {}).get("asked") for action in wanted}
     if heads is None or not wanted or (not made and known == asked):
         return told
-    report = act_on_pool(resources, project, pool, heads, controls, choice, progress, wanted)
-    for action, figures in report.items():
-        told[action] = {**figures, "asked": asked[action]}
-    return told
+    return told | act_on_pool(resources, project, pool, heads, controls, choice, progress, wanted)
 
 
 def act_on_pool(
@@ -106,6 +102,7 @@ def act_on_pool(
             "share_of_cost": round(plan.share, 4),
             "chosen": int(plan.chosen.sum()),
             "suspended": suspended,
+            "asked": _asked(resources, action),
             **({"true_gain": gain.figures()} if gain is not None else {}),
         }
         if suspended:
@@ -125,6 +122,7 @@ def act_on_pool(
             report[action]["cost"] = {"encode_s": refiner.cost.encode_s, "decode_s": refiner.cost.decode_s}
         elif "cost" in earlier:
             report[action]["cost"] = earlier["cost"]
+    resources.store.put_refinements(project, progress.id, report)
     return report
 
 
@@ -220,8 +218,8 @@ def offer_alternatives(resources: Resources, project: int, predictions: Sequence
 
 
 def last_report(resources: Resources, project: int) -> dict[str, Any]:
-    """What the last ranking that acted said of its actions."""
-    return last_acting(resources.store.runs(project, "score_pool", limit=50))
+    """What the actions did so far, as the store keeps it."""
+    return {action: state.figures() for action, state in resources.store.refinements(project).items()}
 
 
 def cost_of(figures: Mapping[str, Any] | None) -> Cost:

@@ -3,16 +3,18 @@
 Every write is one transaction; several processes may use one store at once. Images and secrets are never stored.
 
     database   the connection, transactions
-    schema     the tables
-    records    what is handed out
+    migrations how a store of an earlier release becomes one of this
+    records    the tables, and what is handed out of them
     projects   projects and events
     labels     tasks, annotations, samples
     rankings   proposals and places in the queue
+    decisions  mask selection, refinements, the gate's verdicts
     runs       run records and leases
 """
 
 from __future__ import annotations
 
+from backend.store.decisions import Decisions
 from backend.store.labels import Labels
 from backend.store.projects import Projects
 from backend.store.rankings import Rankings
@@ -21,8 +23,9 @@ from backend.store.runs import Runs
 __all__ = ["Store"]
 
 
-class Store(Projects, Labels, Rankings, Runs):
+class Store(Projects, Labels, Rankings, Decisions, Runs):
     """The store at `url` (SQLAlchemy), made on first use. Safe to share between threads and processes.
 
-    Raises `StoreError` where it cannot be opened or was made by another release.
+    Brings a store of an earlier release to this one's tables. Raises `StoreError` where it cannot be opened, or is of a
+    newer release.
     """

@@ -1,18 +1,20 @@
-"""One database as the store uses it: opened, its tables made, read from and written to in transactions."""
+"""One database as the store uses it: opened, brought to this release's tables, read and written in transactions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sql
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import Session
 
 from backend.errors import StoreError
 from backend.label_studio.records import Json
-from backend.store.schema import SCHEMA_VERSION, about, metadata
+from backend.store.migrations import HEAD, migrate, revision_of
+from backend.store.records import Row, RowOf
 
 BUSY_MS = 30_000
 _BATCH = 500
@@ -28,20 +30,19 @@ class Database:
         self._engine = _open(url)
         self._sqlite = self._engine.dialect.name == "sqlite"
         try:
-            metadata.create_all(self._engine)
-            with self._write() as connection:
-                self._upsert(connection, about, [{"name": "schema", "value": str(SCHEMA_VERSION)}], keep_existing=True)
-                made_by = connection.scalar(sql.select(about.c.value).where(about.c.name == "schema"))
+            with self._read() as connection:
+                current = revision_of(connection) == HEAD
+            if not current:
+                with self._write() as connection:
+                    migrate(connection)
         except sql.exc.SQLAlchemyError as error:
             self.close()
             raise StoreError(
                 "a store that opens", type(error).__name__, "check USAM_DATABASE_URL and the folder's rights"
             ) from error
-        if made_by != str(SCHEMA_VERSION):
+        except StoreError:
             self.close()
-            raise StoreError(
-                f"a store of schema {SCHEMA_VERSION}", str(made_by), "use the release that made it, or a new folder"
-            )
+            raise
 
     def close(self) -> None:
         """Close all connections."""
@@ -58,13 +59,22 @@ class Database:
         with self._engine.connect() as connection:
             if self._sqlite:
                 connection = connection.execution_options(usam_immediate=True)
-            with connection.begin():
-                yield connection
+            try:
+                with connection.begin():
+                    yield connection
+            except (sql.exc.DataError, sql.exc.IntegrityError, OverflowError, UnicodeError) as error:
+                reason = str(getattr(error, "orig", None) or error).splitlines()[0][:200]
+                raise StoreError("what a store can hold", reason, "it is left out") from error
+
+    def _all(self, query: sql.Select[RowOf]) -> list[RowOf]:
+        """The records that a query finds."""
+        with Session(self._engine) as session:
+            return list(session.scalars(query))
 
     def _upsert(
         self,
         connection: Connection,
-        table: sql.Table,
+        kind: type[Row],
         rows: Sequence[Json],
         *,
         keep_existing: bool = False,
@@ -74,6 +84,7 @@ class Database:
             from sqlalchemy.dialects.sqlite import insert
         else:
             from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
+        table = cast(sql.Table, kind.__table__)
         keys = [column.name for column in table.primary_key]
         for part in parts(rows):
             statement = insert(table)

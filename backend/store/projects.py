@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +10,33 @@ import sqlalchemy as sql
 from sqlalchemy.engine import Connection
 
 from backend.store.database import Database, parts
-from backend.store.records import Event
-from backend.store.schema import annotation_map, events, projects, proposals, runs, samples, scores, tasks
+from backend.store.records import (
+    Event,
+    KnownAnnotation,
+    KnownTask,
+    ProjectRow,
+    ProposalRow,
+    RefinementState,
+    Run,
+    SampleRow,
+    ScoreRow,
+    SelectionGain,
+    VerdictRow,
+    storable_text,
+)
+
+_OF_PROJECT = (
+    SampleRow,
+    ProposalRow,
+    ScoreRow,
+    KnownAnnotation,
+    KnownTask,
+    Event,
+    Run,
+    SelectionGain,
+    RefinementState,
+    VerdictRow,
+)
 
 
 class Projects(Database):
@@ -21,32 +45,29 @@ class Projects(Database):
     def join(self, project: int, stamp: str = "") -> None:
         """Note that `project` is ours to look after. Another `stamp` under the same id empties it first."""
         with self._write() as connection:
-            row = connection.execute(sql.select(projects.c.stamp).where(projects.c.id == project)).first()
-            if row is None:
-                fresh = {"id": project, "stamp": stamp, "cursor": "", "served": "", "synced_at": 0.0}
-                self._upsert(connection, projects, [fresh], keep_existing=True)
-            elif stamp and row.stamp and row.stamp != stamp:
-                self._empty(connection, project)
-                connection.execute(
-                    projects.update().where(projects.c.id == project).values(stamp=stamp, cursor="", served="")
-                )
-            elif stamp and not row.stamp:
-                connection.execute(projects.update().where(projects.c.id == project).values(stamp=stamp))
+            before = connection.scalar(sql.select(ProjectRow.stamp).where(ProjectRow.id == project))
+            if before is None:
+                self._upsert(connection, ProjectRow, [ProjectRow(project, stamp).columns()], keep_existing=True)
+            elif stamp and before != stamp:
+                if before:
+                    self._empty(connection, project)
+                fresh = {"cursor": "", "served": ""} if before else {}
+                connection.execute(sql.update(ProjectRow).where(ProjectRow.id == project).values(stamp=stamp, **fresh))
 
     def forget(self, project: int) -> None:
         """Drop a project with all that is known of it."""
         with self._write() as connection:
             self._empty(connection, project)
-            connection.execute(projects.delete().where(projects.c.id == project))
+            connection.execute(sql.delete(ProjectRow).where(ProjectRow.id == project))
 
     def projects(self) -> list[int]:
         """Projects that are ours to look after."""
         with self._read() as connection:
-            return list(connection.scalars(sql.select(projects.c.id).order_by(projects.c.id)))
+            return list(connection.scalars(sql.select(ProjectRow.id).order_by(ProjectRow.id)))
 
     def served(self, project: int) -> str:
         """The prediction version in use, empty where nothing was ever scored."""
-        return str(self._of_project(project, projects.c.served) or "")
+        return str(self._of_project(project, ProjectRow.served) or "")
 
     def set_served(self, project: int, version: str) -> None:
         """Note which prediction version is in use."""
@@ -54,11 +75,11 @@ class Projects(Database):
 
     def cursor(self, project: int) -> str:
         """The largest `updated_at` of a task that a finished sync has seen, empty before the first."""
-        return str(self._of_project(project, projects.c.cursor) or "")
+        return str(self._of_project(project, ProjectRow.cursor) or "")
 
     def synced_at(self, project: int) -> float:
         """When a sync last looked at every task, 0 before the first."""
-        return float(self._of_project(project, projects.c.synced_at) or 0.0)
+        return float(self._of_project(project, ProjectRow.synced_at) or 0.0)
 
     def set_cursor(self, project: int, cursor: str) -> None:
         """Note what a sync that looked at every task has seen."""
@@ -76,8 +97,8 @@ class Projects(Database):
         rows = [
             {
                 "project": project,
-                "action": action[:60],
-                "subjects": json.dumps(list(subjects)),
+                "action": storable_text(action, 60),
+                "subjects": list(subjects),
                 "received_at": time.time(),
                 "handled": False,
             }
@@ -85,35 +106,29 @@ class Projects(Database):
         ]
         with self._write() as connection:
             for part in parts(rows):
-                connection.execute(events.insert(), part)
+                connection.execute(sql.insert(Event), part)
 
     def open_events(self, project: int | None = None) -> list[Event]:
         """Events no sync has taken up yet, oldest first."""
-        query = sql.select(events).where(~events.c.handled).order_by(events.c.id)
-        if project is not None:
-            query = query.where(events.c.project == project)
-        with self._read() as connection:
-            return [
-                Event(row.id, row.project, row.action, tuple(json.loads(row.subjects)), row.received_at)
-                for row in connection.execute(query)
-            ]
+        query = sql.select(Event).where(~Event.handled).order_by(Event.id)
+        return self._all(query if project is None else query.where(Event.project == project))
 
     def handle_events(self, project: int, up_to: int, keep: int = 1000) -> None:
         """Mark events up to number `up_to` as taken up; of all such the last `keep` stay for the record."""
-        mine = events.c.project == project
+        mine = Event.project == project
         with self._write() as connection:
-            connection.execute(events.update().where(mine, events.c.id <= up_to).values(handled=True))
-            connection.execute(events.delete().where(mine, events.c.handled, events.c.id <= up_to - keep))
+            connection.execute(sql.update(Event).where(mine, Event.id <= up_to).values(handled=True))
+            connection.execute(sql.delete(Event).where(mine, Event.handled, Event.id <= up_to - keep))
 
-    def _of_project(self, project: int, column: sql.Column[Any]) -> Any:
+    def _of_project(self, project: int, column: Any) -> Any:
         with self._read() as connection:
-            return connection.scalar(sql.select(column).where(projects.c.id == project))
+            return connection.scalar(sql.select(column).where(ProjectRow.id == project))
 
     def _set_project(self, project: int, **values: Any) -> None:
         with self._write() as connection:
-            connection.execute(projects.update().where(projects.c.id == project).values(**values))
+            connection.execute(sql.update(ProjectRow).where(ProjectRow.id == project).values(**values))
 
     @staticmethod
     def _empty(connection: Connection, project: int) -> None:
-        for table in (samples, proposals, scores, annotation_map, tasks, events, runs):
-            connection.execute(table.delete().where(table.c.project == project))
+        for kind in _OF_PROJECT:
+            connection.execute(sql.delete(kind).where(kind.project == project))

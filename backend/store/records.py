@@ -1,23 +1,32 @@
-"""What the store hands out.
+"""The tables of the store, each with the record that is handed out of it.
 
-Legend: D token width; M the three multimask outputs.
+Legend: D token width; M the three multimask outputs. Times are UTC seconds since 1970; Label Studio's own times stay
+its strings, which are compared for equality only. A change of a table needs a step in `migrations`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import sqlalchemy as sql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
+from sqlalchemy.types import TypeDecorator
 
 from backend.label_studio.records import Json
+from usam.active.refinement import Gain
 
 Float16s = npt.NDArray[np.float16]
 Float32s = npt.NDArray[np.float32]
+MAX_ID = 2**63 - 1
+"""The largest whole number that a store can hold."""
 
 
 def data_key(data: Mapping[str, Any]) -> str:
@@ -25,29 +34,130 @@ def data_key(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:40]
 
 
-@dataclass(frozen=True)
-class Event:
+def storable_text(text: str, length: int | None = None) -> str:
+    """The text as every database can hold it: without lone surrogates and NUL, `length` characters at most."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:length]
+
+
+class JsonText(TypeDecorator[Any]):
+    """Anything that JSON can say, as text."""
+
+    impl, cache_ok = sql.Text, True
+
+    def process_bind_param(self, value: Any, _dialect: Dialect) -> str:
+        return json.dumps(value, separators=(",", ":"), sort_keys=True)
+
+    def process_result_value(self, value: str | None, _dialect: Dialect) -> Any:
+        return json.loads(value) if value is not None else None
+
+
+class Numbers(JsonText):
+    """A tuple of whole numbers, as text."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, _dialect: Dialect) -> tuple[int, ...]:
+        return tuple(super().process_result_value(value, _dialect))
+
+
+class HalfFloats(TypeDecorator[Float16s]):
+    """An array of half floats: (D,), or (rows, D)."""
+
+    impl, cache_ok = sql.LargeBinary, True
+
+    def __init__(self, *rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def process_bind_param(self, value: Float16s | None, _dialect: Dialect) -> bytes:
+        return np.asarray(value, "<f2").tobytes()
+
+    def process_result_value(self, value: bytes | None, _dialect: Dialect) -> Float16s:
+        return np.frombuffer(value or b"", "<f2").astype(np.float16).reshape(*self.rows, -1)
+
+
+class Known(TypeDecorator[float]):
+    """A number, NaN where it is not known."""
+
+    impl, cache_ok = sql.Float, True
+
+    def process_bind_param(self, value: float | None, _dialect: Dialect) -> float | None:
+        return None if value is None or math.isnan(value) else float(value)
+
+    def process_result_value(self, value: float | None, _dialect: Dialect) -> float:
+        return math.nan if value is None else value
+
+
+WHOLE = sql.BigInteger().with_variant(sql.Integer, "sqlite")
+
+
+class Row(MappedAsDataclass, DeclarativeBase):
+    """Base of the tables."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {int: WHOLE, str: sql.Text, float: sql.Float(), bool: sql.Boolean}
+
+    def columns(self, **more: Any) -> Json:
+        """Column -> value, for a statement; `more` in place of what the record says."""
+        return {column.key: getattr(self, column.key) for column in type(self).__table__.columns} | more
+
+
+RowOf = TypeVar("RowOf", bound=Row)
+Key = Annotated[int, mapped_column(primary_key=True, autoincrement=False)]
+Name40 = Annotated[str, mapped_column(sql.String(40))]
+Name120 = Annotated[str, mapped_column(sql.String(120))]
+Name200 = Annotated[str, mapped_column(sql.String(200))]
+Unknown = Annotated[float, mapped_column(Known, nullable=True)]
+"""NaN where it is not known."""
+
+
+class About(Row):
+    """What releases from before there were migrations read: they refuse what has them."""
+
+    __tablename__ = "about"
+    name: Mapped[Name40] = mapped_column(primary_key=True)
+    value: Mapped[str | None]
+
+
+class ProjectRow(Row):
+    """A project that is looked after. `stamp`: Label Studio's creation time; `cursor`: largest task change seen;
+    `served`: prediction version in use; `synced_at`: when every task was last looked at."""
+
+    __tablename__ = "projects"
+    id: Mapped[Key]
+    stamp: Mapped[Name40] = mapped_column(default="")
+    cursor: Mapped[Name40] = mapped_column(default="")
+    served: Mapped[Name120] = mapped_column(default="")
+    synced_at: Mapped[float] = mapped_column(default=0.0)
+
+
+class Event(Row):
     """One webhook call, as far as it is kept."""
 
-    id: int
-    project: int
-    action: str
-    subjects: tuple[int, ...]
-    received_at: float
+    __tablename__ = "events"
+    __table_args__ = (sql.Index("events_open", "handled", "project"), {"sqlite_autoincrement": True})
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    project: Mapped[int]
+    action: Mapped[str] = mapped_column(sql.String(60))
+    subjects: Mapped[tuple[int, ...]] = mapped_column(Numbers)
+    received_at: Mapped[float]
+    handled: Mapped[bool] = mapped_column(default=False)
 
 
-@dataclass(frozen=True)
-class KnownTask:
-    """A task as the last sync saw it."""
+class KnownTask(Row):
+    """A task as the last sync saw it. `checked`: the `updated_at` at which its annotations were last compared;
+    another one means they still have to be."""
 
-    id: int
-    data: Json = field(repr=False)
-    data_key: str
-    updated_at: str
-    annotations: int
-    cancelled: int
-    predictions: int
-    labeled: bool
+    __tablename__ = "tasks"
+    project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
+    id: Mapped[Key]
+    data: Mapped[Json] = mapped_column(JsonText, repr=False)
+    data_key: Mapped[Name40]
+    updated_at: Mapped[Name40]
+    annotations: Mapped[int]
+    cancelled: Mapped[int]
+    predictions: Mapped[int]
+    labeled: Mapped[bool]
+    checked: Mapped[Name40] = mapped_column(default="")
 
 
 @dataclass(frozen=True)
@@ -58,97 +168,81 @@ class TaskChanges:
     changed: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class KnownAnnotation:
-    """An annotation as the last sync saw it."""
+class KnownAnnotation(Row):
+    """An annotation as the last sync saw it; kept after deletion, as the map from annotation to task. `sampled_for`:
+    what its samples were made for; `used_in`: the retraining that first saw it as it is now, 0 for none."""
 
-    id: int
-    task: int
-    updated_at: str
-    cancelled: bool
-    deleted: bool
-    sampled_for: str
-    used_in: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class SampleRow:
-    """One labelled object as training data: tokens of the paper's single point, and what each head should
-    say."""
-
-    annotation: int
-    region: str
-    checkpoint: str
-    updated_at: str
-    task: int
-    label: str
-    box_only: bool
-    iou_token: Float16s = field(repr=False)
-    """(D,)"""
-    mask_tokens: Float16s = field(repr=False)
-    """(4, D)"""
-    targets: dict[str, list[float]] = field(repr=False)
-    """Head -> (M,) in [0, 1], NaN where it cannot be known."""
-
-    def as_row(self, project: int) -> Json:
-        """Columns of the table `samples`."""
-        return {
-            "project": project,
-            "annotation": self.annotation,
-            "region": self.region[:80],
-            "checkpoint": self.checkpoint,
-            "updated_at": self.updated_at,
-            "task": self.task,
-            "label": self.label[:200],
-            "box_only": self.box_only,
-            "width": len(self.iou_token),
-            "iou_token": self.iou_token.astype("<f2").tobytes(),
-            "mask_tokens": self.mask_tokens.astype("<f2").tobytes(),
-            "targets": json.dumps(self.targets),
-        }
-
-    @classmethod
-    def of_row(cls, row: Any) -> SampleRow:
-        """From a row of the table `samples`."""
-        return cls(
-            annotation=row.annotation,
-            region=row.region,
-            checkpoint=row.checkpoint,
-            updated_at=row.updated_at,
-            task=row.task,
-            label=row.label,
-            box_only=row.box_only,
-            iou_token=np.frombuffer(row.iou_token, "<f2").astype(np.float16),
-            mask_tokens=np.frombuffer(row.mask_tokens, "<f2").reshape(4, row.width).astype(np.float16),
-            targets=json.loads(row.targets),
-        )
+    __tablename__ = "annotations"
+    __table_args__ = (sql.Index("annotations_task", "project", "task"),)
+    project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
+    id: Mapped[Key]
+    task: Mapped[int]
+    updated_at: Mapped[Name40]
+    cancelled: Mapped[bool]
+    deleted: Mapped[bool]
+    sampled_for: Mapped[Name200]
+    used_in: Mapped[int]
+    reason: Mapped[str]
 
 
-@dataclass(frozen=True)
-class ProposalRow:
-    """Cached proposals of one task: packed arrays, regions without scores, or the reason why there are
-    none."""
+class SampleRow(Row):
+    """One labelled object as training data: tokens of the paper's single point, and what each head should say.
 
-    task: int
-    key: str
-    arrays: bytes = field(repr=False)
-    regions: list[Json] = field(repr=False)
-    reason: str = ""
+    `number` counts the samples of an annotation; `region` is an id that Label Studio does not keep unique.
+    `iou_token` (D,); `mask_tokens` (4, D); `targets`: head -> (M,) in [0, 1], NaN where it cannot be known.
+    """
+
+    __tablename__ = "samples"
+    __table_args__ = (
+        sql.ForeignKeyConstraint(
+            ["project", "annotation"], ["annotations.project", "annotations.id"], ondelete="CASCADE"
+        ),
+        sql.Index("samples_task", "project", "task"),
+    )
+    project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
+    annotation: Mapped[Key]
+    region: Mapped[str]
+    checkpoint: Mapped[Name200] = mapped_column(primary_key=True)
+    updated_at: Mapped[Name40]
+    task: Mapped[int]
+    label: Mapped[str]
+    box_only: Mapped[bool]
+    iou_token: Mapped[Float16s] = mapped_column(HalfFloats(), repr=False)
+    mask_tokens: Mapped[Float16s] = mapped_column(HalfFloats(4), repr=False)
+    targets: Mapped[dict[str, list[float]]] = mapped_column(JsonText, repr=False)
+    number: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.region, self.label = storable_text(self.region), storable_text(self.label)
 
 
-@dataclass(frozen=True)
-class ScoreRow:
-    """One task's place in the queue. `acquisition`: higher = ask first; `confidence`: lower = served
-    first."""
+class ProposalRow(Row):
+    """What the model says of a task whatever the heads are: packed arrays, regions without scores, or the reason why
+    there are none. `key`: image, checkpoint and settings it was made with."""
 
-    task: int
-    version: str
-    acquisition: float
-    confidence: float
-    place: int
-    is_audit: bool
-    reason: str = ""
+    __tablename__ = "proposals"
+    project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
+    task: Mapped[Key]
+    key: Mapped[str] = mapped_column(sql.String(64))
+    arrays: Mapped[bytes] = mapped_column(repr=False)
+    regions: Mapped[list[Json]] = mapped_column(JsonText, repr=False)
+    reason: Mapped[str] = mapped_column(default="")
+    made_at: Mapped[float] = mapped_column(init=False, repr=False, compare=False)
+
+
+class ScoreRow(Row):
+    """One task's place in the queue. `acquisition`: higher = ask first; `confidence`: lower = served first."""
+
+    __tablename__ = "scores"
+    __table_args__ = (sql.Index("scores_place", "project", "place"),)
+    project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
+    task: Mapped[Key]
+    version: Mapped[Name120]
+    acquisition: Mapped[float]
+    confidence: Mapped[float]
+    place: Mapped[int]
+    is_audit: Mapped[bool]
+    reason: Mapped[str] = mapped_column(default="")
 
 
 @dataclass(frozen=True)
@@ -160,37 +254,135 @@ class Counts:
     annotations: int
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of a job. `state`: running, done, rejected, skipped, failed or interrupted. Times in seconds."""
+class Run(Row):
+    """One run of a job. `state`: running, done, rejected, skipped, failed or interrupted. `details` are for people:
+    nothing is decided by them."""
 
-    id: int
-    project: int
-    job: str
-    state: str
-    fingerprint: str
-    done: int
-    total: int
-    reason: str
-    details: Json
-    started_at: float
-    changed_at: float
-    finished_at: float | None
+    __tablename__ = "runs"
+    __table_args__ = (sql.Index("runs_job", "project", "job", "id"), {"sqlite_autoincrement": True})
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    project: Mapped[int]
+    job: Mapped[Name40]
+    state: Mapped[str] = mapped_column(sql.String(20))
+    fingerprint: Mapped[str] = mapped_column(sql.String(64))
+    done: Mapped[int]
+    total: Mapped[int]
+    reason: Mapped[str]
+    details: Mapped[Json] = mapped_column(JsonText)
+    started_at: Mapped[float]
+    changed_at: Mapped[float]
+    finished_at: Mapped[float | None]
+
+
+class SelectionGain(Row):
+    """What choosing masks by the predicted IoU of the head set `version` gained in true IoU, as the retraining `run`
+    measured it: the mean with its 95 % interval over images."""
+
+    __tablename__ = "selection_gains"
+    project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
+    version: Mapped[Name120] = mapped_column(primary_key=True)
+    run: Mapped[int]
+    value: Mapped[Unknown]
+    low: Mapped[Unknown]
+    high: Mapped[Unknown]
+    objects: Mapped[int]
+    images: Mapped[int]
+
+    @property
+    def gain(self) -> Gain:
+        """The measurement alone."""
+        return Gain(self.value, self.low, self.high, self.objects, self.images)
+
+
+class RefinementState(Row):
+    """What one refinement of the pool did so far, what it gained where people have labelled since, whether it is
+    suspended, and what was asked for. Gains are in IoU, the predicted one a mean over `kept`."""
+
+    __tablename__ = "refinement_states"
+    project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
+    action: Mapped[Name40] = mapped_column(primary_key=True)
+    run: Mapped[int]
+    suspended: Mapped[bool]
+    budget: Mapped[float]
+    share_of_cost: Mapped[float]
+    threshold: Mapped[Unknown]
+    considered: Mapped[int]
+    chosen: Mapped[int]
+    acted: Mapped[int]
+    kept: Mapped[int]
+    predicted_gain: Mapped[float]
+    seconds: Mapped[float]
+    gain_value: Mapped[Unknown]
+    gain_low: Mapped[Unknown]
+    gain_high: Mapped[Unknown]
+    gain_objects: Mapped[int | None]
+    gain_images: Mapped[int | None]
+    encode_s: Mapped[Unknown]
+    decode_s: Mapped[Unknown]
+    asked: Mapped[Any] = mapped_column(JsonText)
 
     @classmethod
-    def of_row(cls, row: Any) -> Run:
-        """From a row of the table `runs`."""
+    def of(cls, action: str, run: int, figures: Mapping[str, Any]) -> RefinementState:
+        """From what a ranking reports of an action."""
+        total, gain, cost = (figures.get(name) or {} for name in ("total", "true_gain", "cost"))
+        nan = math.nan
         return cls(
-            row.id,
-            row.project,
-            row.job,
-            row.state,
-            row.fingerprint,
-            row.done,
-            row.total,
-            row.reason,
-            json.loads(row.details),
-            row.started_at,
-            row.changed_at,
-            row.finished_at,
+            action=action,
+            run=run,
+            suspended=bool(figures.get("suspended")),
+            budget=float(figures.get("budget", 0.0)),
+            share_of_cost=float(figures.get("share_of_cost", 0.0)),
+            threshold=nan if figures.get("threshold") is None else float(figures["threshold"]),
+            considered=int(figures.get("considered", 0)),
+            chosen=int(figures.get("chosen", 0)),
+            acted=int(total.get("acted", 0)),
+            kept=int(total.get("kept", 0)),
+            predicted_gain=float(total.get("predicted_gain", 0.0)),
+            seconds=float(total.get("seconds", 0.0)),
+            gain_value=float(gain.get("value", nan)),
+            gain_low=float(gain.get("low", nan)),
+            gain_high=float(gain.get("high", nan)),
+            gain_objects=gain.get("objects"),
+            gain_images=gain.get("images"),
+            encode_s=float(cost.get("encode_s", nan)),
+            decode_s=float(cost.get("decode_s", nan)),
+            asked=figures.get("asked"),
         )
+
+    def figures(self) -> Json:
+        """As a ranking reports it; what is not known is left out."""
+        found: Json = {name: getattr(self, name) for name in ("budget", "considered", "share_of_cost", "chosen")}
+        found |= {"threshold": None if math.isnan(self.threshold) else self.threshold, "suspended": self.suspended}
+        found["total"] = {name: getattr(self, name) for name in ("acted", "kept", "predicted_gain", "seconds")}
+        if self.gain_objects is not None:
+            gain = Gain(self.gain_value, self.gain_low, self.gain_high, self.gain_objects, self.gain_images or 0)
+            found["true_gain"] = gain.figures()
+        if not math.isnan(self.encode_s):
+            found["cost"] = {"encode_s": self.encode_s, "decode_s": self.decode_s}
+        return found | {"asked": self.asked}
+
+
+class VerdictRow(Row):
+    """What the gate said of a candidate in the retraining `run`; errors are mean squared, lower = better."""
+
+    __tablename__ = "verdicts"
+    run: Mapped[Key]
+    project: Mapped[int] = mapped_column(index=True)
+    promote: Mapped[bool]
+    method: Mapped[str]
+    objects: Mapped[int]
+    tasks: Mapped[int]
+    champion_error: Mapped[Unknown]
+    candidate_error: Mapped[Unknown]
+    share: Mapped[Unknown]
+    candidate: Mapped[Name120]
+    judged_at: Mapped[float]
+
+
+class Lease(Row):
+    """Who does what only one may do at a time. A lease that is not renewed ends by itself."""
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(sql.String(80), primary_key=True)
+    holder: Mapped[Name120]
+    until: Mapped[float]

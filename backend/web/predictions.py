@@ -32,10 +32,10 @@ from backend.label_studio.regions import (
     prompts_from_task,
     validated,
 )
-from backend.metrics.refinement import PoolRuns, last_acting
 from backend.metrics.service import Metrics
-from backend.pool.mask_selection import mask_choice
-from backend.pool.ranking import strategy_for
+from backend.metrics.workers import Refinements
+from backend.pool.mask_selection import SelectionGains, mask_choice
+from backend.pool.policy import strategy_for
 from backend.settings import Settings
 from backend.store.records import ScoreRow
 from usam.active.acquisition import image_score, object_scores
@@ -53,8 +53,8 @@ CACHE_TTL_S = 30.0
 log = logging.getLogger(__name__)
 
 
-class ServedRankings(PoolRuns, Protocol):
-    """What knows a project's runs, and under which version its predictions are served, in which order."""
+class ServedRankings(Refinements, SelectionGains, Protocol):
+    """What knows what was decided of a project, and under which version its predictions are served, in which order."""
 
     def served(self, project: int) -> str: ...
 
@@ -150,10 +150,9 @@ class PredictionService:
         self._selected_at[project] = time.monotonic()
         versions = [heads.version if heads is not None else NO_HEADS for heads in (own, base)]
         try:
-            report = last_acting(self._served.runs(project, "score_pool", limit=50))
-            self._engine.suspend(project, [name for name, figures in report.items() if figures.get("suspended")])
-            selection = mask_choice(self._settings, self._served, project, *versions)
-            self._engine.set_mask_selection(project, selection)
+            states = self._served.refinements(project)
+            self._engine.suspend(project, [name for name, state in states.items() if state.suspended])
+            self._engine.set_mask_selection(project, mask_choice(self._settings, self._served, project, *versions))
         except UsamError as error:
             log.warning("how masks of project %s are chosen is not known: %s", project, error)
 

@@ -13,8 +13,8 @@ from backend.jobs.entry import run_job
 from backend.label_studio.client import LabelStudio
 from backend.local.label_studio_server import LabelStudioServer
 from backend.local.redis_server import RedisServer
+from backend.pool.policy import audit_tasks
 from backend.pool.publication import verify
-from backend.pool.ranking import audit_tasks
 from backend.settings import Settings
 from tests.e2e.workplace import Workplace, small_region, workplace
 

@@ -16,8 +16,8 @@ from backend.cli.main import app
 from backend.jobs import pseudo_label
 from backend.local.label_studio_server import LabelStudioServer
 from backend.local.redis_server import RedisServer
+from backend.pool.policy import audit_tasks
 from backend.pool.publication import verify
-from backend.pool.ranking import audit_tasks
 from backend.settings import Settings
 from backend.store.pseudo_label_store import accepted_by, accepting_version
 from tests.e2e.workplace import Workplace, small_region, workplace

@@ -28,11 +28,11 @@ def holders(place: Workplace, projects: list[int]) -> set[str]:
     """Who ranks these projects now, by their leases."""
     import sqlalchemy as sql
 
-    from backend.store.schema import leases
+    from backend.store.records import Lease
 
     names = [f"score_pool-{project}" for project in projects]
     with place.store._read() as connection:
-        return set(connection.scalars(sql.select(leases.c.holder).where(leases.c.name.in_(names))))
+        return set(connection.scalars(sql.select(Lease.holder).where(Lease.name.in_(names))))
 
 
 def test_two_workers_rank_two_projects_each_task_once_and_one_takes_over(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from backend.learning.samples import (
     object_targets,
     overlaps,
     paper_prompts,
-    stacked,
+    to_batch,
 )
 from backend.metrics.service import Metrics
 from backend.settings import Settings
@@ -154,9 +155,9 @@ def test_boxes_are_left_out_beside_pixels_and_unknown_targets_are_nan(
     annotated = AnnotatedImage(model, model.encode(image))
     (pixels,), _ = annotated.samples(Annotation(7, 3, "t", [brush()]))
     (box,), _ = annotated.samples(Annotation(8, 4, "t", [RECTANGLE]))
-    assert stacked([pixels, box])["groups"].tolist() == [3]
-    assert stacked([box])["groups"].tolist() == [4]
-    more = type(pixels)(**{**pixels.__dict__, "targets": {**pixels.targets, "model_gap": [0.5] * 3}})
-    both = stacked([pixels, more])
+    assert to_batch([pixels, box])["groups"].tolist() == [3]
+    assert to_batch([box])["groups"].tolist() == [4]
+    more = replace(pixels, targets={**pixels.targets, "model_gap": [0.5] * 3})
+    both = to_batch([pixels, more])
     assert np.isnan(both["targets"]["model_gap"][0]).all()
     assert (both["targets"]["model_gap"][1] == 0.5).all()

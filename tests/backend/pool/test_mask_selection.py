@@ -1,34 +1,36 @@
-"""What a retraining says of choosing masks by predicted IoU: by labels that the judged heads have not learned from."""
+"""What masks are chosen by stands in the store and is not forgotten, whatever runs come after."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from pathlib import Path
 
-import numpy as np
-import pytest
+from backend.pool.mask_selection import mask_choice
+from backend.settings import Settings
+from backend.store import Store
+from usam.active.refinement import Gain
 
-from backend.jobs.retrain import measure_choices
-from tests.usam.active.test_mask_selection import batch, knowing_heads
-from usam.training.gate import take
-
-
-def test_each_head_set_is_judged_by_labels_it_has_not_seen() -> None:
-    objects: dict[str, Any] = batch(60)
-    right, wrong = knowing_heads(1.0), knowing_heads(-1.0)
-    first = np.isin(objects["groups"], np.arange(15))
-    folds = [(right, take(objects, first)), (right, take(objects, ~first))]
-    found = measure_choices("nano-s", wrong, right, objects, None, folds, 0)
-    assert found[right.version]["value"] > 0.1
-    assert found[right.version]["objects"] == 60
-    assert found[right.version]["images"] == 30
-    assert found[wrong.version]["value"] == pytest.approx(-0.25, abs=0.06)
-    assert found[wrong.version]["high"] < 0
+LOSES = Gain(-0.05, -0.07, -0.03, 40, 20)
 
 
-def test_audit_labels_judge_the_candidate_where_there_are_any() -> None:
-    train, audit = batch(60), batch(20)
-    right = knowing_heads(1.0)
-    found = measure_choices("nano-s", None, right, train, audit, [], 0)
-    assert found == {right.version: found[right.version]}
-    assert found[right.version]["objects"] == 20
-    assert measure_choices("nano-s", None, right, train, None, [], 0) == {}
+def test_fifty_skipped_runs_change_nothing(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'usam.db'}")
+    store.join(1)
+    run = store.start_run(1, "retrain")
+    store.put_selection_gains(1, run, {"mine": LOSES})
+    store.finish_run(run, "rejected")
+    for _ in range(50):
+        store.finish_run(store.start_run(1, "retrain"), "skipped", "no label has changed since the last time")
+    assert mask_choice(Settings(model="nano-s"), store, 1, "mine", "base") == "samscore"
+    assert store.selection_gain(1, "mine") == LOSES
+    store.close()
+
+
+def test_a_gain_of_nothing_comes_back_as_it_was(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'usam.db'}")
+    store.put_selection_gains(1, 1, {"mine": Gain(math.nan, math.nan, math.nan, 0, 0)})
+    gain = store.selection_gain(1, "mine")
+    assert gain is not None
+    assert math.isnan(gain.value)
+    assert gain.pays is None
+    store.close()

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backend.pool.policy import OWN_MODEL, OWN_VERSION, audit_tasks, settings_key, strategy_for
 from backend.pool.proposals import ObjectScores
-from backend.pool.ranking import OWN_MODEL, OWN_VERSION, PoolTask, audit_tasks, rank, settings_key, strategy_for
+from backend.pool.ranking import PoolTask, rank
 from backend.settings import Settings
 from tests.usam.training.test_gate import constant
 

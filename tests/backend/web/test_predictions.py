@@ -21,6 +21,7 @@ from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.records import ScoreRow
 from backend.web.predictions import Places, PredictionService
+from usam.active.refinement import Gain
 from usam.heads.head_set import HeadSet
 
 CONFIG = """<View><Image name="img" value="$image"/>
@@ -54,13 +55,12 @@ def store(tmp_path: Path) -> Store:
     return Store(f"sqlite:///{tmp_path / 'usam.db'}")
 
 
-def record(store: Store, **choice: dict[str, float]) -> None:
-    run = store.start_run(1, "retrain")
-    store.finish_run(run, "done", "", {"choice": choice})
+def record(store: Store, **gains: Gain) -> None:
+    store.put_selection_gains(1, store.start_run(1, "retrain"), gains)
 
 
-def measured(value: float, objects: int = 40) -> dict[str, float]:
-    return {"value": value, "low": value - 0.02, "high": value + 0.02, "objects": objects, "images": 20}
+def measured(value: float, objects: int = 40) -> Gain:
+    return Gain(value, value - 0.02, value + 0.02, objects, 20)
 
 
 def test_masks_are_chosen_as_the_newest_measurement_says(store: Store) -> None:

@@ -1,11 +1,8 @@
-"""Tables of the store. A change that old data does not fit raises `SCHEMA_VERSION`.
-
-Times are UTC seconds since 1970; Label Studio's own times stay its strings, which are compared for equality
-only.
-"""
+"""The tables as the first releases made them, before there were migrations. Never changed again."""
 
 from __future__ import annotations
 
+from alembic import op
 from sqlalchemy import (
     Boolean,
     Column,
@@ -20,7 +17,8 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 1
+revision = "0001"
+down_revision = None
 metadata = MetaData()
 
 about = Table("about", metadata, Column("name", String(40), primary_key=True), Column("value", Text))
@@ -34,8 +32,6 @@ projects = Table(
     Column("served", String(120), nullable=False),
     Column("synced_at", Float, nullable=False),
 )
-"""`stamp`: Label Studio's creation time; `cursor`: largest task change seen; `served`: prediction version
-in use."""
 
 events = Table(
     "events",
@@ -64,8 +60,6 @@ tasks = Table(
     Column("labeled", Boolean, nullable=False),
     Column("checked", String(40), nullable=False),
 )
-"""`checked`: the `updated_at` at which its annotations were last compared; another one means they still
-have to be."""
 
 annotation_map = Table(
     "annotations",
@@ -81,8 +75,6 @@ annotation_map = Table(
     Column("reason", Text, nullable=False),
     Index("annotations_task", "project", "task"),
 )
-"""Kept after deletion, as the map from annotation to task. `sampled_for`: what its samples were made for;
-`used_in`: the retraining that first saw it as it is now, 0 for none."""
 
 samples = Table(
     "samples",
@@ -114,8 +106,6 @@ proposals = Table(
     Column("reason", Text, nullable=False),
     Column("made_at", Float, nullable=False),
 )
-"""What the model says of a task whatever the heads are. `key`: image, checkpoint and settings it was made
-with."""
 
 scores = Table(
     "scores",
@@ -157,4 +147,8 @@ leases = Table(
     Column("holder", String(120), nullable=False),
     Column("until", Float, nullable=False),
 )
-"""Who does what only one may do at a time. A lease that is not renewed ends by itself."""
+
+
+def upgrade() -> None:
+    """Make the tables that are not there."""
+    metadata.create_all(op.get_bind())
