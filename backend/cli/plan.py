@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from backend.settings import Settings
-
-ProjectId = Annotated[int, typer.Option("--project", help="Number of the Label Studio project.")]
+from backend.cli.folder import AsJson, ProjectId, open_store, print_json, settings_in_use
 
 
 def register(app: typer.Typer) -> None:
@@ -22,46 +21,49 @@ def plan(
     iou: Annotated[float, typer.Option(help="IoU to be promised of masks accepted without a person.")] = 0.8,
     risk: Annotated[float, typer.Option(help="Largest share of these that may miss it.")] = 0.1,
     confidence: Annotated[float, typer.Option(help="Chance, over audit labels, that this holds.")] = 0.9,
+    as_json: AsJson = False,
 ) -> None:
     """Say what the next labels are expected to bring, and when to stop. Changes nothing."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from backend.learning.label_plan import plan_project
-    from backend.store import Store
     from backend.store.head_registry import Registry
     from usam.checkpoints.registry import resolve_heads
     from usam.pseudo_labels.calibration import RiskGuarantee
 
-    settings = Settings.from_environment()
-    promise = RiskGuarantee(iou, risk, confidence)
+    settings = settings_in_use()
+    guarantee = RiskGuarantee(iou, risk, confidence)
     base = resolve_heads(settings.model, None if settings.heads == "none" else settings.heads)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    store = Store(settings.store_url)
     columns = (TextColumn("learning again"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    try:
+    with open_store(settings, project) as store:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            line = bar.add_task("")
-            found = plan_project(
+            task = bar.add_task("")
+            planned = plan_project(
                 settings,
                 store,
                 project,
                 base,
-                promise,
-                lambda done, total: bar.update(line, completed=done, total=total),
+                guarantee,
+                lambda done, total: bar.update(task, completed=done, total=total),
             )
-        for said in found.lines():
-            typer.echo(said)
-        if more not in found.plan.gains:
-            typer.echo(found.plan.curve.suggestion(more))
-        for version in Registry(settings.registry_dir).versions(project):
-            figures = version.figures
-            before, after = figures.get("champion_error", float("nan")), figures.get("candidate_error", float("nan"))
-            typer.echo(
-                f"version {version.version}: {version.samples} labels, error {before:.4f} before, {after:.4f} after, "
-                f"by {figures.get('method', 'no gate')}"
-            )
-        for run in store.runs(project, "retrain", limit=3):
-            typer.echo(f"training {run.id}: {run.state}; {run.reason}")
-    finally:
-        store.close()
+        lines = [*planned.lines()]
+        if more not in planned.plan.gains:
+            lines.append(planned.plan.curve.suggestion(more))
+        versions = Registry(settings.registry_dir).versions(project)
+        runs = store.runs(project, "retrain", limit=3)
+    if as_json:
+        listed = [{"version": version.version, "objects": version.samples, **version.figures} for version in versions]
+        print_json({"project": project, "lines": lines, "versions": listed, "runs": [asdict(run) for run in runs]})
+        return
+    for line in lines:
+        typer.echo(line)
+    for version in versions:
+        figures = version.figures
+        before, after = figures.get("champion_error", float("nan")), figures.get("candidate_error", float("nan"))
+        typer.echo(
+            f"version {version.version}: {version.samples} objects, error {before:.4f} before, {after:.4f} after, "
+            f"by {figures.get('method', 'no gate')}"
+        )
+    for run in runs:
+        typer.echo(f"training {run.id}: {run.state}; {run.reason}")

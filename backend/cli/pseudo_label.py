@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.settings import Settings
+from backend.cli.folder import AsJson, ProjectId, check_project, open_label_studio, print_json, say, settings_in_use
 
 if TYPE_CHECKING:
     from backend.resources import Resources
     from backend.store.pseudo_label_store import PseudoLabelRun
-
-ProjectId = Annotated[int, typer.Option("--project", help="Number of the Label Studio project.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +28,7 @@ def pseudo_label(
         bool, typer.Option("--as-annotations", help="Write marked annotations, of whole images only.")
     ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take back everything that was accepted.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Accept masks without a person, under a risk that audit labels bear out."""
     from backend.jobs.pseudo_label import run
@@ -38,37 +36,61 @@ def pseudo_label(
     from usam.pseudo_labels.calibration import RiskGuarantee
 
     promise = RiskGuarantee(iou, risk, confidence, per_image, whole_images=as_annotations)
-    with Resources.open(Settings.from_environment()) as resources, resources.lease(f"pseudo_label-{project}"):
-        if undo:
-            _undo(resources, project)
-            return
-        record = run(resources, project, promise, as_annotations=as_annotations)
+    settings = settings_in_use()
+    open_label_studio(settings).close()  # says where its address and token could come from
+    with Resources.open(settings) as resources:
+        check_project(resources.store, project)
+        with resources.lease(f"pseudo_label-{project}"):
+            if undo:
+                _undo(resources, project, as_json)
+                return
+            record = run(resources, project, promise, as_annotations=as_annotations)
         if record is None:
-            _say(f"project {project}: neither labels nor tasks have changed since the last time")
+            say(f"project {project}: neither annotations nor tasks have changed since the last time")
         else:
             _report(resources, project, record)
+        if as_json:
+            print_json({"project": project, "changed": record is not None, **(_facts(record) if record else {})})
 
 
-def _undo(resources: Resources, project: int) -> None:
+def _undo(resources: Resources, project: int, as_json: bool) -> None:
     from backend.jobs.pseudo_label import undo
 
     taken = undo(resources, project)
-    _say(f"project {project}: {len(taken.versions)} versions, {taken.annotations} annotations taken back")
+    say(f"project {project}: {len(taken.versions)} versions, {taken.annotations} annotations taken back")
     if taken.kept:
-        _say(f"changed by a person since, so kept: annotations {', '.join(map(str, taken.kept))}")
+        say(f"changed by a person since, so kept: annotations {', '.join(map(str, taken.kept))}")
+    if as_json:
+        print_json(
+            {
+                "project": project,
+                "versions": list(taken.versions),
+                "annotations": taken.annotations,
+                "kept": list(taken.kept),
+            }
+        )
+
+
+def _facts(record: PseudoLabelRun) -> dict[str, Any]:
+    return {
+        "version": record.version,
+        "masks": len(record.masks),
+        "tasks": len(record.tasks),
+        "threshold": record.calibration.threshold,
+        "heads": record.calibration.heads,
+        "audited_images": record.calibration.images,
+        "audited_masks": record.calibration.accepted,
+        "audited_misses": record.calibration.failed,
+    }
 
 
 def _report(resources: Resources, project: int, record: PseudoLabelRun) -> None:
     from backend.jobs.pseudo_label import acceptances
 
     found = record.calibration
-    _say(f"project {project}: {len(record.masks)} masks on {len(record.tasks)} tasks accepted as {record.version}")
-    _say(
+    say(f"project {project}: {len(record.masks)} masks on {len(record.tasks)} tasks accepted as {record.version}")
+    say(
         f"threshold {found.threshold:.3f}, heads {found.heads}; of {found.accepted} masks that it accepts on "
         f"{found.images} audited images {found.failed} miss IoU {found.promise.iou:g}"
     )
-    _say(f"masks, COCO file and record: {acceptances(resources).folder_of(project, record.run)}")
-
-
-def _say(line: str) -> None:
-    typer.echo(f"{time.strftime('%H:%M:%S')}  {line}", err=True)
+    say(f"masks, COCO file and record: {acceptances(resources).folder_of(project, record.run)}")

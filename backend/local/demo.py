@@ -50,7 +50,28 @@ PICTURES = (
 )
 """Those inside scikit-image that are pictures of something. Two are a stereo pair: near-duplicates on
 purpose."""
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+"""What a browser shows and Label Studio serves as a picture."""
+NOT_SHOWN = {
+    ".tif": "no browser shows TIFF: save as PNG",
+    ".tiff": "no browser shows TIFF: save as PNG",
+    ".heic": "no browser shows HEIC: save as JPEG",
+    ".heif": "no browser shows HEIF: save as JPEG",
+    ".jfif": "Label Studio does not serve this ending as a picture: rename to .jpg",
+    ".jpe": "Label Studio does not serve this ending as a picture: rename to .jpg",
+    ".avif": "AVIF cannot be read here: save as JPEG or PNG",
+    ".jxl": "no browser shows JPEG XL: save as JPEG or PNG",
+    ".jp2": "no browser shows JPEG 2000: save as JPEG or PNG",
+    ".svg": "SVG has no pixels: save as PNG",
+    ".dng": "raw photographs cannot be shown: save as JPEG",
+    ".cr2": "raw photographs cannot be shown: save as JPEG",
+    ".nef": "raw photographs cannot be shown: save as JPEG",
+    ".arw": "raw photographs cannot be shown: save as JPEG",
+    ".dcm": "DICOM cannot be shown: save as PNG",
+    ".psd": "PSD cannot be shown: save as PNG",
+}
+"""Endings of pictures that are left out, with the reason and what to do."""
+NAMED = 3
 
 
 def demo_pictures(folder: Path) -> Path:
@@ -71,16 +92,34 @@ def pictures_in(folder: Path) -> list[Path]:
     """The image files of `folder` and its sub-folders, sorted. Raises `SettingsError` where there are
     none."""
     if not folder.is_dir():
-        raise SettingsError("a folder of images", f"{folder}, which is none", "check the path")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
-    if not found:
+        got = "a file" if folder.exists() else "nothing there"
+        raise SettingsError("a folder of images", f"{folder}, which is {got}", "check the path")
+    try:
+        pictures = [path for path in _files(folder) if path.suffix.lower() in SUFFIXES]
+    except OSError as error:
+        raise SettingsError(f"a folder {folder} that can be read", str(error), "correct its rights") from error
+    if not pictures:
+        left = " ".join(describe_left_out(folder))
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise SettingsError(f"images in {folder}", "none", f"put some there ({kinds})")
-    return found
+        raise SettingsError(f"images in {folder}", left or "none", f"put some there ({kinds})")
+    return pictures
+
+
+def describe_left_out(folder: Path) -> list[str]:
+    """A sentence for each kind of picture in `folder` that is left out: how many, some names, why, what to do."""
+    kinds: dict[str, list[str]] = {}
+    for path in _files(folder):
+        if path.suffix.lower() in NOT_SHOWN:
+            kinds.setdefault(path.suffix.lower(), []).append(path.name)
+    return [
+        f"left out {len(names)} {suffix} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}): "
+        f"{NOT_SHOWN[suffix]}"
+        for suffix, names in sorted(kinds.items())
+    ]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def document_root(folder: Path) -> Path:

@@ -55,3 +55,10 @@ class NextTasks:
         open_tasks = {task.id: task.data for task in self._store.tasks(project, unlabelled=True)}
         order = [row.task for row in self._store.ranking(project)]
         return [(task, open_tasks[task]) for task in order if task in open_tasks][: self._count + 20]
+
+
+def open_ranking(store: RankingStore, project: int, count: int) -> list[tuple[Any, dict[str, Any]]]:
+    """The first `count` rows of a ranking, each with its task's data, leaving out tasks that are finished by now."""
+    open_tasks = {task.id: task.data for task in store.tasks(project, unlabelled=True)}
+    rows = [row for row in store.ranking(project) if row.task in open_tasks]
+    return [(row, open_tasks[row.task]) for row in rows[:count]]

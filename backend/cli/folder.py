@@ -1,0 +1,138 @@
+"""Which data folder a command works on, and what it opens there. No command makes a database where there was none."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from backend.errors import SettingsError
+from backend.settings import Settings
+
+if TYPE_CHECKING:
+    from backend.label_studio.client import LabelStudio
+    from backend.local.running import RunningStack
+    from backend.queue import JobName
+    from backend.store import Store
+
+ProjectId = Annotated[int, typer.Option("--project", help="Number of the Label Studio project.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+_OF_A_STACK = {
+    "LABEL_STUDIO_URL": "label_studio_url",
+    "LABEL_STUDIO_API_KEY": "label_studio_api_key",
+    "REDIS_URL": "redis_url",
+    "USAM_HOST": "host",
+    "USAM_PORT": "port",
+}
+"""Variable -> field of the settings that a running stack tells."""
+
+
+def say(line: str) -> None:
+    """A line for people, on standard error."""
+    typer.echo(f"{time.strftime('%H:%M:%S')}  {line}", err=True)
+
+
+def print_json(content: Any) -> None:
+    """The one thing on standard output."""
+    typer.echo(json.dumps(content, indent=1, default=str))
+
+
+def settings_in_use(*, needs_store: bool = True, tell: Callable[[str], None] = say) -> Settings:
+    """The settings of the environment, with the data folder that is meant and what its running stack tells.
+
+    The folder is USAM_DATA_DIR's, else `var` here, else that of the one stack this user has running; `tell` is told
+    which. Variables that are set win. Raises `SettingsError` where there is no store, or two stacks that may be meant.
+    """
+    from backend.local.running import running_in, running_stacks
+
+    settings = Settings.from_environment()
+    here = settings.data_dir.resolve()
+    stack = running_in(here)
+    if stack is None and not _has_store(settings) and "USAM_DATA_DIR" not in os.environ:
+        stack = _only(running_stacks())
+    if stack is not None:
+        settings = _with_stack(stack)
+    if needs_store and not _has_store(settings):
+        raise SettingsError(
+            "a data folder with a store",
+            f"none in {here}, and no stack that runs",
+            "start usam-backend up, go to the folder where it was started, or set USAM_DATA_DIR",
+        )
+    where = "the database of USAM_DATABASE_URL" if settings.database_url.get_secret_value() else settings.data_dir
+    tell(f"reading {where}" + (", whose stack runs" if stack is not None else ""))
+    return settings
+
+
+def _with_stack(stack: RunningStack) -> Settings:
+    told = {field: stack.environment.get(name) for name, field in _OF_A_STACK.items() if name not in os.environ}
+    return Settings.from_environment(data_dir=stack.folder, **told)
+
+
+def _has_store(settings: Settings) -> bool:
+    return bool(settings.database_url.get_secret_value()) or (settings.data_dir / "usam.db").is_file()
+
+
+def _only(stacks: list[RunningStack]) -> RunningStack | None:
+    if len(stacks) > 1:
+        folders = ", ".join(str(stack.folder) for stack in stacks)
+        raise SettingsError("one stack that runs", f"{len(stacks)}: {folders}", "set USAM_DATA_DIR to the one you mean")
+    return stacks[0] if stacks else None
+
+
+@contextmanager
+def open_store(settings: Settings, project_id: int | None = None) -> Iterator[Store]:
+    """The store. Raises `SettingsError` where it does not know the project."""
+    from backend.store import Store
+
+    store = Store(settings.store_url)
+    try:
+        if project_id is not None:
+            check_project(store, project_id)
+        yield store
+    finally:
+        store.close()
+
+
+def check_project(store: Store, project_id: int) -> None:
+    """Raise `SettingsError` for a project that is not looked after."""
+    known = store.projects()
+    if project_id not in known:
+        raise SettingsError(
+            f"a project that is looked after ({', '.join(map(str, known)) or 'there is none yet'})",
+            str(project_id),
+            f"correct the number, or connect it first: usam-backend connect --project {project_id}",
+        )
+
+
+def open_label_studio(settings: Settings) -> LabelStudio:
+    """A client of Label Studio. Raises `SettingsError` where its address or token is not known."""
+    from backend.label_studio.client import LabelStudio
+
+    token = settings.label_studio_api_key.get_secret_value()
+    if not settings.label_studio_url or not token:
+        raise SettingsError(
+            "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY",
+            "at least one is not set, and no stack runs that would tell",
+            "start usam-backend up, or set both",
+        )
+    return LabelStudio(settings.label_studio_url, token)
+
+
+def ask_for(settings: Settings, project_id: int, job: JobName) -> None:
+    """Queue a job. Raises `QueueError` where Redis does not answer."""
+    from backend.queue import open_queue
+
+    open_queue(settings).enqueue(project_id, job)
+
+
+def data_folder(settings: Settings) -> Path:
+    """The data folder, made where there is none and its owner's alone from then on."""
+    os.umask(0o077)
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return settings.data_dir

@@ -1,0 +1,251 @@
+"""Commands that look after a project: what was done, what is ranked first, and which heads are in use.
+
+One word, one meaning: a *task* is a picture in Label Studio, an *annotation* what a person saved for it, an *object*
+one region of an annotation, a *label* the name that an object carries.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from backend.cli.folder import AsJson, ProjectId, ask_for, check_project, open_store, print_json, say, settings_in_use
+from backend.errors import RegistryError
+
+if TYPE_CHECKING:
+    from backend.settings import Settings
+    from backend.store import Store
+    from backend.store.head_registry import Registry, Version
+
+BASE_HEADS = "the heads that come with the checkpoint"
+AUDIT = "audit: chosen at random, to keep the figures honest"
+RUNS, RANKED_FIRST = 8, 5
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this topic."""
+    for command in (status, score, retrain, versions, rollback, repair):
+        app.command()(command)
+
+
+def status(
+    project: Annotated[int | None, typer.Option("--project", help="Only this project.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the workers did and do, the version in use and the tasks that are ranked first."""
+    settings = settings_in_use()
+    with open_store(settings, project) as store:
+        numbers = [project] if project is not None else store.projects()
+        states = [project_state(settings, store, number) for number in numbers]
+        if as_json:
+            print_json({"folder": settings.data_dir.resolve(), "projects": states})
+            return
+        if not states:
+            say("no project is looked after yet: usam-backend connect --project N")
+        for state in states:
+            _print_state(state)
+
+
+def score(
+    project: ProjectId,
+    force: Annotated[bool, typer.Option("--force", help="Rank also where the order in use is right.")] = False,
+) -> None:
+    """Rank the tasks without an annotation again, in a worker, where their order is out of date."""
+    settings = settings_in_use()
+    with open_store(settings, project) as store:
+        if force:
+            request_ranking(store, project)
+    ask_for(settings, project, "score_pool")
+    say(f"project {project}: ranking asked for; see usam-backend status --project {project}")
+
+
+def request_ranking(store: Store, project_id: int) -> None:
+    """Note that the order in use is to be made again: the last ranking counts as one that did not finish."""
+    run = store.start_run(project_id, "score_pool")
+    store.finish_run(run, "interrupted", "ranking asked for on the command line")
+
+
+def retrain(project: ProjectId) -> None:
+    """Retrain the heads now, in a worker, however few annotations are new."""
+    settings = settings_in_use()
+    with open_store(settings, project):
+        pass
+    ask_for(settings, project, "retrain")
+    say(f"project {project}: retraining asked for; see usam-backend status --project {project}")
+
+
+def versions(project: ProjectId, as_json: AsJson = False) -> None:
+    """List a project's head sets, the newest last; the one in use is marked."""
+    _, registry = _registry_of(project)
+    champion, known, damaged = registry.champion(project), registry.versions(project), registry.damaged(project)
+    if as_json:
+        listed = [{**_facts(version), "damaged": damaged.get(version.version, "")} for version in known]
+        print_json({"project": project, "in_use": champion, "versions": listed, "damaged": damaged})
+        return
+    typer.echo(f"{' ' if champion else '*'} {BASE_HEADS}")
+    for version in known:
+        mark = "*" if version.version == champion else " "
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.made_at))
+        typer.echo(f"{mark} {version.version}  made {made} from {version.samples} objects; {_figures(version.figures)}")
+    for name, reason in damaged.items():
+        typer.echo(f"! {name}  cannot be used: {reason}")
+
+
+def rollback(
+    project: ProjectId,
+    to: Annotated[str, typer.Option(help="Version to go back to; the one before where none is given.")] = "",
+) -> None:
+    """Go back to an earlier head set; the pool is ranked again with it."""
+    settings, registry = _registry_of(project)
+    now = registry.rollback(project, to or None, "asked for on the command line")
+    say(f"project {project}: now {now.version if now else BASE_HEADS}")
+    ask_for(settings, project, "score_pool")
+    say("the pool is being ranked with it")
+
+
+def repair(
+    project: Annotated[int | None, typer.Option("--project", help="Only this project.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Mend the heads' files from what is intact: damaged versions are set aside, the pointer goes to one that can be
+    used."""
+    from backend.store.head_registry import Registry
+
+    settings = settings_in_use(needs_store=False)
+    registry = Registry(settings.registry_dir)
+    known = registry.projects()
+    if project is not None and project not in known:
+        with open_store(settings_in_use(tell=lambda line: None), project):
+            known = [project]
+    done = {number: registry.repair(number) for number in ([project] if project is not None else known)}
+    copies = registry.keep_copies()
+    if as_json:
+        print_json({"folder": registry.folder.resolve(), "repaired": done, "copies": copies})
+        return
+    for number, lines in done.items():
+        for line in lines or ["nothing to repair"]:
+            typer.echo(f"project {number}: {line}")
+    if not done:
+        typer.echo("no project has heads of its own: nothing to repair")
+    if copies:
+        typer.echo(f"{copies} copies written")
+
+
+def project_state(settings: Settings, store: Store, number: int) -> dict[str, Any]:
+    """What `status` shows of a project, as JSON values."""
+    from backend.metrics.workers import refinement_lines
+    from backend.store.head_registry import Registry
+
+    registry = Registry(settings.registry_dir)
+    try:
+        heads, warning = registry.champion(number) or BASE_HEADS, ""
+    except RegistryError as error:
+        heads, warning = "not known", str(error)
+    counts = store.counts(number)
+    return {
+        "project": number,
+        "predictions": store.served(number),
+        "heads": heads,
+        "warning": warning,
+        "tasks": counts.tasks,
+        "unlabelled": counts.unlabelled,
+        "annotations": counts.annotations,
+        "runs": [asdict(run) for run in store.runs(number, limit=RUNS)],
+        "refinement": refinement_lines(store.refinements(number)),
+        "ranked_first": ranked_first(store, number, RANKED_FIRST),
+        "unreadable": unreadable(store, number),
+    }
+
+
+def ranked_first(store: Store, number: int, count: int) -> list[dict[str, Any]]:
+    """The next tasks to be served of those that nobody has finished: rank from 1, task, picture, reason."""
+    from backend.pool.next_tasks import open_ranking
+
+    return [
+        {"rank": rank, "task": row.task, "picture": picture_name(data), "reason": AUDIT if row.is_audit else row.reason}
+        for rank, (row, data) in enumerate(open_ranking(store, number, count), 1)
+    ]
+
+
+def unreadable(store: Store, number: int) -> list[dict[str, Any]]:
+    """Tasks whose picture could not be used the last time, with the reason: task, picture, reason."""
+    reasons = store.unreadable(number)
+    names = {task.id: picture_name(task.data) for task in store.tasks(number, only=list(reasons)[:500])}
+    return [{"task": task, "picture": names[task], "reason": reasons[task]} for task in names]
+
+
+def picture_name(data: dict[str, Any]) -> str:
+    """A name by which a person knows the picture; nothing of a `data:` address."""
+    value = next((value for value in data.values() if isinstance(value, str)), "")
+    return "(in the task itself)" if value.startswith("data:") else value.rsplit("/", 1)[-1]
+
+
+def print_ranking(rows: list[dict[str, Any]], number: int) -> None:
+    """The tasks ranked first, as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table("", "task", "picture", "reason", title=f"ranked first in project {number}", title_justify="left")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
+
+
+def unreadable_lines(rows: list[dict[str, Any]], shown: int = 10) -> list[str]:
+    """A line for each picture that could not be read, and one for all that are not shown."""
+    lines = [f"task {row['task']}, {row['picture']}: {row['reason']}" for row in rows[:shown]]
+    return lines + ([f"and {len(rows) - shown} more"] if len(rows) > shown else [])
+
+
+def _print_state(state: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    number = state["project"]
+    console.print(
+        f"[bold]project {number}[/bold]  predictions {state['predictions'] or 'none yet'}, heads {state['heads']}, "
+        f"{state['unlabelled']} of {state['tasks']} tasks unlabelled, {state['annotations']} annotations"
+    )
+    if state["warning"]:
+        console.print(state["warning"], style="red", markup=False)
+    table = Table("job", "state", "progress", "for", "reason")
+    for run in state["runs"]:
+        seconds = (run["finished_at"] or time.time()) - run["started_at"]
+        progress = f"{run['done']}/{run['total']}" if run["total"] else ""
+        table.add_row(run["job"], run["state"], progress, f"{seconds:.0f} s", run["reason"])
+    console.print(table)
+    for line in state["refinement"]:
+        console.print(line, highlight=False)
+    if state["unreadable"]:
+        console.print(f"{len(state['unreadable'])} of {state['tasks']} pictures could not be used:")
+        for line in unreadable_lines(state["unreadable"]):
+            console.print(f"  {line}", markup=False, highlight=False)
+    print_ranking(state["ranked_first"], number)
+
+
+def _registry_of(project: int) -> tuple[Settings, Registry]:
+    from backend.store.head_registry import Registry
+
+    settings = settings_in_use()
+    registry = Registry(settings.registry_dir)
+    with open_store(settings) as store:
+        if project not in registry.projects():
+            check_project(store, project)
+    return settings, registry
+
+
+def _facts(version: Version) -> dict[str, Any]:
+    return {name: value for name, value in asdict(version).items() if name != "labels"}
+
+
+def _figures(gate: dict[str, Any]) -> str:
+    plain = {name: value for name, value in gate.items() if isinstance(value, int | float | str)}
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in plain.items()
+    )

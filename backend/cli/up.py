@@ -1,0 +1,141 @@
+"""`usam-backend up`: everything on one machine, on a project of pictures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backend.cli.folder import say
+from backend.cli.projects import RANKED_FIRST, print_ranking, ranked_first, unreadable, unreadable_lines
+from backend.settings import Settings
+
+if TYPE_CHECKING:
+    from backend.label_studio.client import LabelStudio
+    from backend.local.stack import Stack
+    from backend.store import Store
+
+LONGEST_WAIT_S = 3600
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this topic."""
+    app.command()(up)
+
+
+def up(
+    images: Annotated[Path | None, typer.Option(help="Folder of images for the demo project.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the backend; a free one where it is taken.")] = None,
+    wait: Annotated[bool, typer.Option(help="Stay until Ctrl-C; --no-wait stops after the first ranking.")] = True,
+) -> None:
+    """Start Redis, Label Studio, the backend and a worker on a demo project of real images."""
+    from backend.local.demo import demo_pictures, describe_left_out, document_root, pictures_in
+    from backend.local.stack import Stack
+
+    settings = Settings.from_environment(port=port)
+    folder = images.expanduser().resolve() if images else None
+    if folder is not None:
+        pictures_in(folder)  # says what is wrong before anything starts
+        for line in describe_left_out(folder):
+            say(line)
+    pictures = folder or demo_pictures(settings.data_dir.resolve() / "pictures" / "demo")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    root = Path(__file__).resolve().parents[2]
+    try:
+        with Stack(settings, files=document_root(pictures), root=root, say=say) as stack:
+            project = _prepare_project(stack, pictures, title=_title(folder))
+            _print_welcome(stack, project)
+            if wait:
+                stack.watch()
+    except KeyboardInterrupt:
+        say("stopped; annotations, scores and versions stay in " + str(settings.data_dir.resolve()))
+
+
+def _prepare_project(stack: Stack, pictures: Path, title: str) -> int:
+    """Make or find the demo project, connect it, and wait for its ranking."""
+    from backend.label_studio.setup import connect as steps
+    from backend.local.demo import demo_project
+    from backend.queue import JobName, open_queue
+    from backend.store import Store
+
+    settings = _settings_of(stack)
+    with stack.client() as client:
+        project, fresh = demo_project(client, pictures, title)
+        say(f"project {project.id}, {title!r}: {fresh} new tasks")
+        for step in steps(client, settings, project.id, stack.backend_url):
+            if step.failed or step.state == "done":
+                say(f"{step.name}: {step.detail}")
+        store = Store(settings.store_url)
+        try:
+            store.join(project.id, project.stamp)
+            queue = open_queue(settings)
+            jobs: tuple[JobName, ...] = ("sync", "score_pool")
+            for job in jobs:
+                queue.wake(project.id, job)  # without Redis, the worker's timer finds the work
+            _wait_for_ranking(store, client, project.id)
+        finally:
+            store.close()
+    return project.id
+
+
+def _wait_for_ranking(store: Store, client: LabelStudio, project: int) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    since = time.time()
+    columns = (TextColumn("ranking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        line = bar.add_task("ranking", total=None)
+        while time.time() - since < LONGEST_WAIT_S:
+            run = next(iter(store.runs(project, "score_pool", limit=1)), None)
+            if run is not None and run.started_at >= since - 1:
+                bar.update(line, total=run.total or None, completed=run.done)
+                if run.state == "failed":
+                    say(f"ranking failed: {run.reason}")
+                if run.state not in ("running", "interrupted"):
+                    break
+            time.sleep(0.5)
+        else:
+            say("no ranking after an hour; see the worker's log")
+    tasks, bad = store.counts(project).tasks, unreadable(store, project)
+    say(f"{tasks - len(bad)} of {tasks} pictures looked at" + (f", {len(bad)} could not be used:" if bad else ""))
+    for line_ in unreadable_lines(bad):
+        say(f"  {line_}")
+
+
+def _print_welcome(stack: Stack, project: int) -> None:
+    from backend.store import Store
+
+    store = Store(_settings_of(stack).store_url)
+    try:
+        print_ranking(ranked_first(store, project, RANKED_FIRST), project)
+    finally:
+        store.close()
+    typer.echo("")
+    typer.echo(f"  Label Studio  {stack.label_studio_url}/projects/{project}/data")
+    server = stack.label_studio
+    if server is not None and server.is_new:
+        typer.echo(f"  log in as     {server.account.username}   password {server.account.password}")
+        typer.echo(f"                (shown this once; kept in {server.folder / 'account.json'})")
+    elif server is not None:
+        typer.echo(f"  log in as     {server.account.username}   password in {server.folder / 'account.json'}")
+    typer.echo(f"  backend       {stack.backend_url}   API /docs   metrics /metrics")
+    typer.echo(f"  logs, data    {stack.folder}")
+    typer.echo("")
+    typer.echo("Open the project and press Label All Tasks. Ctrl-C stops everything and keeps everything.")
+
+
+def _title(images: Path | None) -> str:
+    from backend.local.demo import TITLE
+
+    return f"{TITLE}: {images.name}" if images else TITLE
+
+
+def _settings_of(stack: Stack) -> Settings:
+    """The settings as the started parts have them."""
+    os.environ.update(stack.environment)
+    return Settings.from_environment()

@@ -1,0 +1,132 @@
+"""What the commands about a project say, as words and as JSON, and that a project they do not know is an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from backend.cli.main import app
+from backend.pool.next_tasks import open_ranking
+from backend.queue import JobQueue
+from backend.store import Store
+from backend.store.head_registry import POINTER_FILE, Registry
+from backend.store.kept_twice import copy_of
+from tests.backend.cli.conftest import Command
+from tests.backend.store.test_head_registry import head_set
+
+
+@pytest.fixture(autouse=True)
+def here(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("USAM_DATA_DIR", str(data))
+    return data
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """What was queued."""
+    queued: list[tuple[int, str]] = []
+    monkeypatch.setattr(JobQueue, "enqueue", lambda self, project, job, **_: queued.append((project, job)))
+    return queued
+
+
+@pytest.mark.parametrize("name", ["status", "score", "retrain", "versions", "rollback", "repair", "plan"])
+def test_an_unknown_project_is_an_error(command: Command, name: str, asked: list[tuple[int, str]]) -> None:
+    done = command(name, "--project", "9")
+    assert done.exit_code == 2
+    assert "expected a project that is looked after (3)" in done.stderr
+    assert "usam-backend connect --project 9" in done.stderr
+    assert asked == []
+
+
+def test_status_says_what_is_ranked_first_without_finished_tasks_and_names_what_cannot_be_read(
+    command: Command,
+) -> None:
+    done = command("status")
+    assert done.exit_code == 0, done.stderr
+    assert "ranked first in project 3" in done.stdout
+    assert "a.png" not in done.stdout, "it is finished"
+    assert "3 of 4 tasks unlabelled" in done.stdout
+    assert "1 of 4 pictures could not be used" in done.stdout
+    assert "task 4, broken.png: an image file: got 12 bytes" in done.stdout
+    for word in ("asked first", "said"):
+        assert word not in done.stdout
+
+
+def test_status_as_json(command: Command, here: Path) -> None:
+    done = command("status", "--json")
+    state = json.loads(done.stdout)
+    assert state["folder"] == str(here)
+    (project,) = state["projects"]
+    assert [row["task"] for row in project["ranked_first"]] == [2, 3, 4]
+    assert [row["rank"] for row in project["ranked_first"]] == [1, 2, 3]
+    assert project["unreadable"] == [
+        {"task": 4, "picture": "broken.png", "reason": "an image file: got 12 bytes of something else"}
+    ]
+    assert (project["tasks"], project["unlabelled"], project["runs"][0]["state"]) == (4, 3, "done")
+
+
+def test_score_ranks_where_it_is_due_and_with_force_always(
+    command: Command, here: Path, asked: list[tuple[int, str]]
+) -> None:
+    def last() -> str:
+        store = Store(f"sqlite:///{here / 'usam.db'}")
+        try:
+            return store.runs(3, "score_pool", limit=1)[0].state
+        finally:
+            store.close()
+
+    assert command("score", "--project", "3").exit_code == 0
+    assert (asked, last()) == ([(3, "score_pool")], "done")
+    assert command("score", "--project", "3", "--force").exit_code == 0
+    assert (len(asked), last()) == (2, "interrupted"), "which is what makes a ranking due"
+
+
+def test_without_redis_nothing_is_said_to_be_asked_for(command: Command) -> None:
+    done = command("retrain", "--project", "3")
+    assert done.exit_code == 2
+    assert "expected Redis to answer" in done.stderr
+    assert "asked for" not in done.stderr
+
+
+def test_versions_repair_and_rollback(command: Command, here: Path, asked: list[tuple[int, str]]) -> None:
+    registry = Registry(here / "heads")
+    first, second = (registry.publish(3, head_set(seed), samples=7).version for seed in (0, 1))
+    for version in (first, second):
+        registry.promote(3, version)
+    listed = json.loads(command("versions", "--project", "3", "--json").stdout)
+    assert listed["in_use"] == second
+    assert {version["version"] for version in listed["versions"]} == {first, second}
+    assert "from 7 objects" in command("versions", "--project", "3").stdout
+
+    for path in (here / "heads" / "3" / POINTER_FILE, copy_of(here / "heads" / "3" / POINTER_FILE)):
+        path.write_text("{")
+    status = command("status")
+    assert status.exit_code == 0, "one damaged file is not everything's end"
+    assert "usam-backend repair" in status.stdout
+    assert f"now {second}" in command("repair").stdout
+    assert command("repair").stdout == "project 3: nothing to repair\n"
+
+    assert command("rollback", "--project", "3").exit_code == 0
+    assert registry.champion(3) == ""
+    assert asked == [(3, "score_pool")]
+
+
+def test_an_open_ranking_leaves_out_finished_tasks(here: Path) -> None:
+    store = Store(f"sqlite:///{here / 'usam.db'}")
+    assert [row.task for row, _ in open_ranking(store, 3, 2)] == [2, 3]
+    store.close()
+
+
+def test_every_command_and_option_explains_itself_and_what_prints_data_has_json() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for name, command in commands.items():
+        assert command.help, name
+        for option in command.params:
+            assert getattr(option, "help", None), f"{name} {option.name}"
+    printing = {"status", "versions", "repair", "plan", "pseudo-label"}
+    assert printing <= {
+        name for name, command in commands.items() if any("--json" in option.opts for option in command.params)
+    }
