@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench clean
+.PHONY: help setup run test chaos lint bench clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,6 +26,9 @@ run: setup ## start Label Studio, Redis, the backend and a worker on a demo proj
 
 test: setup ## run every test that this machine can run
 	$(BIN)/python -m pytest
+
+chaos: setup ## hurt a real stack while labels are made; FAULTS=500 SEED=2 for a long run
+	$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) --seed $(or $(SEED),1)
 
 lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -218,6 +218,8 @@ def _print_state(state: dict[str, Any]) -> None:
     for run in state["runs"]:
         seconds = (run["finished_at"] or time.time()) - run["started_at"]
         progress = f"{run['done']}/{run['total']}" if run["total"] else ""
+        if failed := run["details"].get("failed"):
+            progress += f", {failed} not usable"
         table.add_row(run["job"], run["state"], progress, f"{seconds:.0f} s", run["reason"])
     console.print(table)
     for line in state["refinement"]:

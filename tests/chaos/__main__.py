@@ -1,0 +1,132 @@
+"""`python -m tests.chaos --faults 40 --seed 1`: hurt a real stack while somebody labels, then count what is left.
+
+The report, JSON on standard output, has the faults by kind, the annotations made, changed and deleted, those found in
+Label Studio and in the store, and the longest recovery. Exit status 1 where anything was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from backend.errors import BackendError
+from backend.local.demo import demo_pictures
+from backend.store.head_registry import Registry
+from tests.chaos.faults import Fault, schedule
+from tests.chaos.rig import Rig
+
+PICTURES = 10
+
+
+def main() -> int:
+    """Run it; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--faults", type=int, default=40, help="how many (default 40)")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed brings the same faults")
+    parser.add_argument("--minutes", type=float, default=0, help="begin no fault after so many minutes; 0: no limit")
+    parser.add_argument("--keep", type=Path, help="folder to work in, which is kept")
+    parser.add_argument("--list", action="store_true", help="only print the faults")
+    arguments = parser.parse_args()
+    faults = schedule(arguments.seed, arguments.faults)
+    if arguments.list:
+        print("\n".join(map(str, faults)))
+        return 0
+    folder = arguments.keep or Path(tempfile.mkdtemp(prefix="usam-chaos-"))
+    try:
+        report = run(folder, faults, arguments.seed, arguments.minutes * 60 or float("inf"))
+    finally:
+        if arguments.keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(report, indent=1))
+    return 0 if report["intact"] else 1
+
+
+def run(folder: Path, faults: list[Fault], seed: int, seconds: float) -> dict[str, Any]:
+    """Start a stack in `folder`, do the faults, count; at most about `seconds` of faults."""
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for path in sorted(demo_pictures(folder / "source").iterdir())[:PICTURES]:
+        shutil.copyfile(path, images / path.name)
+    rig = Rig(folder, images)
+    done: list[Fault] = []
+    longest, slowest = 0.0, ""
+    try:
+        rig.start()
+        started = time.monotonic()
+        for fault in faults:
+            if time.monotonic() - started > seconds:
+                break
+            print(fault, file=sys.stderr, flush=True)
+            rig.hurt(fault)
+            for number, act in enumerate(fault.work):
+                rig.work(act, (fault.draw * 7 + number / 3) % 1)
+            took = rig.wait(rig.recovered, "recovery")
+            if took > longest:
+                longest, slowest = took, str(fault)
+            done.append(fault)
+        spent = time.monotonic() - started
+        return {"seed": seed, "seconds": round(spent), **_count(rig, done), "slowest": [round(longest, 1), slowest]}
+    finally:
+        rig.stop()
+
+
+def _count(rig: Rig, done: list[Fault]) -> dict[str, Any]:
+    there: set[int] = set()
+    stored: set[int] = set()
+
+    def same() -> bool:
+        nonlocal there, stored
+        with rig.client() as client:
+            tasks = [task.id for task in client.tasks(rig.project)]
+            there = {annotation.id for annotation in client.annotations(rig.project, tasks)}
+        with rig.store() as store:
+            stored = {annotation.id for annotation in store.annotations(rig.project)}
+        return there == stored
+
+    try:
+        settled = rig.wait(same, "agreement of Label Studio and the store", 120)
+    except AssertionError:
+        settled = float("nan")
+    with rig.store() as store:
+        failed = [run.reason for run in store.runs(rig.project, limit=500) if run.state == "failed"]
+    registry = Registry(rig.data / "heads")
+    try:
+        champion = registry.champion(rig.project)
+        if champion:
+            registry.load(rig.project, champion)
+        heads = "usable"
+    except BackendError as error:
+        heads = str(error)
+    lost = sorted((rig.made - rig.deleted) - there)
+    missing, extra = sorted(there - stored), sorted(stored - there)
+    partial = [str(path) for path in rig.data.rglob("*.partial*") if "label-studio" not in path.parts]
+    return {
+        "faults": len(done),
+        "kinds": dict(Counter(f"{fault.kind} {fault.part}" for fault in done)),
+        "made": len(rig.made),
+        "changed": len(rig.changed),
+        "deleted": len(rig.deleted),
+        "unsure": rig.unsure,
+        "in_label_studio": len(there),
+        "in_store": len(stored),
+        "lost": lost,
+        "missing_in_store": missing,
+        "extra_in_store": extra,
+        "settled_after_s": round(settled, 1) if settled == settled else None,
+        "versions": len(registry.versions(rig.project)),
+        "heads": heads,
+        "partial_files": partial,
+        "failed_runs": dict(Counter(failed)),
+        "intact": not (lost or missing or extra or partial) and heads == "usable",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
