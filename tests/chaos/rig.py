@@ -72,9 +72,9 @@ class Rig:
             (self.project,) = store.projects()
 
     def stop(self) -> None:
-        """End the stack as Ctrl-C does."""
+        """End the stack as a service manager does."""
         if self._up is not None and self._up.poll() is None:
-            self._up.send_signal(signal.SIGINT)
+            self._up.send_signal(signal.SIGTERM)
             try:
                 self._up.wait(90)
             except subprocess.TimeoutExpired:
