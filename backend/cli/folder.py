@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.errors import SettingsError
+from backend.errors import SettingsError, StoreError
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ def _only(stacks: list[RunningStack]) -> RunningStack | None:
 
 @contextmanager
 def open_store(settings: Settings, project_id: int | None = None) -> Iterator[Store]:
-    """The store. Raises `SettingsError` where it does not know the project."""
+    """The store. Raises `SettingsError` where it does not know the project, `StoreError` where it is damaged."""
+    import sqlalchemy as sql
+
     from backend.store import Store
 
     store = Store(settings.store_url)
@@ -95,6 +97,9 @@ def open_store(settings: Settings, project_id: int | None = None) -> Iterator[St
         if project_id is not None:
             check_project(store, project_id)
         yield store
+    except sql.exc.DatabaseError as error:
+        got = str(error.orig) if error.orig is not None else type(error).__name__
+        raise StoreError("a store that can be read", got, "run `usam-backend repair`") from error
     finally:
         store.close()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.folder import AsJson, ProjectId, ask_for, check_project, open_store, print_json, say, settings_in_use
-from backend.errors import RegistryError
+from backend.errors import RegistryError, SettingsError
 
 if TYPE_CHECKING:
     from backend.settings import Settings
@@ -110,28 +110,49 @@ def repair(
     project: Annotated[int | None, typer.Option("--project", help="Only this project.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Mend the heads' files from what is intact: damaged versions are set aside, the pointer goes to one that can be
-    used."""
+    """Mend the data folder from what is intact: damaged head sets are set aside and another is used, a damaged store is
+    begun anew and filled again from Label Studio."""
     from backend.store.head_registry import Registry
 
     settings = settings_in_use(needs_store=False)
     registry = Registry(settings.registry_dir)
     known = registry.projects()
+    store_lines = _mend_store(settings, known)
     if project is not None and project not in known:
         with open_store(settings_in_use(tell=lambda line: None), project):
             known = [project]
     done = {number: registry.repair(number) for number in ([project] if project is not None else known)}
     copies = registry.keep_copies()
     if as_json:
-        print_json({"folder": registry.folder.resolve(), "repaired": done, "copies": copies})
+        print_json({"folder": registry.folder.resolve(), "store": store_lines, "repaired": done, "copies": copies})
         return
+    for line in store_lines:
+        typer.echo(f"store: {line}")
     for number, lines in done.items():
         for line in lines or ["nothing to repair"]:
             typer.echo(f"project {number}: {line}")
-    if not done:
+    if not done and not store_lines:
         typer.echo("no project has heads of its own: nothing to repair")
     if copies:
         typer.echo(f"{copies} copies written")
+
+
+def _mend_store(settings: Settings, projects: list[int]) -> list[str]:
+    """As `mend_store`, for the SQLite store of a data folder; one that a running stack has open is only looked at."""
+    from backend.local.running import running_in
+    from backend.store.mending import damage_of, mend_store
+
+    database = settings.data_dir / "usam.db"
+    if settings.database_url.get_secret_value() or not (database.exists() or projects):
+        return []
+    if running_in(settings.data_dir.resolve()) is not None:
+        reason = damage_of(database) if database.exists() else "missing"
+        if reason:
+            raise SettingsError(
+                "a stack that is stopped, to mend its store", f"{reason}, while it runs", "stop it first"
+            )
+        return []
+    return mend_store(database, projects)
 
 
 def project_state(settings: Settings, store: Store, number: int) -> dict[str, Any]:

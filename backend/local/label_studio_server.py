@@ -26,6 +26,7 @@ import httpx
 
 from backend.errors import ServerError
 from backend.local.processes import ServerProcess, free_port
+from backend.store.kept_twice import read_either, write_twice
 
 LABEL_STUDIO_VERSION = "1.23.2"
 ENVIRONMENT_NAME = ".venv-label-studio"
@@ -43,19 +44,24 @@ class Account:
     def of_folder(cls, folder: Path) -> Account:
         """The account kept in `folder`, made at random on first use. Raises `ServerError`."""
         path = folder / "account.json"
-        if path.exists():
-            try:
-                return cls(**json.loads(path.read_text()))
-            except (ValueError, TypeError) as error:
-                raise ServerError(
-                    f"an account in {path}", type(error).__name__, "restore the file, or move the folder away"
-                ) from error
+        try:
+            return read_either(path, cls._parse)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            raise ServerError(
+                f"an account in {path}", type(error).__name__, "restore the file, or move the folder away"
+            ) from error
         account = cls("admin@example.com", secrets.token_urlsafe(12), secrets.token_hex(20))
-        partial = path.with_suffix(".partial")
-        partial.touch(mode=0o600)
-        partial.write_text(json.dumps(asdict(account)))
-        os.replace(partial, path)
+        write_twice(path, json.dumps(asdict(account)).encode())
         return account
+
+    @classmethod
+    def _parse(cls, content: bytes) -> Account:
+        try:
+            return cls(**json.loads(content))
+        except TypeError as error:
+            raise ValueError(str(error)) from None
 
 
 def find_label_studio(root: Path) -> Path | None:

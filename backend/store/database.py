@@ -38,7 +38,9 @@ class Database:
         except sql.exc.SQLAlchemyError as error:
             self.close()
             raise StoreError(
-                "a store that opens", type(error).__name__, "check USAM_DATABASE_URL and the folder's rights"
+                "a store that opens",
+                type(error).__name__,
+                "check USAM_DATABASE_URL and the folder's rights, or run `usam-backend repair`",
             ) from error
         except StoreError:
             self.close()

@@ -130,3 +130,26 @@ def test_every_command_and_option_explains_itself_and_what_prints_data_has_json(
     assert printing <= {
         name for name, command in commands.items() if any("--json" in option.opts for option in command.params)
     }
+
+
+DAMAGE = {
+    "garbage": lambda path: path.write_bytes(b"\x00garbage" * 9000),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:9000]),
+    "pages overwritten": lambda path: path.write_bytes(path.read_bytes()[:8192] + b"\xff" * 60_000),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_store_is_said_and_mended_by_one_command(command: Command, here: Path, damage: str) -> None:
+    registry = Registry(here / "heads")
+    registry.promote(3, registry.publish(3, head_set(0)).version)
+    DAMAGE[damage](here / "usam.db")
+    done = command("status")
+    assert done.exit_code == 2
+    assert "usam-backend repair" in done.stderr
+    repaired = command("repair")
+    assert repaired.exit_code == 0, repaired.output
+    assert "set aside as usam.db.damaged-" in repaired.stdout
+    assert "project 3 is looked after again" in repaired.stdout
+    assert command("status").exit_code == 0
+    assert registry.champion(3) == head_set(0).version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,70 @@ def test_the_account_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> Non
     assert Account.of_folder(other).token != account.token
 
 
-def test_a_damaged_account_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "account.json").write_text("{")
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"username": "x"}', b"\xff\x00"])
+def test_a_damaged_account_is_mended_from_its_copy_and_never_replaced(tmp_path: Path, content: bytes) -> None:
+    account = Account.of_folder(tmp_path)
+    (tmp_path / "account.json").write_bytes(content)
+    assert Account.of_folder(tmp_path) == account
+    for name in ("account.json", "account.json.copy"):
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(ServerError, match="restore the file"):
         Account.of_folder(tmp_path)
+
+
+def label_studio_database(folder: Path, *rows: str) -> Path:
+    path = folder / "data" / "label_studio.sqlite3"
+    path.parent.mkdir(parents=True)
+    connection = sqlite3.connect(path)
+    for row in rows:
+        connection.execute(row)
+    connection.commit()
+    connection.close()
+    return path
+
+
+UNFINISHED: dict[str, tuple[str, ...]] = {
+    "empty": (),
+    "without projects": ("CREATE TABLE django_migrations (id)",),
+    "with none yet": ("CREATE TABLE project (id)",),
+}
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_a_database_that_keeps_it_from_coming_up_is_set_aside_where_nobody_made_a_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    path = label_studio_database(tmp_path, *UNFINISHED[state])
+    said: list[str] = []
+    server = LabelStudioServer(Path("label-studio"), tmp_path, say=said.append)
+
+    def start(timeout: float) -> None:
+        if path.exists():
+            raise ServerError("Label Studio to come up", "no such table: htx_user", "see its log")
+
+    monkeypatch.setattr(server, "_start", start)
+    server.start()
+    (aside,) = path.parent.glob("*.unfinished-*")
+    assert aside.name in said[0]
+    assert "interrupted" in said[0]
+
+
+@pytest.mark.parametrize("damage", ["a project", "garbage"])
+def test_a_database_that_may_hold_somebodys_work_is_never_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    path = label_studio_database(tmp_path, "CREATE TABLE project (id)", "INSERT INTO project VALUES (1)")
+    if damage == "garbage":
+        path.write_bytes(b"garbage" * 1000)
+    server = LabelStudioServer(Path("label-studio"), tmp_path)
+
+    def start(timeout: float) -> None:
+        raise ServerError("Label Studio to come up", "exit status 1", "see its log")
+
+    monkeypatch.setattr(server, "_start", start)
+    with pytest.raises(ServerError, match="exit status 1"):
+        server.start()
+    assert path.exists()
 
 
 def test_secrets_travel_in_the_environment_and_nothing_phones_home(

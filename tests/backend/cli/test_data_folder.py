@@ -1,0 +1,86 @@
+"""What happens where any one file of a data folder is damaged: it mends itself, or `usam-backend repair` mends it.
+
+Redis's files are in tests/integration/test_redis_data.py, the inbox's in tests/backend/web; Label Studio's own database
+holds people's work and is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backend.local.label_studio_server import Account
+from backend.local.running import announce, recall, remember, running_in
+from backend.store import Store
+from backend.store.head_registry import Registry
+from tests.backend.cli.conftest import Command
+from tests.backend.store.test_head_registry import head_set
+
+VERSION = head_set(1).version
+IN_VERSION = f"heads/3/versions/{VERSION}"
+FILES = {
+    "heads/3/champion.json": "by itself",
+    "heads/3/champion.json.copy": "by itself",
+    f"{IN_VERSION}/version.json": "by itself",
+    f"{IN_VERSION}/version.json.copy": "by itself",
+    f"{IN_VERSION}/heads.safetensors": "by itself",
+    f"{IN_VERSION}/heads.safetensors.copy": "by itself",
+    "heads/3/.lock": "by itself",
+    "label-studio/account.json": "by itself",
+    "label-studio/account.json.copy": "by itself",
+    "up.json": "by itself",
+    "up.env": "by itself",
+    "usam.db": "by repair",
+}
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "garbage": lambda path: path.write_bytes(b"\x00\xff{garbage" * 400),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.fixture
+def folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("USAM_DATA_DIR", str(data))
+    registry = Registry(data / "heads")
+    for seed in (0, 1):
+        registry.promote(3, registry.publish(3, head_set(seed)).version)
+    (data / "label-studio").mkdir()
+    account = Account.of_folder(data / "label-studio")
+    remember(data, {"process": {}})
+    announce(data, {"LABEL_STUDIO_URL": "http://127.0.0.1:1", "LABEL_STUDIO_API_KEY": account.token})
+    notes = (data / "up.json").read_text()
+    (data / "up.json").write_text(notes.replace('"pid"', '"gone"'))  # no stack runs
+    return data
+
+
+def works(folder: Path, command: Command, account: Account) -> bool:
+    """Whether all that the folder held is there: project, heads in use, account; and notes stop no start."""
+    recall(folder)
+    assert running_in(folder) is None
+    if Account.of_folder(folder / "label-studio") != account or command("status").exit_code != 0:
+        return False
+    store = Store(f"sqlite:///{folder / 'usam.db'}")
+    try:
+        known = store.projects()
+    finally:
+        store.close()
+    registry = Registry(folder / "heads")
+    return known == [3] and registry.champion(3) == VERSION and registry.load(3, VERSION).version == VERSION
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file(folder: Path, command: Command, name: str, damage: str) -> None:
+    account = Account.of_folder(folder / "label-studio")
+    assert works(folder, command, account)
+    assert (folder / name).exists()
+    DAMAGE[damage](folder / name)
+    if FILES[name] == "by repair":
+        assert not works(folder, command, account)
+        repaired = command("repair")
+        assert repaired.exit_code == 0, repaired.output
+    assert works(folder, command, account)
