@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.local.processes import identity
-from backend.store.kept_twice import write_private
+from backend.store.kept_twice import read_either, write_private, write_twice
 
 ENV_FILE = "up.env"
 STATE_FILE = "up.json"
@@ -93,16 +93,26 @@ def running_stacks() -> list[RunningStack]:
 def recall(folder: Path) -> dict[str, Any]:
     """What the last run noted of itself; empty where that is not to be read."""
     try:
-        noted = json.loads((folder / STATE_FILE).read_text())
-    except (OSError, ValueError, RecursionError):
+        return read_either(folder / STATE_FILE, _parse_notes)
+    except (OSError, ValueError):
         return {}
-    return noted if isinstance(noted, dict) else {}
+
+
+def _parse_notes(content: bytes) -> dict[str, Any]:
+    """Raises `ValueError`."""
+    try:
+        noted = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(noted, dict):
+        raise ValueError("no object")
+    return noted
 
 
 def remember(folder: Path, notes: Mapping[str, Any]) -> None:
     """Note a run, with the process that it is."""
     mine = {"pid": os.getpid(), "identity": identity(os.getpid())}
-    write_private(folder / STATE_FILE, json.dumps({**notes, "process": mine}).encode())
+    write_twice(folder / STATE_FILE, json.dumps({**notes, "process": mine}).encode())
 
 
 def _note_of(folder: Path) -> Path:

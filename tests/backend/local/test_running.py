@@ -18,6 +18,7 @@ from backend.local.running import (
     running_stacks,
     withdraw,
 )
+from backend.store.kept_twice import copy_of
 
 ENVIRONMENT = {"LABEL_STUDIO_URL": "http://127.0.0.1:8080", "LABEL_STUDIO_API_KEY": "it's a $secret", "EMPTY": ""}
 
@@ -66,7 +67,11 @@ def test_notes_of_a_process_that_is_gone_or_another_now_are_not_believed(folder:
 def test_damaged_notes_are_as_none(folder: Path, content: bytes) -> None:
     remember(folder, {})
     announce(folder, ENVIRONMENT)
+    notes = recall(folder)
     (folder / STATE_FILE).write_bytes(content)
+    assert recall(folder) == notes, "mended from the copy"
+    for path in (folder / STATE_FILE, copy_of(folder / STATE_FILE)):
+        path.write_bytes(content)
     assert recall(folder) == {}
     assert running_stacks() == []
     remember(folder, {})
