@@ -15,6 +15,7 @@ from backend.local.label_studio_server import Account
 from backend.local.running import announce, recall, remember, running_in
 from backend.store import Store
 from backend.store.head_registry import Registry
+from backend.store.kept_twice import write_twice
 from tests.backend.cli.conftest import Command
 from tests.backend.store.test_head_registry import head_set
 
@@ -31,6 +32,7 @@ FILES = {
     "label-studio/account.json": "by itself",
     "label-studio/account.json.copy": "by itself",
     "up.json": "by itself",
+    "up.json.copy": "by itself",
     "up.env": "by itself",
     "usam.db": "by repair",
 }
@@ -53,7 +55,7 @@ def folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     remember(data, {"process": {}})
     announce(data, {"LABEL_STUDIO_URL": "http://127.0.0.1:1", "LABEL_STUDIO_API_KEY": account.token})
     notes = (data / "up.json").read_text()
-    (data / "up.json").write_text(notes.replace('"pid"', '"gone"'))  # no stack runs
+    write_twice(data / "up.json", notes.replace('"pid"', '"gone"').encode())  # no stack runs
     return data
 
 
