@@ -20,7 +20,18 @@ A message has three parts: what was expected, what came, what to do.
 class UsamError(Exception):
     """Base of all errors of this package.
 
-    `expected`, `got` and `remedy` are the three parts of the message, for programs that want them apart.
+    Parameters
+    ----------
+    expected, got, remedy
+        The three parts of the message, kept as attributes for programs that want them apart.
+
+    Examples
+    --------
+    >>> try:
+    ...     usam.load("nano-x")
+    ... except usam.UsamError as error:
+    ...     print(error.got, "-", error.remedy)
+    'nano-x' - did you mean 'nano-s'?
     """
 
     def __init__(self, expected: str, got: str = "", remedy: str = "") -> None:

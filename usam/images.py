@@ -62,16 +62,36 @@ _ORIENTATION = 0x0112
 
 
 def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> UInt8Image:
-    """Decode an image file to (H, W, 3) RGB uint8, upright.
+    """Decode an image file to RGB, upright, as a browser would show it.
 
-    `source` is a path, the file's bytes, or a binary stream (read from its current position). The first frame
-    of an animation or multi-page file is taken. EXIF orientation is applied, as browsers do. Transparent
-    images are laid over white; gray, bilevel, palette, CMYK and YCbCr images are converted; of 16-bit samples
-    the upper 8 bits are kept, which is what a browser shows.
+    The first frame of an animation or multi-page file is taken. EXIF orientation is applied. Transparent images are
+    laid over white; gray, bilevel, palette, CMYK and YCbCr images are converted; of 16-bit samples the upper 8 bits
+    are kept.
 
-    Raises `ImageError` where the file is missing, larger than `max_bytes`, of a format other than `FORMATS`,
-    of more than `max_pixels` pixels (judged from the header), cut short or damaged, or holds samples without
-    a defined white (32-bit integers above 16 bits, floats).
+    Parameters
+    ----------
+    source
+        A path, the file's bytes, or a binary stream (read from its current position).
+    max_pixels
+        Most pixels an image may have, judged from the header before anything is decoded.
+    max_bytes
+        Most bytes the file may have.
+
+    Returns
+    -------
+    (H, W, 3) uint8.
+
+    Raises
+    ------
+    ImageError
+        The file is missing, too large, of a format other than `FORMATS`, cut short or damaged, or holds samples
+        without a defined white (32-bit integers above 16 bits, floats).
+
+    Examples
+    --------
+    >>> picture = usam.read_image("photo.jpg")
+    >>> picture.shape, picture.dtype.name
+    ((120, 160, 3), 'uint8')
     """
     with _open(_read_bytes(source, max_bytes), max_pixels) as image:
         try:

@@ -31,11 +31,29 @@ RANDOM_POINTS = 7
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """One prompt for one object: points (K, 2) float32 xy with labels (K,) int32, and/or a box (4,) float32
-    xyxy.
+    """One prompt for one object: points, a box, or both. Lists are converted.
 
-    Lists are converted. K may be 0 when there is a box. Raises `PromptError` for wrong shapes, labels, NaN,
-    or a prompt of nothing; `check(image_hw)` also judges the position.
+    Parameters
+    ----------
+    points
+        (K, 2) float32, pixels x, y; K may be 0 when there is a box.
+    labels
+        (K,) int32: 1 belongs to the object, 0 does not.
+    box
+        (4,) float32 x0, y0, x1, y1 in pixels, or None.
+
+    Raises
+    ------
+    PromptError
+        Wrong shapes or labels, NaN, or a prompt of nothing; `check(image_hw)` also judges the position.
+
+    Examples
+    --------
+    >>> prompt = usam.Prompt([[40, 30]], [1]).with_point([90, 100], 0)
+    >>> prompt.points.shape, prompt.labels.tolist()
+    ((2, 2), [1, 0])
+    >>> prompt.check(image_hw=(120, 160)) is prompt
+    True
     """
 
     points: FloatArray

@@ -305,8 +305,41 @@ def rank_pool(
     similarity: float = 0.95,
     spread: float = 0.0,
 ) -> Ranking:
-    """The whole way from acquisitions (N,) to confidences: diverse order (given features), audits, strict
-    ranks.
+    """The order in which a pool of N images is to be labelled: what an answer is worth, without near-duplicates at the
+    top, with audits mixed in.
+
+    Parameters
+    ----------
+    task_ids
+        (N,) names of the images, which must not change between calls: they and the seed decide who is an audit.
+    acquisition
+        (N,) what a person's answer about each image is worth, higher = ask first (`image_score`). NaN comes last.
+    features
+        (N, D) embeddings of the images, by which near-duplicates are kept apart; None takes the acquisition alone.
+    audit_share
+        Share of images, 0..1, that are drawn at random and served among the ranked ones.
+    seed
+        Of that draw. Keep it for as long as the project lives.
+    similarity, spread
+        As in `diverse_order`.
+
+    Returns
+    -------
+    `Ranking`: `order` (N,) indices, first served first, `is_audit` (N,) by place in it, `confidence` (N,) by index
+    into the pool, lowest for the first served.
+
+    Raises
+    ------
+    UsamError
+        A share outside 0..1, or features of another length.
+
+    Examples
+    --------
+    >>> ranking = usam.rank_pool(["a", "b", "c"], np.array([0.2, 0.9, 0.5]), audit_share=0.0)
+    >>> ranking.order.tolist()
+    [1, 2, 0]
+    >>> ranking.confidence.round(2).tolist()
+    [1.0, 0.33, 0.67]
     """
     worth = np.nan_to_num(np.asarray(acquisition, np.float64), nan=-np.inf)
     if features is None:

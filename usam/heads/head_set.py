@@ -55,6 +55,8 @@ _TOKEN_OF_OUTPUT: dict[Alignment, tuple[int, ...]] = {"aligned": (0, 1, 2, 3), "
 class HeadSet:
     """All heads for one SAM checkpoint. Immutable: replace the whole set to change a head.
 
+    Read one with `HeadSet.load`, make one with `HeadSet.from_layers` or `usam.fit_heads`; `score` gives {head: (P, M)}.
+
     names       heads, in the order of the stacked computation
     alignment   'aligned' or 'shifted' (module docstring)
     checkpoint  whose tokens the heads were trained on: a checkpoint, a family ('sam2.1'), or '' (unknown)
@@ -62,6 +64,15 @@ class HeadSet:
     width       D
     version     12 hexadecimal digits of the SHA-256 over names, alignment, checkpoint, quality and weights
     metadata    what else is known (training data, figures, date): JSON values
+
+    Examples
+    --------
+    >>> from usam.checkpoints.registry import heads_for
+    >>> heads = usam.HeadSet.load(heads_for("nano-s"))
+    >>> heads.checkpoint, heads.quality, "task_gap" in heads.names
+    ('nano-s', 'iou_nano_s', True)
+    >>> heads.subset(["task_gap"]).save("gaps").name
+    'heads.safetensors'
     """
 
     def __init__(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usam.checkpoints.registry import build_model, find, pick_device, resolve_heads
-from usam.predictor.patch import PatchedImagePredictor, patch_sam2
+from usam.predictor.patch import PatchedImagePredictor, patch
 
 if TYPE_CHECKING:
     import torch
@@ -21,17 +21,38 @@ def load(
     *,
     image_size: int | None = None,
 ) -> PatchedImagePredictor:
-    """A patched predictor in eval mode, ready for `set_image`.
+    """A patched predictor of a checkpoint, in eval mode and ready for `set_image`.
 
-    Args:
-        name: a checkpoint of the registry; becomes the predictor's `checkpoint_name`.
-        device: 'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the best one there is.
-        heads: a head set, the folder of one, the name of a fetched one, None for masks without scores, or
-            'auto': the bundled heads of this checkpoint, else the published heads of its family when they
-            were fetched, else none.
-        image_size: see `usam.checkpoints.registry.build_model`.
+    Parameters
+    ----------
+    name
+        A checkpoint of the registry (`usam models` lists them); becomes the predictor's `checkpoint_name`.
+    device
+        'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the best one there is.
+    heads
+        A head set, the folder of one, the name of a fetched one, None for masks without scores, or 'auto': the
+        bundled heads of this checkpoint, else the published heads of its family when they were fetched, else none.
+    image_size
+        Side of the model's square input in pixels, see `usam.checkpoints.registry.build_model`.
 
-    Raises CheckpointError (file missing or wrong, device not there) and HeadsError (heads that do not fit).
+    Returns
+    -------
+    A `SAM2ImagePredictor` whose `predict` gives masks, IoUs, logits and scores {head: one number a mask}.
+
+    Raises
+    ------
+    CheckpointError
+        The name is unknown, the file missing or wrong, or the device not there.
+    HeadsError
+        The heads do not fit.
+
+    Examples
+    --------
+    >>> predictor = usam.load("nano-s")
+    >>> predictor.set_image(image)
+    >>> masks, ious, low_res, scores = predictor.predict(point_coords=[[40, 30]], point_labels=[1])
+    >>> masks.shape[0] == len(scores["task_gap"]) == 3
+    True
     """
     find(name)
     from sam2.sam2_image_predictor import SAM2ImagePredictor
@@ -42,5 +63,5 @@ def load(
     side = model.sam_image_embedding_size
     predictor._bb_feat_sizes = [(side * 4, side * 4), (side * 2, side * 2), (side, side)]
     predictor.checkpoint_name = name
-    patched: PatchedImagePredictor = patch_sam2(predictor, resolve_heads(name, heads))
+    patched: PatchedImagePredictor = patch(predictor, resolve_heads(name, heads))
     return patched

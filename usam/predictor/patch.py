@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Any
+from typing import Any, Protocol, overload
 
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
@@ -25,6 +25,7 @@ from usam.heads.head_set import HeadSet
 from usam.predictor.base import Patched, PatchState
 from usam.predictor.embedding import ImageEmbedding
 from usam.predictor.image import PatchedImagePredictor, TokenOutput
+from usam.predictor.sam2_names import check_sam2
 from usam.predictor.video import FrameScores, ObjectTokens, PatchedModel, PatchedVideoPredictor
 
 __all__ = [
@@ -35,23 +36,79 @@ __all__ = [
     "PatchedModel",
     "PatchedVideoPredictor",
     "TokenOutput",
+    "patch",
     "patch_sam2",
     "unpatch_sam2",
 ]
 
+check_sam2()
 
-def patch_sam2(predictor: Any, heads: HeadSet | str | os.PathLike[str] | None = None) -> Any:
-    """Patch `predictor` and return it.
 
-    predictor  a `SAM2ImagePredictor` (gets the methods of `PatchedImagePredictor`), a `SAM2VideoPredictor` or
-               another `SAM2Base`
-    heads      a `HeadSet`, or the file or folder of one (`HeadSet.load`); None gives masks without scores
+class ImagePredictor(Protocol):
+    """What a `SAM2ImagePredictor` looks like to a type checker, which may not see into sam2."""
 
-    The attribute `checkpoint_name`, where the predictor has it, decides which heads fit. A predictor of a
-    model whose image size is not 1024 gets the feature sizes that belong to it. Patching again replaces the
-    heads.
-    Raises HeadsError (heads unreadable, or of another checkpoint or token width), UsamError (not a SAM 2
-    object).
+    def set_image(self, image: Any) -> None: ...
+
+
+class VideoPredictor(Protocol):
+    """What a `SAM2VideoPredictor` looks like to a type checker."""
+
+    def propagate_in_video(self, inference_state: Any) -> Any: ...
+
+
+class TrackingModel(Protocol):
+    """What another `SAM2Base` looks like to a type checker."""
+
+    def track_step(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@overload
+def patch(
+    predictor: ImagePredictor, heads: HeadSet | str | os.PathLike[str] | None = None
+) -> PatchedImagePredictor: ...
+@overload
+def patch(
+    predictor: VideoPredictor, heads: HeadSet | str | os.PathLike[str] | None = None
+) -> PatchedVideoPredictor: ...
+@overload
+def patch(predictor: TrackingModel, heads: HeadSet | str | os.PathLike[str] | None = None) -> PatchedModel: ...
+def patch(predictor: Any, heads: HeadSet | str | os.PathLike[str] | None = None) -> Any:
+    """Give a SAM 2 predictor scores beside its masks, and return it.
+
+    Masks, IoUs and logits stay those of the unpatched predictor, bit for bit. Patching again replaces the heads.
+
+    Parameters
+    ----------
+    predictor
+        A `SAM2ImagePredictor` (gets the methods of `PatchedImagePredictor`), a `SAM2VideoPredictor` or another
+        `SAM2Base`. Its attribute `checkpoint_name`, where it has one, decides which heads fit. A predictor of a model
+        whose image size is not 1024 gets the feature sizes that belong to it.
+    heads
+        A `HeadSet`, or the file or folder of one (`HeadSet.load`); None gives masks without scores.
+
+    Returns
+    -------
+    The same object, now a `PatchedImagePredictor`, `PatchedVideoPredictor` or `PatchedModel`.
+
+    Raises
+    ------
+    HeadsError
+        The heads are unreadable, or of another checkpoint or token width.
+    UsamError
+        `predictor` is no SAM 2 object.
+
+    Examples
+    --------
+    >>> from sam2.sam2_image_predictor import SAM2ImagePredictor
+    >>> from usam.checkpoints.registry import build_model, heads_for
+    >>> plain = SAM2ImagePredictor(build_model("nano-s"))
+    >>> predictor = usam.patch(plain, heads_for("nano-s"))
+    >>> predictor is plain
+    True
+    >>> predictor.set_image(image)
+    >>> masks, ious, low_res, scores = predictor.predict(point_coords=[[40, 30]], point_labels=[1])
+    >>> scores["task_gap"].shape
+    (3,)
     """
     if heads is not None and not isinstance(heads, HeadSet):
         heads = HeadSet.load(heads)
@@ -77,6 +134,10 @@ def patch_sam2(predictor: Any, heads: HeadSet | str | os.PathLike[str] | None = 
         unpatch_sam2(predictor)
         raise
     return predictor
+
+
+patch_sam2 = patch
+"""The published name of `patch`."""
 
 
 def unpatch_sam2(predictor: Any) -> Any:

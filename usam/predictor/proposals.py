@@ -88,19 +88,52 @@ def propose_masks(
     max_masks: int | None = None,
     by_samscore: bool = False,
 ) -> Proposals:
-    """Masks of the objects at `point_coords` (P, 2), pixels x, y, on the image that is set.
-
-    Args:
-        multimask: three candidates per point, else one, the decoder's output 0. pred_iou_thresh: drop candidates
-        ranked below, 0..1. The rank is the predicted IoU of the head set's quality head,
-            else SAM's own estimate.
-        nms_iou: of two masks that overlap by more than this IoU, 0..1, the better ranked stays.
-        max_masks: keep at most so many, the best.
-        by_samscore: rank by SAM's own estimate whatever the heads.
+    """Masks of the objects at some points of the image that is set, best first, near-copies dropped.
 
     Masks are those of `predict` up to rounding of the logits. Empty masks are dropped. Overlap is judged on
-    low-resolution masks, and where it is clear on sampled ones. Raises ImageError,
-    PromptError, HeadsError.
+    low-resolution masks, and where it is clear on sampled ones. The rank of a mask is the predicted IoU of the head
+    set's quality head, else SAM's own estimate.
+
+    Parameters
+    ----------
+    predictor
+        A patched image predictor on which `set_image` was called.
+    point_coords
+        (P, 2) pixels x, y; `usam.prompts.grid_points` spreads them over an image.
+    multimask
+        Three candidates per point, else one, the decoder's output 0.
+    pred_iou_thresh
+        Drop candidates ranked below, 0..1.
+    nms_iou
+        Of two masks that overlap by more than this IoU, 0..1, the better ranked stays.
+    max_masks
+        Keep at most so many, the best; None keeps all.
+    by_samscore
+        Rank by SAM's own estimate whatever the heads.
+
+    Returns
+    -------
+    `Proposals` of K masks: `masks` (K, H, W) bool, `scores` {head: (K,)}, `rank` (K,), higher = better.
+
+    Raises
+    ------
+    ImageError
+        No image is set.
+    PromptError
+        Points outside the image, or limits out of range.
+    HeadsError
+        Tokens that are not finite.
+
+    Examples
+    --------
+    >>> from usam.prompts import grid_points
+    >>> predictor = usam.load("nano-s")
+    >>> predictor.set_image(image)
+    >>> proposals = usam.propose_masks(predictor, grid_points(image.shape[:2], 4), max_masks=5)
+    >>> 1 <= len(proposals) <= 5, proposals.masks.shape[1:]
+    (True, (120, 160))
+    >>> bool((proposals.rank[:-1] >= proposals.rank[1:]).all())
+    True
     """
     steps = proposal_steps(
         predictor,

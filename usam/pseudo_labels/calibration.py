@@ -185,9 +185,36 @@ class Acceptance:
 def calibrate(audit: Candidates, pool: Candidates, promise: RiskGuarantee, heads: str = "") -> Calibration:
     """The loosest threshold under which audit labels support the promise.
 
-    `audit` are the masks of images drawn at random and labelled by people, `pool` those of the images to be labelled,
-    from which the thresholds come. Raises `PseudoLabelError`, with the number of audited images still needed, where no
-    threshold is supported.
+    Parameters
+    ----------
+    audit
+        The masks of images that were drawn at random and labelled by people, with `true_iou`.
+    pool
+        The masks of the images that are to be labelled, from which the thresholds come.
+    promise
+        The IoU, the share of masks that may miss it, and how sure to be of that.
+    heads
+        Name of the head set that predicted the IoUs; masks scored by others will not be accepted.
+
+    Returns
+    -------
+    `Calibration`: `threshold` (accept from this quality on), `pool_share` and all steps that were tested.
+
+    Raises
+    ------
+    PseudoLabelError
+        No threshold is supported; `needed` is the number of audited images still missing.
+
+    Examples
+    --------
+    >>> from usam.pseudo_labels.calibration import Candidates, RiskGuarantee
+    >>> rng = np.random.default_rng(0)
+    >>> predicted, names = rng.uniform(0.3, 1, 400), [str(number) for number in range(400)]
+    >>> drawn = Candidates(names, names, predicted, true_iou=predicted - 0.02)
+    >>> pool = Candidates(names, names, rng.uniform(0.3, 1, 400))
+    >>> calibration = usam.calibrate(drawn, pool, RiskGuarantee(iou=0.7, risk=0.1, confidence=0.9))
+    >>> 0.65 < calibration.threshold < 0.75, calibration.pool_share > 0.3
+    (True, True)
     """
     if audit.true_iou is None:
         raise PseudoLabelError("audit labels", "masks without a true IoU", "label the audit tasks")

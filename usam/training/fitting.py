@@ -60,20 +60,63 @@ def fit_heads(
     metadata: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> FitResult:
-    """Train a head for each of `targets`, all at once.
+    """Train a head for each of `targets`, all at once. N objects, tokens of width D.
 
-    iou_token (N, D) and mask_tokens (N, 4, D) for single-point prompts; targets {head: (N, M)} in [0, 1], M
-    = 3 for the three multimask outputs or 4 with the single mask before them, NaN where unknown (such
-    values weigh nothing); groups (N,) name what a split keeps together; weights (N,) of rows. `both` tries
-    both alignments and keeps the one with the lower validation loss. `quality` names the head for the IoU
-    of the checkpoint's own masks (default: that of `init`, or the last `iou_` head of a model).
+    With `init`, training starts there and is pulled back to it, in its alignment; up to `settings.adapt_up_to` rows
+    its heads are adapted in closed form instead, and 'no change' is always one of the candidates. Heads of `init`
+    without targets are kept as they are.
 
-    With `init`, training starts there and is pulled back to it, in its alignment; up to
-    `settings.adapt_up_to` rows its heads are adapted in closed form instead, and 'no change' is always one
-    of the candidates. Heads of `init` without targets are kept as they are.
+    Parameters
+    ----------
+    iou_token, mask_tokens
+        (N, D) and (N, 4, D), of one point on each object (`PatchedImagePredictor.predict_tokens`).
+    targets
+        {head: (N, M)} in [0, 1], gaps as 0.5 + gap; M = 3 for the three multimask outputs, or 4 with the single mask
+        before them. NaN where unknown: such values weigh nothing.
+    groups
+        (N,) what a split keeps together: the image of each object.
+    settings
+        None: by the number of rows (`preset_for`).
+    checkpoint
+        Whose tokens these are.
+    quality
+        The head for the IoU of the checkpoint's own masks (default: that of `init`, or the last `iou_` head of a
+        model).
+    init
+        The head set to start from.
+    alignment
+        Which token a mask's score is read from (`usam.heads.head_set`); 'both' tries both and keeps the one with the
+        lower validation loss.
+    weights
+        (N,) of rows; None weighs them alike.
+    metadata
+        What else the head set is to remember: JSON values.
+    progress
+        Called after every epoch.
 
-    Raises `TrainingError` on shapes, ranges or too few groups, and where `init` fits neither tokens nor
-    heads.
+    Returns
+    -------
+    `FitResult`: the head set, and its figures on images that no weight has seen.
+
+    Raises
+    ------
+    TrainingError
+        Shapes, ranges or too few groups; or `init` fits neither tokens nor heads.
+
+    Examples
+    --------
+    >>> from usam.training.settings import TrainSettings
+    >>> rng = np.random.default_rng(0)
+    >>> mask_tokens = rng.normal(size=(80, 4, 8)).astype(np.float32)
+    >>> iou = 1 / (1 + np.exp(-mask_tokens[:, 1:, 0]))
+    >>> images = np.arange(80) // 4
+    >>> fitted = usam.fit_heads(
+    ...     mask_tokens[:, 0], mask_tokens, {"iou_nano_s": iou}, images, settings=TrainSettings(epochs=3, members=1)
+    ... )
+    >>> fitted.heads.names
+    ('iou_nano_s',)
+    >>> sorted(fitted.figures["iou_nano_s"])
+    ['calibration_error', 'mae', 'mse', 'pearson', 'rows', 'variance']
     """
     if settings is None:
         settings = preset_for(len(iou_token))
