@@ -14,11 +14,13 @@ Gaps are stored as 0.5 + gap. All but the first are about the object and the sam
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
 import numpy as np
 import numpy.typing as npt
 
 from usam.errors import TokensError
-from usam.research.tokens.table import TokenTable
 
 Float32 = npt.NDArray[np.float32]
 
@@ -44,9 +46,16 @@ def picked_iou(iou: Float32, samscore: Float32) -> Float32:
     return np.asarray(iou[np.arange(len(iou)), pick + 1], np.float32)
 
 
-def head_targets(
-    table: TokenTable, model: str, *, small: str | None = None, large: str | None = None
-) -> dict[str, Float32]:
+class Table(Protocol):
+    """What is read of a table of tokens."""
+
+    @property
+    def model_names(self) -> tuple[str, ...]: ...
+
+    def arrays(self, model: str, columns: Sequence[str] | None = None) -> Mapping[str, npt.NDArray[Any]]: ...
+
+
+def head_targets(table: Table, model: str, *, small: str | None = None, large: str | None = None) -> dict[str, Float32]:
     """head -> (N, 3) float32 in [0, 1], for the tokens of `model`.
 
     `small` and `large` are the models that `model_gap` compares, without them the first and the last of the
