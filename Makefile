@@ -1,31 +1,35 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos lint bench clean
+.PHONY: help setup run test test-fast chaos fuzz lint docs lock bench clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv with everything in it
+setup: $(STAMP) ## make .venv with everything in it, as the lock files have it
 
 # sam2 is published as source only: build it against the torch that is already installed, without CUDA kernels.
-$(STAMP): pyproject.toml
+# TORCH_ARGS chooses another build of torch, which then is not checked against the lock.
+$(STAMP): pyproject.toml requirements/torch.txt requirements/all.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade pip "setuptools<82" wheel hatchling
 	@echo "installing torch (this is the long part, a few minutes on a slow line)"
-	$(PIP) "torch>=2.6" "torchvision>=0.21"
-	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation "sam2>=1.1"
-	$(PIP) --editable ".[science,service,demo,postgres,nano-training,dev]"
+	$(if $(TORCH_ARGS),$(PIP) "setuptools<82" wheel hatchling editables torch torchvision $(TORCH_ARGS),$(PIP) --require-hashes --no-deps -r requirements/torch.txt)
+	SAM2_BUILD_CUDA=0 $(PIP) --require-hashes --no-deps --no-build-isolation -r requirements/all.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 run: setup ## start Label Studio, Redis, the backend and a worker on a demo project
 	$(BIN)/usam-backend up $(if $(IMAGES),--images "$(IMAGES)")
 
-test: setup ## run every test that this machine can run
-	$(BIN)/python -m pytest
+test: setup ## run every test that this machine can run, and show what they cover
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov=usam --cov=backend --cov-report=term:skip-covered
+
+test-fast: setup ## run the quick tests: no Label Studio, no browser, no Redis
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not integration and not e2e"
 
 chaos: setup ## hurt a real stack while labels are made; FAULTS=500 SEED=2 for a long run
 	$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) --seed $(or $(SEED),1)
@@ -35,8 +39,15 @@ lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: setup ## make the documentation site in site/, with every link checked
+	$(BIN)/mkdocs build --strict
+
+lock: setup ## write the lock files again, from pyproject.toml and the newest releases
+	test -x $(BIN)/uv || $(PIP) uv
+	requirements/lock.sh $(BIN)/uv
+
 bench: setup ## measure every figure again and append it to bench/results.csv
 	$(BIN)/python -m bench
 
 clean: ## remove the environment and caches, never labels or weights
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis site

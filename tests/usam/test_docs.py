@@ -1,6 +1,6 @@
 """What the README and the docs say can be done, can be done.
 
-- docs/command-line.md holds the help text of every command;
+- docs/command-line.md holds the help text of every command of `usam` and of `usam-backend`;
   `USAM_UPDATE_DOCS=1 pytest tests/usam/test_docs.py` writes it.
 - In blocks marked `bash`, lines that start with `usam`, `usam-backend` or `make` must be commands that exist, with
   options that exist.
@@ -10,12 +10,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,16 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from backend.cli.main import app as backend_app
 from usam.checkpoints.registry import DEFAULT_MODEL, checkpoint_path
 from usam.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "decisions").glob("*.md")),
+]
 COMMAND_LINE = ROOT / "docs" / "command-line.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -52,9 +57,15 @@ def all_commands(command: Any, path: tuple[str, ...] = ("usam",)) -> dict[tuple[
     return found
 
 
+def documented() -> dict[tuple[str, ...], Any]:
+    """Every command of both programs, by the words that call them."""
+    return {**all_commands(get_command(app)), **all_commands(get_command(backend_app), ("usam-backend",))}
+
+
 def rendered(path: tuple[str, ...]) -> str:
     """The part of docs/command-line.md about one command."""
-    result = CliRunner().invoke(app, [*path[1:], "--help"], prog_name="usam", env={"COLUMNS": "100"})
+    program = app if path[0] == "usam" else backend_app
+    result = CliRunner().invoke(program, [*path[1:], "--help"], prog_name=path[0], env={"COLUMNS": "100"})
     assert result.exit_code == 0, result.output
     lines = "\n".join(line.rstrip() for line in result.stdout.strip().splitlines())
     return f"### {' '.join(path)}\n\n```text\n{lines}\n```\n"
@@ -62,7 +73,7 @@ def rendered(path: tuple[str, ...]) -> str:
 
 def test_the_help_of_every_command_is_in_the_docs() -> None:
     """Compares words, not lines: how a help text is laid out is up to the version of typer."""
-    commands = all_commands(get_command(app))
+    commands = documented()
     text = COMMAND_LINE.read_text(encoding="utf-8")
     if os.environ.get("USAM_UPDATE_DOCS"):
         head = text.partition("\n### usam\n")[0].rstrip("\n")
@@ -96,19 +107,9 @@ def check_arguments(command: Any, arguments: list[str], name: str) -> None:
         check_arguments(below, remaining, found)
 
 
-def backend_command() -> Any:
-    """The command of the service, where that is built with typer and installed."""
-    if find_spec("backend.cli.main") is None:
-        return None
-    import backend.cli.main
-
-    application = getattr(backend.cli.main, "app", None)
-    return None if application is None else get_command(application)
-
-
 @pytest.mark.parametrize(("document", "text"), blocks("bash"))
 def test_shell_blocks_name_commands_that_exist(document: str, text: str) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -121,8 +122,8 @@ def test_shell_blocks_name_commands_that_exist(document: str, text: str) -> None
             assert wanted <= targets, f"{document}: {line}"
         elif name == "usam":
             check_arguments(get_command(app), words[1:], "usam")
-        elif name == "usam-backend" and (command := backend_command()) is not None:
-            check_arguments(command, words[1:], "usam-backend")
+        elif name == "usam-backend":
+            check_arguments(get_command(backend_app), words[1:], "usam-backend")
 
 
 @pytest.mark.parametrize(("document", "text"), blocks("python", "py"))
@@ -146,6 +147,25 @@ def test_python_blocks_run(document: str, tmp_path: Path) -> None:
         [sys.executable, "-W", "ignore", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "docs").glob("*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_run_from_top_to_bottom(notebook: Path, tmp_path: Path) -> None:
+    """The cells hold plain Python alone, so that an interpreter without a kernel runs them as a notebook would."""
+    pytest.importorskip("skimage", reason="needs the extra `demo`")
+    pytest.importorskip("matplotlib", reason="needs the extra `science`")
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    program = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1. " in done.stdout
 
 
 def test_links_between_documents_lead_somewhere() -> None:
