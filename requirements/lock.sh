@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Write the lock files again: every package that `make setup`, CI and the Dockerfile install, with its hashes, for
-# Python 3.10 to 3.13 on all systems. `make lock` calls this with the program uv in its argument.
+# Python 3.10 to 3.13 on all systems. `make lock` calls this with the program uv in its argument. Bounds of a site, such
+# as a torch that its drivers know, are taken from the file that PIP_CONSTRAINT names.
 #
 #   torch.txt    torch, what it needs, and what builds sam2 against it; a site may put a build of its own in its place
 #   service.txt  the service and its workers, on top of torch.txt
@@ -11,7 +12,7 @@ cd "$(dirname "$0")/.."
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 compile() {
-  "$uv" pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
+  "$uv" pip compile ${PIP_CONSTRAINT:+-c "$PIP_CONSTRAINT"} --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
     --no-emit-index-url --no-emit-find-links "$@"
 }
 service=(--extra science --extra service --extra demo --extra postgres)

@@ -7,10 +7,28 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
 SHARED = os.environ.get("USAM_SHARED", "")
 
 
+SLOW = (
+    "tests/backend/local/test_stack.py",
+    "tests/backend/local/test_supervisor.py",
+    "tests/backend/local/test_label_studio_server.py",
+    "tests/backend/test_compose.py",
+    "tests/backend/test_plugin.py",
+    "tests/usam/research/nano/",
+    "tests/usam/research/tokens/",
+    "tests/usam/training/test_search.py",
+)
+"""Files and folders that start servers, train, or read tables of real pictures; as are tests that need PostgreSQL."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        below = item.path.relative_to(ROOT).as_posix() if item.path.is_relative_to(ROOT) else ""
+        if below.startswith(SLOW) or "postgres" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
     if SHARED:
         return
     skip = pytest.mark.skip(reason="set USAM_SHARED to the folder of shared data to run this")

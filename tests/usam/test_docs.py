@@ -131,6 +131,7 @@ def test_python_blocks_are_python(document: str, text: str) -> None:
     compile(text, document, "exec")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [path.name for path in DOCUMENTS])
 def test_python_blocks_run(document: str, tmp_path: Path) -> None:
     path = next(path for path in DOCUMENTS if path.name == document)
@@ -149,6 +150,7 @@ def test_python_blocks_run(document: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", sorted((ROOT / "docs").glob("*.ipynb")), ids=lambda path: path.name)
 def test_notebooks_run_from_top_to_bottom(notebook: Path, tmp_path: Path) -> None:
     """The cells hold plain Python alone, so that an interpreter without a kernel runs them as a notebook would."""
