@@ -59,7 +59,7 @@ class OpenParts:
         self.metrics = Metrics()
         self.store = Store(settings.store_url)
         self.queue = open_queue(settings)
-        self.inbox = Inbox(self.store, self.queue, self.metrics, settings.data_dir / "inbox")
+        self.inbox = Inbox(self.store, self.queue, self.metrics, settings.data_dir / "inbox", any_project=True)
         self._fetcher: ImageFetcher | None = None
         self._engine: Engine | None = None
         self._answers: PredictionService | None = None

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
+LARGEST_ID = 2**31 - 1
+"""The largest number that Label Studio gives a project, task or annotation, and that the store can hold."""
 Score = Annotated[FiniteFloat, Field(ge=0, le=1)]
 """Confidence from 0 to 1; Label Studio serves the lowest first."""
 
@@ -153,8 +155,11 @@ class ErrorAnswer(BaseModel):
 
 
 def project_number(value: Any) -> int | None:
-    """The project id in `2.1795423842`, `"2"` or `2`; None where there is none."""
-    if isinstance(value, bool) or value is None:
+    """The project id in `2.1795423842`, `"2"` or `2`; None where there is none, or one that Label Studio cannot
+    have given."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
+    if isinstance(value, int):
+        return value if 0 < value <= LARGEST_ID else None
     head = str(value).partition(".")[0].strip()
-    return int(head) if head.isascii() and head.isdigit() and len(head) < 19 else None
+    return project_number(int(head)) if head.isascii() and head.isdigit() and len(head) < 19 else None

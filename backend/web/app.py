@@ -2,7 +2,8 @@
 `inbox`.
 
 `/health` and `/webhook` never wait for anything; everything that may is done in threads, clicks in their
-own, so that neither a batch nor a model that loads can hold them up. Errors are JSON without tracebacks.
+own, so that neither a batch nor a model that loads can hold them up. Clicks on pictures that have to be fetched and
+decoded first wait apart from those on pictures that are at hand. Errors are JSON without tracebacks.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import gc
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel, ValidationError
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from backend.errors import EngineBusy, EngineError
 from backend.image_fetcher import ImageFetcher
 from backend.inference.engine import Engine
+from backend.label_studio.config import parse_config
 from backend.label_studio.messages import (
     ErrorAnswer,
     HealthAnswer,
@@ -43,7 +45,9 @@ from backend.metrics.workers import Progress
 from backend.pool.next_tasks import NextTasks
 from backend.settings import Settings
 from backend.web.auth import Access
+from backend.web.bodies import SMALL_BYTES, TooMuch, read_message
 from backend.web.dashboard.page import HEADERS, render
+from backend.web.dashboard.protocol import render_protocol
 from backend.web.dashboard.view import gather
 from backend.web.inbox import Inbox
 from backend.web.predictions import PredictionService
@@ -56,6 +60,11 @@ if TYPE_CHECKING:
     from backend.store.head_registry import Registry
 
 CLICK_THREADS = 16
+COLD_THREADS = 16
+COLD_WAITING = 64
+"""Clicks on pictures that are not at hand that may be at work or wait for a thread."""
+MAX_TASKS = 10_000
+"""Tasks of one request; it is answered within a minute and a half or not at all."""
 BATCH_THREADS = 2
 BATCH_WAITING = 8
 """Batch requests that may wait for a thread; Label Studio gives up after 100 s anyway."""
@@ -110,6 +119,9 @@ def create_app(
         title="usam backend",
         version=__version__,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
         description="Masks from SAM 2 that say why they are unsure, for Label Studio.",
         responses={code: {"model": ErrorAnswer} for code in (400, 401, 413, 503)},
     )
@@ -141,13 +153,15 @@ class Service:
         self.inbox = Inbox(store, queue, metrics, settings.data_dir / "inbox" if store is not None else None)
         self._upcoming = NextTasks(store, settings.prefetch) if store is not None else None
         self._clicks = ThreadPoolExecutor(CLICK_THREADS, thread_name_prefix="click")
+        self._cold = ThreadPoolExecutor(COLD_THREADS, thread_name_prefix="cold-click")
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parser")
         self._batches = ThreadPoolExecutor(BATCH_THREADS, thread_name_prefix="batch")
         self._small = ThreadPoolExecutor(4, thread_name_prefix="small")
-        self._batches_waiting = 0
+        self._batches_waiting = self._cold_waiting = 0
 
     def close(self) -> None:
         """Stop taking work; what was taken from webhooks is still stored."""
-        for pool in (self._clicks, self._batches, self._small):
+        for pool in (self._clicks, self._cold, self._parser, self._batches, self._small):
             pool.shutdown(wait=False, cancel_futures=True)
         self.inbox.close()
         self.fetcher.close()
@@ -167,13 +181,16 @@ class Service:
     async def predict(self, raw: bytes) -> bytes:
         """The answer to `/predict` as JSON."""
         loop = asyncio.get_running_loop()
-        request = await loop.run_in_executor(self._clicks, read_message, PredictRequest, raw)
+        request, is_warm = await self.parse(raw, lambda: self._read_predict(raw))
 
         def answer() -> bytes:
             return _json_bytes(self.answers.predict(request))
 
         if request.interactive:
-            body = await loop.run_in_executor(self._clicks, answer)
+            if is_warm:
+                body = await loop.run_in_executor(self._clicks, answer)
+            else:
+                body = await self._cold_click(answer)
             self._compute_ahead(request)
             return body
         if self._batches_waiting >= BATCH_WAITING:
@@ -185,6 +202,53 @@ class Service:
         finally:
             self._batches_waiting -= 1
 
+    async def parse(self, raw: bytes, read: Callable[[], Result]) -> Result:
+        """What `read` makes of a body; a large one is read in a thread where one waits for the other."""
+        pool = self._clicks if len(raw) <= SMALL_BYTES else self._parser
+        return await asyncio.get_running_loop().run_in_executor(pool, read)
+
+    async def take_event(self, raw: bytes) -> bool:
+        """Take a webhook's event; a small one at once."""
+        if len(raw) <= SMALL_BYTES:
+            return self.inbox.put(raw)
+        return await self.parse(raw, lambda: self.inbox.put(raw))
+
+    def setup(self, raw: bytes) -> str:
+        """The version that a project's predictions carry. Label Studio says so that it has been connected."""
+        project_id = project_number(read_message(SetupRequest, raw).project)
+        self.answers.refresh_heads(project_id)
+        version = self.answers.model_version(project_id)
+        if self._store is not None and project_id is not None:
+            try:
+                self._store.join(project_id)
+            except Exception as error:
+                log.warning("project %s is not noted as connected: %s", project_id, type(error).__name__)
+        return version
+
+    def _read_predict(self, raw: bytes) -> tuple[PredictRequest, bool]:
+        """The request, and whether its pictures are at hand, so that it takes no time but the decoder's."""
+        request = read_message(PredictRequest, raw)
+        if len(request.tasks) > MAX_TASKS:
+            raise TooMuch(f"at most {MAX_TASKS:,} tasks at once", f"{len(request.tasks):,}", "select fewer tasks")
+        if not request.interactive:
+            return request, False
+        try:
+            config = parse_config(request.label_config)
+            addresses = [config.image_value(Task.model_validate(task).data) for task in request.tasks]
+            return request, all(map(self.engine.is_warm, addresses))
+        except (UsamError, ValueError):
+            return request, False
+
+    async def _cold_click(self, answer: Callable[[], bytes]) -> bytes:
+        if self._cold_waiting >= COLD_WAITING:
+            self.metrics.busy.inc()
+            raise EngineBusy("room for a click", f"{COLD_WAITING} that wait", "click again", retry_after=5)
+        self._cold_waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._cold, answer)
+        finally:
+            self._cold_waiting -= 1
+
     def _compute_ahead(self, request: PredictRequest) -> None:
         """Embeddings of the tasks that this person will see next, while they look at the answer."""
         project, upcoming = request.project_id, self._upcoming
@@ -192,8 +256,6 @@ class Service:
             return
 
         def work() -> None:
-            from backend.label_studio.config import parse_config
-
             shown = Task.model_validate(request.tasks[0]).id if request.tasks else None
             key = parse_config(request.label_config)
             for number, data in upcoming.after(project, shown):
@@ -226,6 +288,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             return Response((await health()).model_dump_json(), media_type="application/json")
         return HTMLResponse(await service.small(service.page), headers=HEADERS)
 
+    @app.get("/docs", include_in_schema=False)
+    @app.get("/redoc", include_in_schema=False)
+    async def protocol() -> Response:
+        """The protocol as a page, which needs nothing from elsewhere."""
+        return HTMLResponse(await service.small(lambda: render_protocol(app.openapi())), headers=HEADERS)
+
     @app.get("/health", response_model=HealthAnswer)
     async def health() -> HealthAnswer:
         """Whether the service is up; it is, also while the model loads."""
@@ -236,13 +304,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def setup(request: Request) -> SetupAnswer:
         """The version that predictions for a project carry."""
         raw = await request.body()
-
-        def answer() -> SetupAnswer:
-            project = project_number(read_message(SetupRequest, raw).project)
-            service.answers.refresh_heads(project)
-            return SetupAnswer(model_version=service.answers.model_version(project))
-
-        return await service.small(answer)
+        return SetupAnswer(model_version=await service.small(lambda: service.setup(raw)))
 
     @app.post("/predict", response_model=PredictAnswer, openapi_extra=_takes(PredictRequest))
     async def predict(request: Request) -> Response:
@@ -252,7 +314,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/webhook", response_model=WebhookAnswer, openapi_extra=_takes(WebhookEvent))
     async def webhook(request: Request) -> Response:
         """Take an event of Label Studio; the work it causes is done later."""
-        taken = service.inbox.put(await request.body())
+        taken = await service.take_event(await request.body())
         return Response(EVENT_TAKEN if taken else EVENT_DROPPED, media_type="application/json")
 
     @app.get("/versions", response_model=VersionsAnswer)
@@ -273,26 +335,28 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(UsamError)
-    async def usam_error(_: Request, error: UsamError) -> JSONResponse:
+    async def usam_error(_: Request, error: UsamError) -> Response:
         headers: dict[str, str] = {}
         status = 400
         if isinstance(error, EngineError):
             status, wait = 503, error.retry_after if isinstance(error, EngineBusy) else LOADING_RETRY_S
             headers = {"Retry-After": str(max(1, round(wait)))}
+        elif isinstance(error, TooMuch):
+            status = 413
         elif service_failed(app, error):
             status = 503
         body = ErrorAnswer(error=str(error), expected=error.expected, got=error.got, remedy=error.remedy)
-        return JSONResponse(body.model_dump(), status, headers)
+        return _error(body, status, headers)
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse(ErrorAnswer(error=str(error.detail)).model_dump(), error.status_code, error.headers)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        return _error(ErrorAnswer(error=str(error.detail)), error.status_code, error.headers)
 
     @app.exception_handler(Exception)
-    async def other_error(request: Request, error: Exception) -> JSONResponse:
+    async def other_error(request: Request, error: Exception) -> Response:
         log.error("%s failed", request.url.path, exc_info=error)
         answer = ErrorAnswer(error="an error inside the service", remedy="its log says more")
-        return JSONResponse(answer.model_dump(), 500)
+        return _error(answer, 500)
 
 
 def service_failed(app: FastAPI, error: UsamError) -> bool:
@@ -301,19 +365,9 @@ def service_failed(app: FastAPI, error: UsamError) -> bool:
     return service.engine.state == "failed" and error.__class__.__module__ == "usam.errors"
 
 
-Received = TypeVar("Received", bound=BaseModel)
-
-
-def read_message(kind: type[Received], raw: bytes) -> Received:
-    """A request's body as a message. Raises `UsamError` that says what is wrong, without its content."""
-    try:
-        return kind.model_validate(json.loads(raw or b"{}"))
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        got = f"{'.'.join(map(str, first['loc'])) or 'something else'}: {first['msg']}"
-        raise UsamError(f"a {kind.__name__}", got, "see /docs") from None
-    except (ValueError, RecursionError):
-        raise UsamError("a body of JSON", f"{len(raw)} bytes of something else", "see /docs") from None
+def _error(answer: ErrorAnswer, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as JSON in ASCII: what it quotes may hold signs that are no text."""
+    return Response(_json_bytes(answer), status, headers, "application/json")
 
 
 def _json_bytes(answer: BaseModel) -> bytes:

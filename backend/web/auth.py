@@ -1,8 +1,8 @@
 """Who may ask, and how much: a layer of ASGI around the routes.
 
-Basic and bearer credentials are compared in constant time. `/health` is open, because container and
-load-balancer checks carry no password, and tells nothing. Bodies are cut off at the cap while they arrive,
-whatever their header says.
+Requests that only a foreign web page would send are refused first (`request_rules`). Basic and bearer credentials are
+compared in constant time. `/health` is open, because container and load-balancer checks carry no password, and tells
+nothing. Bodies are cut off at the route's cap while they arrive, whatever their header says.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.metrics.service import Metrics
 from backend.settings import Settings
+from backend.web.request_rules import HEADERS, body_bytes, refusal
 
 OPEN_PATHS = frozenset({"/health"})
 
@@ -40,6 +41,8 @@ class Access:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        if len(scope["path"]) > 1 and scope["path"].endswith("/"):  # no redirect, which would name the `Host` it got
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         route = scope["path"] if scope["path"] in self._routes else "other"
         status = 0
 
@@ -47,19 +50,28 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                given = {name.lower() for name, _ in message.get("headers", ())}
+                more = [(name, value) for name, value in HEADERS.items() if name not in given]
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
         headers = {name.lower(): value for name, value in scope["headers"]}
+        cap = body_bytes(scope["path"], self._settings)
         try:
+            refused = refusal(scope["method"], scope["path"], headers, self._settings)
+            if refused is not None:
+                await _answer(counted, *refused, [(b"connection", b"close")])
+                return
             guarded = self._settings.auth_on and scope["path"] not in OPEN_PATHS
             if guarded and not self._allowed(headers.get(b"authorization", b"")):
                 challenge = (b"www-authenticate", b'Basic realm="usam", charset="UTF-8"')
                 await _answer(counted, 401, "credentials are missing or wrong", [challenge])
                 return
-            await self._app(scope, self._capped(headers, receive), counted)
+            await self._app(scope, _capped(headers, receive, cap), counted)
         except _TooLarge:
             if not status:
-                text = f"a body of at most {self._settings.request_bytes} bytes is taken (USAM_REQUEST_BYTES)"
+                setting = " (USAM_REQUEST_BYTES)" if cap == self._settings.request_bytes else ""
+                text = f"a body of at most {cap} bytes is taken here{setting}"
                 await _answer(counted, 413, text, [(b"connection", b"close")])
         finally:
             self._metrics.requests.labels(route, str(status)).inc()
@@ -78,23 +90,26 @@ class Access:
             pair = base64.b64decode(given.strip(), validate=True)
         except (binascii.Error, ValueError):
             return False
-        return bool(password) and hmac.compare_digest(pair, settings.auth_user.encode() + b":" + password)
+        # browsers send UTF-8, Python's requests, and so Label Studio, Latin-1
+        users = {settings.auth_user.encode(), settings.auth_user.encode("latin-1", "replace")}
+        return bool(password) and any([hmac.compare_digest(pair, user + b":" + password) for user in users])
 
-    def _capped(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
-        cap, seen = self._settings.request_bytes, 0
-        declared = headers.get(b"content-length", b"0")
 
-        async def limited() -> Message:
-            nonlocal seen
-            if declared.isdigit() and int(declared) > cap:
-                raise _TooLarge
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > cap:
-                raise _TooLarge
-            return message
+def _capped(headers: dict[bytes, bytes], receive: Receive, cap: int) -> Receive:
+    seen = 0
+    declared = headers.get(b"content-length", b"0")
 
-        return limited
+    async def limited() -> Message:
+        nonlocal seen
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > cap):
+            raise _TooLarge
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > cap:
+            raise _TooLarge
+        return message
+
+    return limited
 
 
 async def _answer(send: Send, status: int, error: str, headers: list[tuple[bytes, bytes]]) -> None:

@@ -11,11 +11,19 @@ import fcntl
 import json
 import os
 import threading
+import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from backend.label_studio.messages import LARGEST_ID
+
 PATTERN = "events-*.jsonl"
+ASIDE = "set-aside.jsonl"
+"""What no store can hold, each with the reason."""
+ASIDE_BYTES = 4 * 2**20
+"""Size from which nothing is added to it: whoever sends nonsense does not fill the disk."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,16 @@ class EventNote:
     project: int
     action: str
     subjects: tuple[int, ...] = ()
+
+    def fault(self) -> str:
+        """Why no store can hold it; empty where one can."""
+        if not 0 < self.project <= LARGEST_ID:
+            return f"a project's number is 1 to {LARGEST_ID}"
+        if not all(0 <= number <= LARGEST_ID for number in self.subjects):
+            return f"ids are 0 to {LARGEST_ID}"
+        if "\0" in self.action or any("\ud800" <= sign <= "\udfff" for sign in self.action):
+            return "the action holds signs that are no text"
+        return ""
 
 
 class Journal:
@@ -36,9 +54,8 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._path = folder / f"events-{uuid.uuid4().hex}.jsonl"
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._folder = folder
+        self._path, self._file = self._begin()
         self._size = 0
         self.left_over = self._adopt(folder)
         """Events of earlier processes that no store has yet."""
@@ -54,6 +71,29 @@ class Journal:
                 os.ftruncate(self._file, 0)
                 self._size = 0
 
+    def keep(self, notes: Iterable[EventNote]) -> None:
+        """Hold these and no others. A process that dies meanwhile leaves the old ones, the new ones, or both."""
+        data = b"".join(map(_line, notes))
+        with self._lock:
+            path, file = self._begin()
+            if os.write(file, data) != len(data):
+                os.close(file)
+                path.unlink()
+                raise OSError("the disk is full")
+            self._path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._path, self._file, self._size = path, file, len(data)
+
+    def set_aside(self, note: EventNote, reason: str) -> None:
+        """Write down an event that no store can hold, for a person to read. Raises `OSError`."""
+        line = json.dumps({**asdict(note), "reason": reason[:300], "at": round(time.time())}).encode() + b"\n"
+        file = os.open(self._folder / ASIDE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            if os.fstat(file).st_size + len(line) <= ASIDE_BYTES:
+                os.write(file, line)
+        finally:
+            os.close(file)
+
     @property
     def size(self) -> int:
         """Bytes in it."""
@@ -66,6 +106,15 @@ class Journal:
             if self._size == 0:
                 self._path.unlink(missing_ok=True)
             os.close(self._file)
+
+    def _begin(self) -> tuple[Path, int]:
+        """A file of its own, locked before another process can see it as one that was left."""
+        path = self._folder / f"events-{uuid.uuid4().hex}.jsonl"
+        hidden = path.with_suffix(".new")
+        file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        hidden.rename(path)
+        return path, file
 
     def _write(self, data: bytes) -> None:
         with self._lock:
@@ -102,5 +151,5 @@ def _note(line: bytes) -> EventNote | None:
     try:
         found = json.loads(line)
         return EventNote(int(found["project"]), str(found["action"]), tuple(int(one) for one in found["subjects"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

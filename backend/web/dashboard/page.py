@@ -12,11 +12,12 @@ from backend.web.dashboard.view import ProjectView, RunLine, View
 
 REFRESH_S = 5
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
 }
-_STYLE = """
+STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #1c2733 }
 h1 { font-size: 1.3rem } h2 { font-size: 1.1rem; margin: 2.2rem 0 .3rem }
 h3 { font-size: .95rem; margin: 1.1rem 0 .2rem }
@@ -34,7 +35,7 @@ def render(view: View) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>usam</title>'
         f'<meta http-equiv="refresh" content="{REFRESH_S}">'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
         f"<h1>usam: {escape(view.checkpoint)}, engine {escape(view.engine)}</h1>"
         '<p class="quiet"><a href="docs">protocol</a> &middot; <a href="metrics">metrics</a></p>'
         f"{projects or empty}</body></html>"

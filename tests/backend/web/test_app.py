@@ -243,6 +243,7 @@ def test_errors_are_json(client: httpx.Client) -> None:
 
 
 def test_events_are_stored_and_wake_the_sync(client: httpx.Client, store: Store, wakes: Wakes) -> None:
+    store.join(3)
     project = {"id": 3, "token": "hush-invite", "task_data_password": "hush-password"}
     for body in (
         {"action": "ANNOTATION_CREATED", "annotation": {"id": 9}, "project": project, "task": {"id": 4}},
@@ -266,6 +267,7 @@ def test_events_are_stored_and_wake_the_sync(client: httpx.Client, store: Store,
 
 def test_events_wait_for_a_store_that_fails(serve, tmp_path: Path, engine: Engine, wakes: Wakes) -> None:  # type: ignore[no-untyped-def]
     broken = Store(f"sqlite:///{tmp_path}/broken.db")
+    broken.join(3)
     real = broken.add_events
     broken.add_events = lambda *_: (_ for _ in ()).throw(OSError("disk full"))  # type: ignore[method-assign]
     running = serve(create_app(settings(tmp_path), engine, broken, wakes))
@@ -280,8 +282,9 @@ def test_events_wait_for_a_store_that_fails(serve, tmp_path: Path, engine: Engin
     broken.close()
 
 
-def test_secrets_are_not_logged(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_are_not_logged(client: httpx.Client, store: Store, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+    store.join(3)
     project = {"id": 3, "token": "hush-invite", "task_data_password": "hush-password"}
     client.post("/webhook", json={"action": "PROJECT_UPDATED", "project": project})
     client.post("/setup", json={"project": "3.1", "schema": CONFIG, "access_token": "hush-token"})
@@ -475,3 +478,111 @@ def test_next_tasks_are_computed_ahead(client: httpx.Client, store: Store, engin
     while not (engine.is_warm(images[1]) and engine.is_warm(images[4])) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert [engine.is_warm(images[n]) for n in (2, 1, 4, 3)] == [True, True, True, False]
+
+
+PAGE_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+@pytest.mark.parametrize(
+    "route", ["/", "/health", "/docs", "/redoc", "/openapi.json", "/metrics", "/nothing", "/predict"]
+)
+def test_every_answer_refuses_frames_and_sniffing(client: httpx.Client, route: str) -> None:
+    answer = client.get(route, headers={"Accept": "text/html"})
+    assert {name: answer.headers[name] for name in PAGE_HEADERS} == PAGE_HEADERS
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("route", ["/docs", "/redoc"])
+def test_the_protocol_is_a_page_that_loads_nothing(client: httpx.Client, route: str) -> None:
+    page = client.get(route).text
+    assert "POST /predict" in page
+    assert "label_config" in page
+    assert "script" not in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "src=" not in page
+
+
+def test_a_forged_host_is_neither_answered_nor_followed(client: httpx.Client) -> None:
+    for route in ("/", "/docs", "/metrics", "/versions", "/versions/"):
+        answer = client.get(route, headers={"Host": "evil.example"})
+        assert answer.status_code == 421
+        assert "evil" not in answer.text + str(answer.headers)
+        assert "USAM_HOSTS" in answer.json()["error"]
+    answer = client.get("/versions/", follow_redirects=False)
+    assert answer.status_code == 200
+    assert "location" not in answer.headers
+
+
+def test_a_web_page_cannot_send_an_event(client: httpx.Client, store: Store, wakes: Wakes) -> None:
+    store.join(3)
+    event = json.dumps({"action": "START_TRAINING", "project": {"id": 3}}).encode()
+    for headers, status in (
+        ({"Origin": "https://evil.example", "Content-Type": "application/json"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Host": "evil.example", "Content-Type": "application/json"}, 421),
+    ):
+        assert client.post("/webhook", content=event, headers=headers).status_code == status
+    client.service.inbox.drain()  # type: ignore[attr-defined]
+    assert wakes.seen == []
+    assert client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 4}}).status_code == 200
+    client.service.inbox.drain()  # type: ignore[attr-defined]
+    assert (wakes.seen, store.projects(), store.open_events()) == ([], [3], [])
+
+
+def test_setting_up_a_project_connects_it(client: httpx.Client, store: Store, wakes: Wakes) -> None:
+    assert client.post("/setup", json={"project": "4.179", "schema": CONFIG}).status_code == 200
+    assert store.projects() == [4]
+    client.post("/webhook", json={"action": "X", "project": {"id": 4}})
+    client.service.inbox.drain()  # type: ignore[attr-defined]
+    assert wakes.seen == [(4, "sync", False)]
+
+
+@pytest.mark.parametrize("project", ["2147483648", "9" * 18, "-1", "\ud800", "\0", "1e400", "9" * 5000, "0"])
+def test_a_project_that_cannot_be_is_answered(client: httpx.Client, store: Store, project: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    for route, message in (("/setup", {"project": project}), ("/predict", {"project": project, "tasks": []})):
+        answer = client.post(route, content=json.dumps(message).encode(), headers=headers)
+        assert answer.status_code in (200, 400), answer.text
+    answer = client.get("/versions", params={"project": project.encode("utf-8", "surrogatepass")})
+    assert answer.status_code == 200
+    assert store.projects() == []
+
+
+def test_a_large_event_is_left_to_the_timer(client: httpx.Client) -> None:
+    body = b'{"action": "X", "project": 3, "annotation": [' + b"[]," * 300_000 + b"[]]}"
+    assert client.post("/webhook", content=body).json()["status"].startswith("dropped")
+    assert client.post("/predict", content=body).status_code == 413
+    assert client.post("/setup", content=b" " * 5 * 2**20).status_code == 413
+
+
+def test_a_warm_click_does_not_wait_for_cold_ones(client: httpx.Client, engine: Engine) -> None:
+    from backend.web.app import COLD_THREADS
+
+    shown = picture(77)
+    click_on = lambda image: client.post("/predict", json=ask([task(1, image)], {"result": [click()]}))  # noqa: E731
+    assert click_on(shown).json()["results"][0]["result"]
+    service, go = client.service, threading.Event()  # type: ignore[attr-defined]
+    fetch = service.fetcher.fetch_bytes
+
+    def slow(value: str, task_id: int | None = None) -> bytes:
+        go.wait(60)
+        return fetch(value, task_id)  # type: ignore[no-any-return]
+
+    service.fetcher.fetch_bytes = slow
+    with ThreadPoolExecutor(COLD_THREADS + 2) as pool:
+        cold = [pool.submit(click_on, picture(100 + number)) for number in range(COLD_THREADS + 2)]
+        try:
+            while service._cold_waiting < COLD_THREADS + 2:
+                time.sleep(0.01)
+            assert click_on(shown).json()["results"][0]["result"], "all others wait still"
+            assert not any(waiting.done() for waiting in cold)
+        finally:
+            go.set()
+        assert all(waiting.result().json()["results"][0]["result"] for waiting in cold)

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,19 +15,26 @@ import pytest
 from backend.metrics.service import Metrics
 from backend.store import Store
 from backend.web.inbox import MAX_EVENTS, Inbox
-from backend.web.journal import PATTERN, EventNote, Journal
+from backend.web.journal import ASIDE, PATTERN, EventNote, Journal
 
 Notes = Sequence[tuple[int, str, Sequence[int]]]
 
 
-class Down:
+class Connected:
+    """Knows that project 3 was connected."""
+
+    def projects(self) -> list[int]:
+        return [3]
+
+
+class Down(Connected):
     """A store that does not answer."""
 
     def add_events(self, notes: Notes) -> None:
         raise OSError("no route to host")
 
 
-class Kept:
+class Kept(Connected):
     """A store that notes how it was asked."""
 
     def __init__(self) -> None:
@@ -56,6 +64,7 @@ def test_a_killed_process_loses_no_event_it_has_taken(tmp_path: Path) -> None:
     assert process.exitcode == -signal.SIGKILL
 
     store = Store(f"sqlite:///{tmp_path / 'usam.db'}")
+    store.join(3)
     inbox = Inbox(store, None, Metrics(), tmp_path / "inbox")
     assert inbox.drain()
     assert [one.subjects for one in store.open_events(3)] == [(number,) for number in range(20)]
@@ -136,3 +145,93 @@ def test_what_is_no_event_is_taken_and_forgotten(tmp_path: Path, body: bytes) ->
     assert inbox.put(body)
     inbox.close()
     assert kept.transactions == []
+
+
+def aside(folder: Path) -> list[dict[str, object]]:
+    file = folder / ASIDE
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+POISON = (
+    b'{"action": "\\ud800", "project": {"id": 3}}',
+    b'{"action": "a\\u0000b", "project": {"id": 3}}',
+    b'{"action": "A", "project": {"id": 2147483648}}',
+    b'{"action": "A", "project": {"id": -1}}',
+    b'{"action": "A", "project": {"id": 1000000000000000000000000000000}}',
+    b'{"action": "A", "project": {"id": [1]}}',
+)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_poison_stops_no_event_behind_it(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = f"sqlite:///{tmp_path / 'usam.db'}" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+    store = Store(url)
+    store.join(3)
+    inbox = Inbox(store, None, Metrics(), tmp_path / "inbox")
+    for raw in POISON:
+        assert inbox.put(raw)
+        assert inbox.put(event(len(raw)))
+    huge = b'{"action": "A", "annotations": [{"id": 5}, {"id": 99999999999}, {"id": -4}], "project": 3}'
+    assert inbox.put(huge)
+    assert inbox.drain()
+    assert [one.subjects for one in store.open_events(3)] == [*((len(raw),) for raw in POISON), (5,)]
+    assert len(aside(tmp_path / "inbox")) == len(POISON)
+    assert all(line["reason"] for line in aside(tmp_path / "inbox"))
+    inbox.close()
+    store.close()
+
+
+def test_a_journal_hands_no_poison_on(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for note in (EventNote(3, "\ud800"), EventNote(3, "X", (1,)), EventNote(2**40, "X"), EventNote(3, "Y", (10**30,))):
+        journal.append(note)
+    journal.close()
+    inbox = Inbox(Down(), None, Metrics(), tmp_path)
+    (file,) = tmp_path.glob(PATTERN)
+    assert [json.loads(line)["subjects"] for line in file.read_text().splitlines()] == [[1]]
+    assert len(aside(tmp_path)) == 3
+    inbox.close()
+
+
+class Picky(Kept):
+    """A store that refuses an action, whatever it is sent with."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def add_events(self, notes: Notes) -> None:
+        if any(action == "BAD" for _, action, _ in notes):
+            raise self.error
+        super().add_events(notes)
+
+
+@pytest.mark.parametrize("error", [OverflowError("too large"), RuntimeError("who knows")])
+def test_an_event_that_the_store_refuses_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("backend.web.inbox.RETRY_DELAYS_S", (0.01,))
+    store = Picky(error)
+    inbox = Inbox(store, None, Metrics(), tmp_path)
+    inbox.put(json.dumps({"action": "BAD", "project": 3}).encode())
+    for number in range(1, 4):
+        inbox.put(event(number))
+        if isinstance(error, RuntimeError):  # nobody knows whose fault it is until others were stored beside it
+            while len(store.transactions) < number:
+                time.sleep(0.005)
+    assert inbox.drain()
+    assert sum(map(len, store.transactions)) == 3
+    assert [line["action"] for line in aside(tmp_path)] == ["BAD"]
+    inbox.close()
+    assert [path.name for path in tmp_path.iterdir()] == [ASIDE]
+
+
+def test_an_event_of_a_project_that_nobody_connected_is_passed_over(tmp_path: Path) -> None:
+    kept, metrics = Kept(), Metrics()
+    inbox = Inbox(kept, None, metrics, tmp_path)
+    inbox.put(json.dumps({"action": "ANNOTATION_CREATED", "project": {"id": 4}}).encode())
+    inbox.put(event(1))
+    assert inbox.drain()
+    assert [note for notes in kept.transactions for note in notes] == [(3, "ANNOTATION_CREATED", (1,))]
+    assert b'action="not-connected"} 1.0' in metrics.text()
+    inbox.close()

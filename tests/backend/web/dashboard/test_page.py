@@ -93,7 +93,7 @@ def heads() -> HeadSet:
 def get(app: FastAPI, accept: str, auth: tuple[str, str] | None = None) -> httpx.Response:
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://usam.example", auth=auth) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", auth=auth) as client:
             return await client.get("/", headers={"Accept": accept})
 
     return asyncio.run(ask())
