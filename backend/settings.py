@@ -350,7 +350,7 @@ def without_password(url: str) -> str:
     >>> without_password("redis://:pw@host:6379/0"), without_password("redis://host/0?password=pw")
     ('redis://***@host:6379/0', 'redis://***')
     """
-    if not url or url.startswith("sqlite:///") and not re.search(r"[?#@]", url):
+    if not url or (url.startswith("sqlite:///") and not re.search(r"[?#@]", url)):
         return url
     plain = _PLAIN_URL.fullmatch(url)
     if plain is None:

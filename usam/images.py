@@ -4,7 +4,8 @@ Legend: H, W height and width of the upright image in pixels.
 
 The header is read and judged before a single pixel is decoded, and the decoder is chosen by the file's first
 bytes from a short list, so that a hostile upload reaches neither the rarely used decoders nor the memory.
-Nothing here changes Pillow's process-wide limits or Python's warning filters: several threads may read at
+So do files that are small but would take minutes or gigabytes to decode: sides, scans, pieces and working memory have
+caps. Nothing here changes Pillow's process-wide limits or Python's warning filters: several threads may read at
 once.
 """
 
@@ -22,7 +23,6 @@ import numpy.typing as npt
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -38,6 +38,25 @@ ImageSource: TypeAlias = Path | str | bytes | BinaryIO
 
 MAX_PIXELS = 200_000_000
 MAX_BYTES = 256 * 2**20
+MAX_SIDE = 65_535
+"""Longest side in pixels: what a JPEG can have."""
+MAX_ASPECT = 1000
+"""Longest side as a multiple of the shorter one; images with a side below `THIN` may go on to `THIN` times that."""
+THIN = 8
+MAX_WORKING_BYTES = 2**30
+"""Memory that decoding may take, the finished array included."""
+WORKING_BYTES = {"WEBP": 20, "GIF": 12}
+"""Bytes a pixel that decoding takes at most, by format: Pillow's copies, the decoder's own, and ours."""
+USUAL_WORKING_BYTES, PROGRESSIVE_BYTES = 8, 6
+"""Of other formats, and what a progressive JPEG takes on top: all coefficients at once."""
+MAX_SCANS = 100
+MAX_SCAN_PIXELS = 800_000_000
+"""Scans of a progressive JPEG, and scans times pixels: each scan goes through the whole image."""
+MAX_PIECES = 100_000
+"""Chunks of a PNG."""
+MAX_RLE_BYTES = 4 * 2**20
+"""Largest run-length coded BMP: its decoder is Python."""
+ROWS_AT_ONCE = 256
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 
 _DECODER_FAILURES = (
@@ -84,8 +103,9 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_bytes: int
     Raises
     ------
     ImageError
-        The file is missing, too large, of a format other than `FORMATS`, cut short or damaged, or holds samples
-        without a defined white (32-bit integers above 16 bits, floats).
+        The file is missing, too large, of a format other than `FORMATS`, of too long a side, of a make that would
+        take minutes or gigabytes to decode, cut short or damaged, or holds samples without a defined
+        white (32-bit integers above 16 bits, floats).
 
     Examples
     --------
@@ -96,8 +116,7 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_bytes: int
     with _open(_read_bytes(source, max_bytes), max_pixels) as image:
         try:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright)
+            return _to_rgb(image, image.getexif().get(_ORIENTATION, 1))
         except _DECODER_FAILURES as cause:
             raise ImageError(
                 f"a complete {image.format} image of {image.width} x {image.height} pixels",
@@ -157,7 +176,7 @@ def _decoder(data: bytes) -> type[ImageFile] | None:
 
 
 def _open(data: bytes, max_pixels: int) -> ImageFile:
-    """Parse the header and judge the size; no pixel is decoded. The decoder's class is called directly
+    """Parse the header and judge the size and the work; no pixel is decoded. The decoder's class is called directly
     because `PIL.Image.open` enforces a process-wide pixel limit, half of it by a warning."""
     decoder = _decoder(data)
     if decoder is None:
@@ -166,6 +185,8 @@ def _open(data: bytes, max_pixels: int) -> ImageFile:
             f"{len(data):,} bytes that start with {data[:8]!r}",
             "convert it to one of these formats",
         )
+    if decoder is WebPImagePlugin.WebPImageFile:  # its decoder makes its canvases already when it is opened
+        _judge_memory("WEBP", *_webp_size(data))
     try:
         image = decoder(io.BytesIO(data))
     except _DECODER_FAILURES as cause:
@@ -184,7 +205,67 @@ def _open(data: bytes, max_pixels: int) -> ImageFile:
     if min(image.width, image.height) < 1:
         image.close()
         raise ImageError("an image of at least 1 x 1 pixel", f"{image.width} x {image.height}", "export the file again")
+    try:
+        _judge_work(image, data)
+    except ImageError:
+        image.close()
+        raise
     return image
+
+
+def _judge_work(image: ImageFile, data: bytes) -> None:
+    """Raise `ImageError` where decoding would take minutes or gigabytes, from what is known before it."""
+    pixels, (short, long) = image.width * image.height, sorted(image.size)
+    if long > MAX_SIDE or long > MAX_ASPECT * max(short, THIN):
+        raise ImageError(
+            f"sides of at most {MAX_SIDE:,} pixels, the longer at most {MAX_ASPECT} times the shorter",
+            f"{image.width} x {image.height}",
+            "cut it into tiles",
+        )
+    is_progressive = image.format == "JPEG" and bool(image.info.get("progressive"))
+    scans = data.count(b"\xff\xda") if is_progressive else 1
+    if scans > MAX_SCANS or (scans > 1 and scans * pixels > MAX_SCAN_PIXELS):
+        raise ImageError(
+            f"at most {MAX_SCANS} scans, and {MAX_SCAN_PIXELS:,} pixels in all of them",
+            f"{scans} scans of {pixels:,} pixels",
+            "save it as a baseline JPEG",
+        )
+    _judge_memory(str(image.format), *image.size, progressive=is_progressive)
+    if image.format == "PNG" and _has_many_chunks(data):
+        raise ImageError(f"at most {MAX_PIECES:,} chunks", "more", "export the file again")
+    if image.format == "BMP" and len(data) > MAX_RLE_BYTES and image.tile and image.tile[0][0] == "bmp_rle":
+        raise ImageError("a BMP without run lengths", f"{len(data):,} bytes of them", "save it as a PNG")
+
+
+def _judge_memory(kind: str, width: int, height: int, *, progressive: bool = False) -> None:
+    each = WORKING_BYTES.get(kind, USUAL_WORKING_BYTES) + PROGRESSIVE_BYTES * progressive
+    if (needed := width * height * each) > MAX_WORKING_BYTES:
+        raise ImageError(
+            f"an image that decodes in {MAX_WORKING_BYTES:,} bytes of memory",
+            f"a damaged or oversized one: {width} x {height} pixels of {kind} would take {needed:,}",
+            "shrink it, cut it into tiles, or save it as a baseline JPEG or a PNG",
+        )
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of a WebP's canvas from its first chunk; (0, 0) where it has no such chunk."""
+    kind, bits = data[12:16], int.from_bytes(data[21:25], "little")
+    if kind == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L":
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return 0, 0
+
+
+def _has_many_chunks(data: bytes) -> bool:
+    at = 8
+    for _ in range(MAX_PIECES):
+        if at + 8 > len(data):
+            return False
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return True
 
 
 def _lies_on_its_side(image: ImageFile) -> bool:
@@ -195,25 +276,49 @@ def _lies_on_its_side(image: ImageFile) -> bool:
         return False
 
 
-def _to_rgb(image: PillowImage.Image) -> UInt8Image:
+def _to_rgb(image: PillowImage.Image, orientation: int) -> UInt8Image:
+    """(H, W, 3), a few rows at a time, so that an image is in memory twice at most."""
     if image.mode == "F":
         raise ImageError("8 or 16 bits a sample", "32-bit floats, without a defined white", "convert to 8 bits")
-    if image.mode == "I" or image.mode.startswith("I;"):
-        return _from_wide_gray(np.asarray(image))
-    if image.has_transparency_data:
-        layers = image.convert("RGBA")
-        canvas = PillowImage.new("RGB", image.size, "white")
+    lies = orientation in (5, 6, 7, 8)
+    upright = np.empty((*(image.size if lies else image.size[::-1]), 3), np.uint8)
+    as_stored = _turned(upright, orientation)
+    for top in range(0, image.height, ROWS_AT_ONCE):
+        rows = image.crop((0, top, image.width, min(top + ROWS_AT_ONCE, image.height)))
+        as_stored[top : top + ROWS_AT_ONCE] = _rows_to_rgb(rows)
+    return upright
+
+
+def _turned(upright: UInt8Image, orientation: int) -> UInt8Image:
+    """A view of an upright array in the order in which a file of this EXIF orientation stores it."""
+    if orientation in (2, 3):
+        upright = upright[:, ::-1]
+    if orientation in (3, 4):
+        upright = upright[::-1]
+    if orientation in (7, 8):
+        upright = upright[::-1]
+    if orientation in (6, 7):
+        upright = upright[:, ::-1]
+    return upright.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else upright
+
+
+def _rows_to_rgb(rows: PillowImage.Image) -> npt.NDArray[np.uint8]:
+    if rows.mode == "I" or rows.mode.startswith("I;"):
+        return _from_wide_gray(np.asarray(rows))
+    if rows.has_transparency_data:
+        layers = rows.convert("RGBA")
+        canvas = PillowImage.new("RGB", rows.size, "white")
         canvas.paste(layers, mask=layers.getchannel("A"))
-        return np.array(canvas)
+        return np.asarray(canvas)
     try:
-        return np.array(image.convert("RGB"))
+        return np.asarray(rows.convert("RGB"))
     except ValueError as cause:
         raise ImageError(
-            "a gray, palette, RGB, CMYK or YCbCr image", f"colour mode {image.mode}", "convert it to RGB"
+            "a gray, palette, RGB, CMYK or YCbCr image", f"colour mode {rows.mode}", "convert it to RGB"
         ) from cause
 
 
-def _from_wide_gray(samples: npt.NDArray[np.generic]) -> UInt8Image:
+def _from_wide_gray(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     values = samples.astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ImageError(

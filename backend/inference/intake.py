@@ -164,9 +164,9 @@ class ImageIntake:
         return ref, source.pixels
 
     def _decode(self, file: bytes) -> UInt8Image:
-        from usam.images import read_image
+        from backend.image_fetcher import decode_image
 
-        return read_image(file, self._settings.image_pixels, self._settings.fetch_bytes)
+        return decode_image(file, self._settings)
 
     def _hold(self, image: OpenImage) -> None:
         """Count a decoded image while it waits for the model. Raises `EngineBusy` beyond the bound."""

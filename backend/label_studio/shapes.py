@@ -24,6 +24,9 @@ from usam.errors import ImageError
 BoolMask = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 
+ROWS_AT_ONCE = 256
+FARTHEST = 1e6
+"""Percent of the image beyond which an ellipse was not drawn by a person."""
 OPAQUE = 128
 """Alpha from which a pixel of a brush or bitmask region is the object's: the editor's edges are soft."""
 KINDS = ("brush", "bitmask", "polygon", "rectangle", "ellipse")
@@ -253,16 +256,22 @@ def _ellipse(value: dict[str, Any], image_hw: tuple[int, int]) -> BoolMask:
     x, y, rx, ry = (finite(value.get(name), name) for name in ("x", "y", "radiusX", "radiusY"))
     if rx <= 0 or ry <= 0:
         raise RegionError("an ellipse with radii above 0", f"{rx:g} x {ry:g}", "draw the region again")
+    if max(abs(x), abs(y), rx, ry) > FARTHEST:
+        raise RegionError("an ellipse near its image", f"one of {rx:g} x {ry:g} % at {x:g}, {y:g}", "draw it again")
     turn = math.radians(finite(value.get("rotation") or 0, "rotation"))
     height, width = image_hw
     centre, radii = np.array([x, y]) * _scale(image_hw), np.array([rx, ry]) * _scale(image_hw)
     cos, sin = math.cos(turn), math.sin(turn)
-    reach = np.array([math.hypot(radii[0] * cos, radii[1] * sin), math.hypot(radii[0] * sin, radii[1] * cos)]) + 1
-    (x0, y0), (x1, y1) = np.clip([centre - reach, centre + reach], 0, [width, height]).astype(int).tolist()
-    dx, dy = np.arange(x0, x1) + 0.5 - centre[0], (np.arange(y0, y1) + 0.5 - centre[1])[:, None]
-    along, across = (dx * cos + dy * sin) / radii[0], (dy * cos - dx * sin) / radii[1]
+    reach = np.hypot(radii[0] * np.array([cos, sin]), radii[1] * np.array([sin, cos]))
+    left, top = (int(low) for low in np.clip(centre - reach - 1, 0, [width, height]))
+    right, bottom = (int(high) for high in np.clip(centre + reach + 2, 0, [width, height]))
     mask = np.zeros(image_hw, np.bool_)
-    mask[y0:y1, x0:x1] = along**2 + across**2 <= 1
+    dx = np.arange(left, right)[None] + 0.5 - centre[0]
+    for start in range(top, bottom, ROWS_AT_ONCE):  # in its own box, a few rows at a time
+        end = min(start + ROWS_AT_ONCE, bottom)
+        dy = np.arange(start, end)[:, None] + 0.5 - centre[1]
+        along, across = (dx * cos + dy * sin) / radii[0], (dy * cos - dx * sin) / radii[1]
+        mask[start:end, left:right] = along**2 + across**2 <= 1
     return mask
 
 

@@ -255,12 +255,12 @@ class Inbox:
                 else:
                     failed.append((note, error))
         left = []
-        for note, error in failed:
+        for note, refusal in failed:
             self._failures[note] = self._failures.get(note, 0) + bool(stored)
             if self._failures[note] < MAX_FAILURES:
                 left.append(note)
             else:
-                self._set_aside(note, f"the store refused it {MAX_FAILURES} times: {type(error).__name__}")
+                self._set_aside(note, f"the store refused it {MAX_FAILURES} times: {type(refusal).__name__}")
         self._failures = {note: self._failures[note] for note in left}
         return stored, left
 
