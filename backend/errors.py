@@ -77,11 +77,15 @@ class EngineStopped(EngineError):
 
 
 class LabelStudioError(BackendError):
-    """Label Studio refused a request or answered with something unexpected. `status` is its HTTP status."""
+    """Label Studio refused a request or answered with something unexpected. `status` is its HTTP status;
+    `is_from_label_studio` tells an answer of its own, a JSON object, from a page of a proxy before it."""
 
-    def __init__(self, expected: str, got: str = "", remedy: str = "", *, status: int = 0) -> None:
+    def __init__(
+        self, expected: str, got: str = "", remedy: str = "", *, status: int = 0, is_from_label_studio: bool = False
+    ) -> None:
         super().__init__(expected, got, remedy)
         self.status = status
+        self.is_from_label_studio = is_from_label_studio
 
 
 class TokenError(LabelStudioError):

@@ -14,6 +14,7 @@ from backend.errors import ITEM_ERRORS, FetchError, LabelConfigError, LabelStudi
 from backend.label_studio.config import parse_config
 from backend.label_studio.records import Annotation, Project
 from backend.learning.samples import AnnotatedImage, sampling_key
+from backend.pool.absence import Absences, is_missing
 from backend.pool.ranking import ranking_is_stale
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
@@ -55,16 +56,20 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
     Raises `LabelStudioError` where Label Studio does not answer, and whatever keeps the model from loading.
     """
     store = resources.store
-    events = store.open_events(project_id)
+    events, absences = store.open_events(project_id), Absences(resources.settings.data_dir / "absent")
     with resources.run(project_id, "sync") as progress:
         try:
             project = resources.label_studio.project(project_id)
         except LabelStudioError as error:
-            if error.status != 404:
+            if not is_missing(resources.label_studio, project_id, error):
                 raise
-            store.forget(project_id)
-            progress.state, progress.reason = "skipped", "the project is gone from Label Studio"
+            is_gone = absences.note(project_id)
+            if is_gone:
+                store.forget(project_id)
+            progress.state = "skipped"
+            progress.reason = "the project is gone from Label Studio" + ("" if is_gone else "; all of it is kept for now")
             return None
+        absences.clear(project_id)
         store.join(project_id, project.stamp)
         refreshed = refresh_tasks(store, resources.label_studio, project_id)
         key = sampling_key(resources.settings.model, resources.settings.larger_model)

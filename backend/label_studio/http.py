@@ -131,7 +131,8 @@ def _refusal(method: str, path: str, answer: httpx.Response) -> LabelStudioError
             expected, f"{got}, a redirect", "set LABEL_STUDIO_URL to the final address", status=answer.status_code
         )
     remedy = "try again later" if answer.is_server_error else "check the request and the project"
-    return LabelStudioError(expected, got, remedy, status=answer.status_code)
+    own = isinstance(body, dict) and "detail" in body
+    return LabelStudioError(expected, got, remedy, status=answer.status_code, is_from_label_studio=own)
 
 
 def _body(answer: httpx.Response, path: str) -> Any:

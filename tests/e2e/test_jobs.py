@@ -134,10 +134,16 @@ def test_start_training_is_not_forgotten_while_redis_is_away(
     assert place.store.open_events(project) == []
 
 
-def test_a_project_that_is_gone_is_forgotten(place: Workplace) -> None:
+def test_a_project_that_is_gone_for_days_is_forgotten(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     project = place.new_project([])
     place.label_studio._send("DELETE", f"/api/projects/{project}/")
     run_job(place.resources, "sync", project)
+    assert project in place.store.projects()
+    monkeypatch.setattr("backend.pool.absence.KEPT_S", 0.0)
+    monkeypatch.setattr("backend.pool.absence.APART_S", 0.0)
+    for _ in range(2):
+        assert project in place.store.projects()
+        run_job(place.resources, "sync", project)
     assert project not in place.store.projects()
 
 

@@ -424,3 +424,29 @@ def test_recorded_prediction_is_read(shared: Path) -> None:
     assert region_to_mask(polygon, HW).sum() <= 1
     with pytest.raises(MaskError, match="96 bytes"):  # recorded with a code of another size
         region_to_mask(brush, HW)
+
+
+@pytest.mark.parametrize("turn", [0, 20, 45, 90, 133, 270])
+def test_an_ellipse_is_drawn_in_its_own_box_as_it_would_be_in_the_whole(turn: float) -> None:
+    import math
+
+    hw = (600, 900)
+    value = {"x": 30, "y": 96, "radiusX": 20, "radiusY": 7, "rotation": turn}
+    mask = region_to_mask({"type": "ellipse", "value": value}, hw)
+    ys, xs = np.mgrid[0 : hw[0], 0 : hw[1]] + 0.5
+    dx, dy, radians = xs - 270, ys - 576, math.radians(turn)
+    along = (dx * math.cos(radians) + dy * math.sin(radians)) / 180
+    across = (dy * math.cos(radians) - dx * math.sin(radians)) / 42
+    assert np.array_equal(mask, along**2 + across**2 <= 1)
+    assert mask.any()
+
+
+def test_a_large_ellipse_takes_little_memory() -> None:
+    import tracemalloc
+
+    tracemalloc.start()
+    region = {"type": "ellipse", "value": {"x": 50, "y": 50, "radiusX": 45, "radiusY": 45, "rotation": 10}}
+    assert region_to_mask(region, (6000, 6000)).any()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 6000 * 6000
