@@ -34,6 +34,9 @@ test-fast: setup ## run the quick tests: no Label Studio, no browser, no Redis
 chaos: setup ## hurt a real stack while labels are made; FAULTS=500 SEED=2 for a long run
 	$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) --seed $(or $(SEED),1)
 
+fuzz: setup ## send the service 100,000 requests that nobody thought of
+	FUZZ_REQUESTS=100000 $(BIN)/python -m pytest tests/backend/web/test_fuzz.py --timeout 0
+
 lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -67,7 +67,9 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
             if is_gone:
                 store.forget(project_id)
             progress.state = "skipped"
-            progress.reason = "the project is gone from Label Studio" + ("" if is_gone else "; all of it is kept for now")
+            progress.reason = "the project is gone from Label Studio" + (
+                "" if is_gone else "; all of it is kept for now"
+            )
             return None
         absences.clear(project_id)
         store.join(project_id, project.stamp)
