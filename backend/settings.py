@@ -26,6 +26,8 @@ Strategy = Literal["task", "epistemic", "task+epistemic", "prompt", "predicted-i
 Names = Annotated[tuple[str, ...], NoDecode]
 
 MIB = 1024 * 1024
+BUCKET_SCHEMES = ("s3", "gs", "azure-blob")
+"""Storages whose addresses Label Studio itself serves, as it names them."""
 OTHER_VARIABLES = frozenset({"USAM_HOME", "USAM_MODELS", "USAM_SHARED"})
 """Variables that other parts read. Those of benches and tests are passed over too, with a line in the log."""
 SIMILAR = 0.85
@@ -101,7 +103,7 @@ class Settings(BaseSettings):
     allowed_hosts: Names = ()
     """Hosts, or host:port, whose images may be fetched; a listed host may have a private address."""
     allowed_buckets: Names = ()
-    """Buckets (`s3://name` or `gs://name`) that Label Studio may be asked to presign."""
+    """Buckets (`s3://name`, `gs://name` or `azure-blob://container`) that Label Studio may be asked to presign."""
     fetch_seconds: float = Field(20.0, gt=0, le=600)
     """Longest time that fetching one image may take."""
     fetch_bytes: int = Field(64 * MIB, ge=1024)
@@ -164,6 +166,8 @@ class Settings(BaseSettings):
     """Most regions of one prediction."""
     polygon_tolerance: float = Field(1.5, ge=0)
     """Largest distance in pixels between a mask's outline and the polygon sent for it."""
+    unknown_label: Literal["none", "first"] = "none"
+    """What an object gets whose label nobody told, where several are offered: none, or the configuration's first."""
 
     # queue and learning
     strategy: Strategy = "task+epistemic"
@@ -256,8 +260,8 @@ class Settings(BaseSettings):
     def _buckets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for bucket in value:
             parts = urlsplit(bucket)
-            if parts.scheme not in ("s3", "gs") or not parts.netloc or parts.path.strip("/"):
-                raise ValueError("list buckets as `s3://name` or `gs://name`")
+            if parts.scheme not in BUCKET_SCHEMES or not parts.netloc or parts.path.strip("/"):
+                raise ValueError("list buckets as `s3://name`, `gs://name` or `azure-blob://container`")
         return tuple(bucket.rstrip("/") for bucket in value)
 
     @model_validator(mode="after")

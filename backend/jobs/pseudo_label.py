@@ -271,7 +271,7 @@ def _export(folder: Path, record: PseudoLabelRun, pool: _Pool, controls: LabelCo
                 value = controls.image_value(pool.tasks[one.task].data)
                 facts = {"predicted_iou": one.predicted_iou, "quality": one.quality, "accepted_by": record.version}
                 image = value if not value.startswith("data:") else f"task-{one.task}"
-                yield ExportedMask(one.task, image, str(one.number), scored.label(one.number, controls), mask, facts)
+                yield ExportedMask(one.task, image, str(one.number), scored.label(one.number), mask, facts)
 
     info = {
         "description": "masks accepted without a person",

@@ -188,7 +188,9 @@ def propose_missing(
                 image = fetched.result()
                 embedding = image.encoded_by(resources.model)
                 behind.submit(resources.embeddings.put, image.content, settings.model, embedding, make_room=False)
-                found = propose_objects(resources.model, heads, embedding, settings, others, choice)
+                found = propose_objects(
+                    resources.model, heads, embedding, settings, others, choice, controls.image_name
+                )
             except UsamError as error:
                 found = error
             keeping.append(behind.submit(keep, task.id, found))

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from backend.errors import ITEM_ERRORS, FetchError, LabelConfigError, LabelStudioError, reason_of
-from backend.label_studio.config import parse_config
+from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Annotation, Project
+from backend.label_studio.shapes import drawn_masks
 from backend.learning.samples import AnnotatedImage, sampling_key
 from backend.pool.absence import Absences, is_missing
 from backend.pool.ranking import ranking_is_stale
@@ -168,15 +169,7 @@ def _sample_task(
 ) -> Iterator[tuple[int, bool]]:
     """Store each annotation of one task with its samples; yields how many, and whether something is wrong. What cannot
     be used is stored with the reason; what cannot be stored either is named in `set_aside`."""
-    store, image, failure, done_for = resources.store, None, "", key
-    if any(_is_a_label(annotation) for annotation in annotations):
-        try:
-            value = parse_config(project.label_config).image_value(task.data)
-            image = _annotated_image(resources, resources.images.fetch_bytes(value, task.id))
-        except (FetchError, LabelConfigError) as error:
-            failure, done_for = str(error), ""  # may go well the next time
-        except ITEM_ERRORS as error:
-            failure = reason_of(error)
+    store, images = resources.store, TaskImages(resources, project.label_config, task)
     for annotation in annotations:
         rows: list[SampleRow] = []
         is_broken, made_for = False, key
@@ -184,11 +177,9 @@ def _sample_task(
             reason = "skipped by the annotator" if annotation.cancelled else "nothing is marked"
         elif version := accepting_version(annotation.result):
             reason = f"accepted by {version}"
-        elif image is None:
-            reason, is_broken, made_for = failure, True, done_for
         else:
-            rows, reason = image.samples(annotation)
-            is_broken = bool(reason)
+            rows, reason = images.samples(annotation)
+            is_broken, made_for = bool(reason), "" if images.try_again else key
         try:
             store.record_annotation(project.id, annotation, rows, sampled_for=made_for, reason=reason)
         except ITEM_ERRORS as error:
@@ -197,14 +188,56 @@ def _sample_task(
         yield len(rows), is_broken
 
 
+class TaskImages:
+    """The images of one task, each fetched and encoded once, when the first region on it is met.
+
+    `try_again` says that one could not be had now, and may be later.
+    """
+
+    def __init__(self, resources: Resources, label_config: str, task: KnownTask) -> None:
+        self.try_again = False
+        self._resources, self._label_config, self._task = resources, label_config, task
+        self._images: dict[str, AnnotatedImage | str] = {}
+
+    def samples(self, annotation: Annotation) -> tuple[list[SampleRow], str]:
+        """The samples of an annotation, and why regions that have none have none."""
+        rows: list[SampleRow] = []
+        drawn, reasons = drawn_masks(annotation.result)
+        for name in dict.fromkeys(one.image for one in drawn):
+            image = self._image(name)
+            if isinstance(image, str):
+                reasons.append(image)
+                continue
+            made, reason = image.samples(annotation, [one for one in drawn if one.image == name])
+            rows += made
+            reasons.append(reason)
+        return rows, "; ".join(filter(None, reasons))[:2000]
+
+    def _image(self, name: str) -> AnnotatedImage | str:
+        """The image of the tag `name`, the first one for an empty name; or why it is not to be had."""
+        try:
+            view = parse_config(self._label_config).for_image(name)
+        except LabelConfigError as error:
+            return str(error)
+        if view.image_name not in self._images:
+            self._images[view.image_name] = self._fetched(view)
+        return self._images[view.image_name]
+
+    def _fetched(self, view: LabelConfig) -> AnnotatedImage | str:
+        try:
+            value = view.image_value(self._task.data)
+            return _annotated_image(self._resources, self._resources.images.fetch_bytes(value, self._task.id))
+        except (FetchError, LabelConfigError) as error:
+            self.try_again = True
+            return str(error)
+        except ITEM_ERRORS as error:
+            return reason_of(error)
+
+
 def _annotated_image(resources: Resources, file: bytes) -> AnnotatedImage:
     model, larger = resources.model, resources.larger
     with_larger = (larger, resources.embedding(larger, file)) if larger is not None else None
     return AnnotatedImage(model, resources.embedding(model, file), with_larger)
-
-
-def _is_a_label(annotation: Annotation) -> bool:
-    return bool(annotation.result) and not annotation.cancelled and not accepting_version(annotation.result)
 
 
 def _wake(resources: Resources, project: Project, asked: bool, labelled: bool) -> list[str] | None:

@@ -19,7 +19,7 @@ from backend.errors import RegionError
 from backend.label_studio.config import LabelConfig
 from backend.label_studio.prompts import label_of
 from backend.label_studio.records import Annotation, Json
-from backend.label_studio.shapes import MASK_TYPES, region_to_mask
+from backend.label_studio.shapes import drawn_masks, region_to_mask
 from backend.pool.proposals import ObjectScores, score_many, unpack
 from backend.resources import Resources
 from backend.store.pseudo_label_store import accepting_version
@@ -45,16 +45,14 @@ class ScoredTask:
     def mask(self, number: int, controls: LabelConfig) -> BoolMask | None:
         """The mask of one object, of all its parts; None where it has no region."""
         parts = [kept["region"] for kept in self.regions if kept["object"] == number]
-        parts = [part for part in parts if part["from_name"] == controls.output.name]
+        parts = [part for part in parts if part["from_name"] in controls.output_names]
         masks = [region_to_mask(part, image_hw(part)) for part in parts]
         return np.logical_or.reduce(masks) if masks else None
 
-    def label(self, number: int, controls: LabelConfig) -> str:
-        """The label that the object's region carries."""
-        for kept in self.regions:
-            if kept["object"] == number and kept["region"]["from_name"] == controls.output.name:
-                return label_of(kept["region"]) or ""
-        return ""
+    def label(self, number: int) -> str:
+        """The label that the object's results carry, of its region or of a generic `Labels` control."""
+        own = (kept["region"] for kept in self.regions if kept["object"] == number)
+        return next((label for region in own if (label := label_of(region))), "")
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def true_ious(scored: ScoredTask, result: Sequence[Json], controls: LabelConfig)
     """
     from usam.masks import iou
 
-    drawn = [region for region in result if str(region.get("type", "")).lower() in MASK_TYPES]
+    drawn = [one.region for one in drawn_masks(result)[0] if one.image in ("", controls.image_name)]
     if controls.output.kind != "rectangle" and any(_is_box(region) for region in drawn):
         raise RegionError("masks", "rectangles, which do not say where an object ends", "mark audit tasks by masks")
     hw: tuple[int, int] | None = None

@@ -10,16 +10,16 @@ the IoU of boxes: of the rectangle with the box around each mask.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.errors import ITEM_ERRORS, RegionError, reason_of
-from backend.label_studio.prompts import label_of
-from backend.label_studio.records import Annotation, Json
-from backend.label_studio.shapes import MASK_TYPES, region_to_mask
-from backend.store.records import SampleRow, storable_text
+from backend.label_studio.records import Annotation
+from backend.label_studio.shapes import DrawnMask, drawn_masks, region_to_mask
+from backend.store.records import SampleRow
 from usam.checkpoints.registry import weights_of
 from usam.prompts import Prompt, centre_point, dense_points
 
@@ -53,30 +53,28 @@ class AnnotatedImage:
         self.hw = embedding.image_hw
         self._model, self._embedding, self._larger = model, embedding, larger
 
-    def samples(self, annotation: Annotation) -> tuple[list[SampleRow], str]:
-        """The samples of an annotation, and why regions that have none have none."""
+    def samples(self, annotation: Annotation, drawn: Sequence[DrawnMask] | None = None) -> tuple[list[SampleRow], str]:
+        """The samples of an annotation, and why regions that have none have none.
+
+        `drawn` are its objects on this image, where the task has several; without it, all are.
+        """
         rows: list[SampleRow] = []
         problems: list[str] = []
-        masks: dict[str, BoolMask] = {}
-        for place, region in enumerate(annotation.result):
-            if str(region.get("type", "")).lower() not in MASK_TYPES:
-                continue
-            name = storable_text(str(region.get("id") or f"number {place + 1}"), 200)
+        if drawn is None:
+            drawn, problems = drawn_masks(annotation.result)
+        for one in drawn:
             try:
-                mask = region_to_mask(region, self.hw)
+                mask = region_to_mask(one.region, self.hw)
                 if not mask.any():
                     raise RegionError("a region that covers a pixel", "an empty one", "delete it")
-                if name in masks and np.array_equal(masks[name], mask):
-                    raise RegionError("one region under an id", "the same again", "it is counted once")
-                masks[name] = mask
-                rows.append(self._sample(annotation, name, region, mask))
+                rows.append(self._sample(annotation, one, mask))
             except ITEM_ERRORS as error:
-                problems.append(f"region {name[:80]}: {reason_of(error)}")
+                problems.append(f"region {one.name}: {reason_of(error)}")
         return rows, "; ".join(problems)[:2000]
 
-    def _sample(self, annotation: Annotation, name: str, region: Json, mask: BoolMask) -> SampleRow:
-        box_only = str(region["type"]).lower().startswith("rectangle")
-        prompts = paper_prompts(mask, f"{annotation.id}:{name}")
+    def _sample(self, annotation: Annotation, drawn: DrawnMask, mask: BoolMask) -> SampleRow:
+        box_only = str(drawn.region["type"]).lower().startswith("rectangle")
+        prompts = paper_prompts(mask, f"{annotation.id}:{drawn.name}")
         small = self._model.outputs(self._embedding, prompts)
         iou = overlaps(small.logits, mask, box_only)
         targets = object_targets(self._model.name, iou, small.ious)
@@ -86,11 +84,11 @@ class AnnotatedImage:
             targets |= larger_targets(model.name, float(best), float(iou[0, 1:].max()))
         return SampleRow(
             annotation=annotation.id,
-            region=name,
+            region=drawn.name,
             checkpoint=weights_of(self._model.name),
             updated_at=annotation.updated_at,
             task=annotation.task,
-            label=label_of(region) or "",
+            label=drawn.label or "",
             box_only=box_only,
             iou_token=small.iou_token[0].astype(np.float16),
             mask_tokens=small.mask_tokens[0].astype(np.float16),

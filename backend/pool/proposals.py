@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
     from usam.predictor.embedding import ImageEmbedding
 
-PROPOSALS_VERSION = 3
+PROPOSALS_VERSION = 4
 """Raised when the same image gives other proposals."""
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -64,6 +64,7 @@ def proposal_key(settings: Settings, label_config: str, data_key: str, choice: M
         settings.nms_iou,
         settings.max_regions,
         settings.polygon_tolerance,
+        settings.unknown_label,
         label_config,
         data_key,
         choice,
@@ -86,24 +87,31 @@ def propose_objects(
     settings: Settings,
     others: Sequence[Prediction] = (),
     selection: MaskSelection = "predicted-iou",
+    image_name: str = "",
 ) -> LabelledObjects:
     """The part of proposing that needs the model: what `/predict` finds too (`LoadedModel.propose`).
 
-    Prompts are what other models left on the task (`others`), else a grid.
+    Prompts are what other models left on the task (`others`) for its image tag `image_name`, else a grid.
     """
-    prompts = _prompts(others, embedding.image_hw)
+    prompts = _prompts(others, embedding.image_hw, image_name)
     asked = [labelled.prompt for labelled in prompts]
     found = finish(model.propose(embedding, asked, heads, selection, settings))
     return LabelledObjects(found, [prompts[source].label if prompts else None for source in found.objects.source])
 
 
 def to_regions(
-    labelled: LabelledObjects, heads: HeadSet | None, checkpoint: str, controls: LabelConfig, settings: Settings
+    labelled: LabelledObjects,
+    heads: HeadSet | None,
+    checkpoint: str,
+    controls: LabelConfig,
+    settings: Settings,
+    learned: Sequence[tuple[str, float] | None] | None = None,
 ) -> tuple[Arrays, list[Json]]:
     """The part that does not need the model, and can be done while it works on the next image.
 
-    Gives the arrays of the K objects, and their regions, `{"object": k, "region": {...}}` each. Raises `RegionError`
-    where the result does not fit the labelling configuration.
+    Gives the arrays of the K objects, and their regions, `{"object": k, "region": {...}}` each. `learned` gives each
+    object the label that its class says and how sure that is, 0..1, or None; a prompt's own goes before it. Raises
+    `RegionError` where the result does not fit the labelling configuration.
     """
     from usam.predictor.entropy import h_std
 
@@ -119,7 +127,11 @@ def to_regions(
     }
     regions: list[Json] = []
     for k, scores in enumerate(score_objects(heads, checkpoint, arrays)):
-        scored = ScoredMask(enlarged(objects.logits[k], found.hw), scores.iou, scores.gaps, labelled.labels[k])
+        label, label_score = labelled.labels[k], None
+        if label is None and learned is not None and (guess := learned[k]) is not None:
+            label, label_score = guess
+        mask = enlarged(objects.logits[k], found.hw)
+        scored = ScoredMask(mask, scores.iou, scores.gaps, label, label_score=label_score)
         regions += object_regions(k, scored, controls, settings)
     validated([kept["region"] for kept in regions], 0.5, controls)
     return arrays, regions
@@ -128,7 +140,9 @@ def to_regions(
 def object_regions(number: int, scored: ScoredMask, controls: LabelConfig, settings: Settings) -> list[Json]:
     """The regions of object `number`, with its own gauges, as they are kept."""
     per_region = replace(controls, gauges=tuple(gauge for gauge in controls.gauges if gauge.per_region))
-    made = masks_to_regions([scored], per_region, tolerance=settings.polygon_tolerance)
+    made = masks_to_regions(
+        [scored], per_region, tolerance=settings.polygon_tolerance, unknown_label=settings.unknown_label
+    )
     return [{"object": number, "region": region} for region in made]
 
 
@@ -201,9 +215,9 @@ def _score_outputs(heads: HeadSet, tasks: Sequence[Arrays], step: int = 2048) ->
     return {name: np.concatenate([part[name][:, 0] for part in parts]) for name in parts[0]}
 
 
-def _prompts(others: Sequence[Prediction], hw: tuple[int, int]) -> list[LabelledPrompt]:
+def _prompts(others: Sequence[Prediction], hw: tuple[int, int], image_name: str) -> list[LabelledPrompt]:
     found = [{"result": one.result, "model_version": one.model_version, "created_at": one.id} for one in others]
-    return prompts_from_task(found, hw)
+    return prompts_from_task(found, hw, image_name=image_name)
 
 
 # numbers in regions that are kept

@@ -109,7 +109,7 @@ class MaskRefiner:
             mask, old = enlarged(refinement.logits, hw), shown_mask(regions, number, self._controls, hw)
             kept = refinement.kept and old is not None and bool(mask.any())
             if kept and old is not None:
-                label = next((label_of(one["region"]) for one in regions if one["object"] == number), None)
+                label = object_label(regions, number)
                 note = f"mask by {larger.name}"
                 scored = ScoredMask(mask, refinement.iou, scores[number].gaps, label, (note,))
                 regions = _replaced(regions, number, object_regions(number, scored, self._controls, settings))
@@ -192,7 +192,7 @@ def alternative_predictions(
             for number in numbers:
                 hw = (int(arrays["image_hw"][0]), int(arrays["image_hw"][1]))
                 mask = decode_rle(arrays[f"alternative_{number}"].tolist(), hw) > 127
-                label = next((label_of(one["region"]) for one in regions if one["object"] == number), None)
+                label = object_label(regions, number)
                 predicted = float(arrays[f"alternative_iou_{number}"][0])
                 scores[number] = replace(scores[number], iou=predicted)
                 note = "another reading: which object is meant is unclear"
@@ -208,8 +208,14 @@ def alternative_predictions(
 def shown_mask(regions: Sequence[Json], number: int, controls: LabelConfig, hw: tuple[int, int]) -> BoolMask | None:
     """The mask of an object, of all its parts; None where it has no region."""
     parts = [one["region"] for one in regions if one["object"] == number]
-    masks = [region_to_mask(part, hw) for part in parts if part["from_name"] == controls.output.name]
+    masks = [region_to_mask(part, hw) for part in parts if part["from_name"] in controls.output_names]
     return np.logical_or.reduce(masks) if masks else None
+
+
+def object_label(regions: Sequence[Json], number: int) -> str | None:
+    """The label of an object, which a generic `Labels` control writes beside its region; None where it has none."""
+    own = (kept["region"] for kept in regions if kept["object"] == number)
+    return next((label for region in own if (label := label_of(region)) is not None), None)
 
 
 def _runs(mask: BoolMask) -> npt.NDArray[np.uint8]:

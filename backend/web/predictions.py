@@ -199,7 +199,7 @@ class PredictionService:
         return Prediction(result=[], score=NOTHING_TO_ASK, model_version=version, reason=reason)
 
     def _one(self, request: PredictRequest, task: Task, project: int | None) -> tuple[list[dict[str, Any]], float]:
-        controls = parse_config(request.label_config)
+        controls = parse_config(request.label_config).for_result(request.params.context.result)
         address, priority = controls.image_value(task.data), Priority.CLICK if request.interactive else Priority.BATCH
         with self._engine.image(address, lambda: self._fetcher.fetch_bytes(address, task.id), priority) as image:
             if request.interactive:
@@ -207,11 +207,18 @@ class PredictionService:
                 objects = self._engine.click(image, [labelled.prompt for labelled in prompts], project)
                 score = float(np.mean([one.iou for one in objects])) if objects else 0.0
             else:
-                prompts = prompts_from_task(task.predictions, image.hw, f"{self._engine.checkpoint}+")
+                own_version = f"{self._engine.checkpoint}+"
+                prompts = prompts_from_task(task.predictions, image.hw, own_version, controls.image_name)
                 objects = self._engine.propose(image, [labelled.prompt for labelled in prompts], project)
                 score = self._confidence(objects, task.id or 0, project)
         masks = [self._scored(one, prompts[one.source].label if prompts else None) for one in objects]
-        result = masks_to_regions(masks, controls, tolerance=self._settings.polygon_tolerance)
+        result = masks_to_regions(
+            masks,
+            controls,
+            tolerance=self._settings.polygon_tolerance,
+            data=task.data,
+            unknown_label=self._settings.unknown_label,
+        )
         return validated(result, score, controls), score
 
     def _confidence(self, objects: Sequence[ObjectMask], task: int, project: int | None) -> float:

@@ -70,14 +70,14 @@ def test_a_mask_is_all_parts_of_its_object_and_nothing_else() -> None:
     found = task.mask(0, BRUSH)
     assert found is not None
     assert (found == (left | right)).all()
-    assert task.label(0, BRUSH) == "thing"
+    assert task.label(0) == "thing"
     assert task.mask(7, BRUSH) is None
-    assert task.label(7, BRUSH) == ""
+    assert task.label(7) == ""
 
 
 def test_a_true_iou_is_the_highest_with_anything_that_was_drawn() -> None:
     task = scored(1, block(0, 0, 10, 10), block(20, 20, 10, 10))
-    drawn = [brush(block(0, 0, 10, 5)), brush(block(0, 0, 10, 8))]
+    drawn = [brush(block(0, 0, 10, 5), "a"), brush(block(0, 0, 10, 8), "b")]
     assert true_ious(task, drawn, BRUSH) == pytest.approx({0: 0.8, 1: 0.0})
     assert true_ious(task, [], BRUSH) == {0: 0.0, 1: 0.0}
 

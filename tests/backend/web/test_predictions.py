@@ -190,3 +190,30 @@ def test_asking_for_the_version_changes_nothing_until_heads_are_refreshed(store:
     assert answers.model_version(1) == answers.versions(1)[0] == f"nano-s+{own.version}"
     answers.refresh_heads(2)
     assert answers.model_version(2) == "nano-s+no-heads"
+
+
+def test_a_click_is_answered_on_the_image_and_by_the_control_that_it_means(tmp_path: Path) -> None:
+    settings = Settings(model="nano-s", heads="none", threads=1, data_dir=tmp_path)
+    config = """<View><Image name="left" value="$a"/><Image name="right" value="$photos[1].url"/>
+    <BrushLabels name="bl" toName="left"><Label value="cat"/><Label value="tree"/></BrushLabels>
+    <BrushLabels name="animals" toName="right"><Label value="cat"/></BrushLabels>
+    <BrushLabels name="plants" toName="right"><Label value="tree"/></BrushLabels></View>"""
+    pixels = np.full((60, 80, 3), 30, np.uint8)
+    pixels[20:45, 20:50] = (220, 60, 40)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    right = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    point: dict[str, Any] = {"type": "keypointlabels", "original_width": 80, "original_height": 60, "to_name": "right"}
+    point["value"] = {"x": 43, "y": 50, "width": 1, "keypointlabels": ["tree"]}
+    body = {
+        "tasks": [{"id": 1, "data": {"a": "data:,no image", "photos": [{}, {"url": right}]}}],
+        "label_config": config,
+        "params": {"context": {"result": [point]}},
+    }
+    with Engine(settings) as engine:
+        engine.wait_ready(60)
+        answers = PredictionService(settings, engine, ImageFetcher(settings), engine.metrics)
+        (found,) = answers.predict(PredictRequest.model_validate(body)).results
+    (region,) = found.result
+    assert (region["from_name"], region["to_name"]) == ("plants", "right")
+    assert (region["value"]["brushlabels"], region["original_width"]) == (["tree"], 80)
