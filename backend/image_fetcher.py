@@ -7,7 +7,7 @@ for each redirect alike:
   goes nowhere else;
 - listed hosts are asked without a token and may have private addresses; with `*` listed, so may be any host
   whose addresses are all public;
-- `s3://` and `gs://` of listed buckets go through Label Studio's presign address, and from there to a
+- `s3://`, `gs://` and `azure-blob://` of listed buckets go through Label Studio's presign address, and from there to a
   listed host or one whose addresses are all public;
 - `data:` URIs are decoded here; everything else is refused.
 
@@ -39,7 +39,7 @@ import numpy.typing as npt
 
 from backend.errors import EngineBusy, FetchError
 from backend.label_studio.auth import TokenSource
-from backend.settings import Settings
+from backend.settings import BUCKET_SCHEMES, Settings
 from usam.images import read_image, read_size
 
 UInt8Image = npt.NDArray[np.uint8]
@@ -137,9 +137,11 @@ class ImageFetcher:
         """The file at a task's image value; `task_id` is needed for buckets. Raises `FetchError`."""
         if value[:5].lower() == "data:":
             return self._from_data_uri(value)
-        scheme = urlsplit_strictly(value).scheme.lower()
-        if scheme in ("s3", "gs"):
+        scheme = value.partition("://")[0].lower()
+        if scheme in BUCKET_SCHEMES:
             return self._get(self._presign_url(value, task_id), presigned=True)
+        value = _with_spaces_encoded(value)
+        scheme = urlsplit_strictly(value).scheme
         if not scheme and value.startswith("/") and not value.startswith("//"):
             if not self._base:
                 raise FetchError(
@@ -147,20 +149,24 @@ class ImageFetcher:
                     _short(value),
                     "set LABEL_STUDIO_URL",
                 )
-            return self._get(self._base + value, presigned=False)
+            return self._get(self._base + self._without_prefix(value), presigned=False)
         return self._get(self._without_alias(value), presigned=False)
+
+    def _without_prefix(self, path: str) -> str:
+        """A path of Label Studio from its own root: uploads carry the prefix that it is served under, others do not."""
+        prefix = urlsplit(self._base).path
+        return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
 
     def _without_alias(self, url: str) -> str:
         parts = urlsplit_strictly(url)
         if self._base and _origin(parts) in self._aliases:
             tail = parts.path + (f"?{parts.query}" if parts.query else "")
-            prefix = urlsplit(self._base).path
-            return self._base + (tail.removeprefix(prefix) if prefix else tail)
+            return self._base + self._without_prefix(tail)
         return url
 
     def _presign_url(self, value: str, task_id: int | None) -> str:
-        parts = urlsplit_strictly(value)
-        bucket = f"{parts.scheme.lower()}://{parts.netloc}"
+        scheme, _, path = value.partition("://")  # a key may hold spaces, `?`, `#` and `%`: it is no address
+        bucket = f"{scheme.lower()}://{path.partition('/')[0]}"
         if bucket not in self._settings.allowed_buckets:
             raise FetchError(
                 "an image in a listed bucket",
@@ -171,7 +177,10 @@ class ImageFetcher:
             raise FetchError(
                 "a task of a configured Label Studio to presign for", _short(value), "set LABEL_STUDIO_URL"
             )
-        uri = base64.urlsafe_b64encode(value.encode()).decode()
+        try:
+            uri = base64.urlsafe_b64encode(value.encode()).decode()
+        except UnicodeEncodeError as error:
+            raise FetchError("a key in Unicode", _short(value), "import the task again") from error
         return f"{self._base}/tasks/{int(task_id)}/presign/?fileuri={uri}"
 
     def _from_data_uri(self, value: str) -> bytes:
@@ -230,7 +239,7 @@ class ImageFetcher:
             hop = self._judge(url, presigned=presigned)
             with self._open(hop, deadline) as response:
                 if response.is_redirect:
-                    url = urljoin(url, response.headers.get("location", ""))
+                    url = _redirected(url, response.headers.get("location", ""))
                     continue
                 if response.status_code == 401 and hop.policy == "label-studio" and not renewed:
                     renewed = self._tokens.forget()
@@ -322,6 +331,20 @@ class ImageFetcher:
             size,
             "shrink it or raise USAM_FETCH_BYTES",
         )
+
+
+def _with_spaces_encoded(url: str) -> str:
+    """Spaces of path and query as browsers send them: Label Studio's own addresses have them as they are in names."""
+    start = url.find("/", url.find("://") + 3) if "://" in url else 0
+    return url if start < 0 else url[:start] + url[start:].replace(" ", "%20")
+
+
+def _redirected(url: str, location: str) -> str:
+    """Where a redirect leads. Raises `FetchError`."""
+    try:
+        return urljoin(url, _with_spaces_encoded(location))
+    except ValueError as error:
+        raise FetchError(f"a redirect from {_short(url)} to an address", str(error), "correct the task") from error
 
 
 def urlsplit_strictly(url: str) -> SplitResult:

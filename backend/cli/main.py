@@ -5,12 +5,12 @@ Nothing here imports torch or starts a connection before a command runs.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from backend.cli import plan, projects, pseudo_label, up
-from backend.cli.folder import ProjectId, ask_for, data_folder, open_label_studio, settings_in_use
+from backend.cli import connect, plan, projects, pseudo_label, up
+from backend.cli.folder import data_folder
 from backend.settings import Settings
 from usam.cli.main import ErrorGroup
 
@@ -62,36 +62,7 @@ def worker() -> None:
     work(settings)
 
 
-@app.command()
-def connect(
-    project: ProjectId,
-    url: Annotated[str, typer.Option(help="Address of the backend as Label Studio reaches it.")] = "",
-) -> None:
-    """Do for an existing project what a person would forget, and say what could not be done."""
-    from backend.label_studio.setup import connect as steps
-    from backend.store import Store
-
-    settings = settings_in_use(needs_store=False)
-    address = url or f"http://{settings.host}:{settings.port}"
-    with open_label_studio(settings) as client:
-        failed = [step for step in _print_steps(steps(client, settings, project, address)) if step.failed]
-        data_folder(settings)
-        Store(settings.store_url).join(project, client.project(project).stamp)
-    ask_for(settings, project, "sync")
-    ask_for(settings, project, "score_pool")
-    if failed:
-        raise typer.Exit(1)
-
-
-def _print_steps(steps: Any) -> list[Any]:
-    done = []
-    for step in steps:
-        typer.echo(f"{step.state:>9}  {step.name}: {step.detail}")
-        done.append(step)
-    return done
-
-
-for topic in (projects, pseudo_label, plan):
+for topic in (connect, projects, pseudo_label, plan):
     topic.register(app)
 
 

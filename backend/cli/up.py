@@ -67,11 +67,11 @@ def _prepare_project(stack: Stack, pictures: Path, title: str) -> int:
     with stack.client() as client:
         project, fresh = demo_project(client, pictures, title)
         say(f"project {project.id}, {title!r}: {fresh} new tasks")
-        for step in steps(client, settings, project.id, stack.backend_url):
-            if step.failed or step.state == "done":
-                say(f"{step.name}: {step.detail}")
         store = Store(settings.store_url)
         try:
+            for step in steps(client, settings, project.id, stack.backend_url, store.served(project.id)):
+                if step.failed or step.state == "done":
+                    say(f"{step.name}: {step.detail}")
             store.join(project.id, project.stamp)
             queue = open_queue(settings)
             jobs: tuple[JobName, ...] = ("sync", "score_pool")

@@ -1,16 +1,17 @@
 """The client of Label Studio's REST API: tasks, annotations, predictions, versions, views, webhooks,
 backends.
 
-Nothing here takes a task's lock except `next_task`, which says so. What can go wrong is in
-`label_studio_connection`.
+Nothing here takes a task's lock except `next_task`, which says so. What can go wrong is in `http`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from backend.errors import LabelStudioError
 from backend.label_studio.http import Connection, items
@@ -24,8 +25,11 @@ from backend.label_studio.records import (
     Task,
     View,
     Webhook,
+    number,
 )
 
+log = logging.getLogger(__name__)
+Record = TypeVar("Record")
 PAGE = 500
 _FILES_AT_ONCE = 50
 CHUNK_ITEMS = 20_000
@@ -34,7 +38,7 @@ CHUNK_BYTES = 64 * 1024 * 1024
 _TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations,total_predictions,is_labeled"
 _ANNOTATION_FIELDS = "id,annotations,result,updated_at,was_cancelled,ground_truth,completed_by,task"
 _PREDICTION_FIELDS = "id,predictions,result,score,model_version,task"
-UNLABELLED = {
+UNLABELLED: Json = {
     "conjunction": "and",
     "items": [{"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0}],
 }
@@ -84,30 +88,29 @@ class LabelStudio(Connection):
                 "filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since
             }  # fmt: skip
             query["filters"] = {"conjunction": "and", "items": [condition]}
-        for item in self._task_pages(project, query, {"include": _TASK_FIELDS}):
-            yield Task.read(item)
+        yield from _readable(Task.read, self._task_pages(project, query, {"include": _TASK_FIELDS}), "task")
 
     def task_count(self, project: int) -> int:
         """How many tasks there are now."""
         answer = self._object(
             "GET", "/api/tasks", params={"project": project, "page": 1, "page_size": 1, "include": "id"}
         )
-        return int(answer.get("total", 0))
+        return number(answer.get("total", 0), "task count")
 
     def annotations(self, project: int, task_ids: Sequence[int]) -> list[Annotation]:
         """All annotations of these tasks as they are now, skipped ones included."""
-        found = []
+        found: list[Annotation] = []
         for item in self._selected_tasks(project, task_ids, _ANNOTATION_FIELDS):
-            task = int(item["id"])
-            found += [Annotation.read(one, task) for one in items(item.get("annotations"), "annotations")]
+            task, rows = number(item.get("id"), "task id"), items(item.get("annotations"), "annotations")
+            found += _readable(partial(Annotation.read, task=task), rows, f"annotation of task {task}")
         return found
 
     def predictions(self, project: int, task_ids: Sequence[int]) -> list[Prediction]:
         """All stored predictions of these tasks, of every version."""
-        found = []
+        found: list[Prediction] = []
         for item in self._selected_tasks(project, task_ids, _PREDICTION_FIELDS):
-            task = int(item["id"])
-            found += [Prediction.read(one, task) for one in items(item.get("predictions"), "predictions")]
+            task, rows = number(item.get("id"), "task id"), items(item.get("predictions"), "predictions")
+            found += _readable(partial(Prediction.read, task=task), rows, f"prediction of task {task}")
         return found
 
     def import_tasks(self, project: int, items: Sequence[Mapping[str, Any]]) -> int:
@@ -218,6 +221,23 @@ class LabelStudio(Connection):
             for row in rows
         ]
 
+    def unlabelled_count(self, project: int) -> int:
+        """How many tasks have no annotation."""
+        return self._count(project, [])
+
+    def scored_count(self, project: int) -> int:
+        """How many unlabelled tasks have a score of the project's current version."""
+        scored = {
+            "filter": "filter:tasks:predictions_score", "operator": "greater_or_equal", "type": "Number", "value": 0
+        }  # fmt: skip
+        return self._count(project, [scored])
+
+    def _count(self, project: int, conditions: list[Json]) -> int:
+        filters = UNLABELLED | {"items": [*UNLABELLED["items"], *conditions]}
+        params = {"project": project, "page": 1, "page_size": 1, "include": "id"}
+        answer = self._object("GET", "/api/tasks", params=params | {"query": json.dumps({"filters": filters})})
+        return number(answer.get("total", 0), "task count")
+
     # views, webhooks, ML backends
 
     def views(self, project: int) -> list[View]:
@@ -228,6 +248,10 @@ class LabelStudio(Connection):
         """Add a tab, such as `ordering=["tasks:predictions_score"]` with the filters `UNLABELLED`."""
         data = {"title": title, "ordering": list(ordering), "filters": filters}
         return View.read(self._object("POST", "/api/dm/views/", json={"project": project, "data": data}))
+
+    def delete_view(self, view: int) -> None:
+        """Delete a tab of the Data Manager."""
+        self._send("DELETE", f"/api/dm/views/{view}/")
 
     def webhooks(self, project: int) -> list[Webhook]:
         """The project's webhooks."""
@@ -242,6 +266,17 @@ class LabelStudio(Connection):
         """Set address, headers and actions of a webhook."""
         body = _webhook_body(headers, actions) | {"url": url}
         return Webhook.read(self._object("PATCH", f"/api/webhooks/{webhook}/", json=body))
+
+    def restore_webhook(self, webhook: Webhook) -> None:
+        """Set a webhook to what it was when it was read."""
+        body = _webhook_body(webhook.headers, webhook.actions) | {
+            "url": webhook.url, "send_for_all_actions": webhook.all_actions, "is_active": webhook.active
+        }  # fmt: skip
+        self._send("PATCH", f"/api/webhooks/{webhook.id}/", json=body)
+
+    def delete_webhook(self, webhook: int) -> None:
+        """Delete a webhook: no event goes there any more."""
+        self._send("DELETE", f"/api/webhooks/{webhook}/")
 
     def ml_backends(self, project: int) -> list[MlBackend]:
         """The project's backends, lowest id (the one Label Studio asks) first. Asking makes Label Studio
@@ -303,6 +338,15 @@ class LabelStudio(Connection):
             chosen = {"all": False, "included": list(task_ids[start : start + 50])}
             params = {"fields": "all", "include": include}
             yield from self._task_pages(project, {"selectedItems": chosen}, params)
+
+
+def _readable(read: Callable[[Json], Record], rows: Iterable[Json], what: str) -> Iterator[Record]:
+    """Each row as a record; one that cannot be read is named in the log, and the others go on."""
+    for row in rows:
+        try:
+            yield read(row)
+        except LabelStudioError as error:
+            log.warning("%s %.40r is left out: %s", what, row.get("id"), error)
 
 
 def _chunks(items: Iterable[Mapping[str, Any]], count: int) -> Iterator[list[bytes]]:

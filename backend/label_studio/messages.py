@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
-LARGEST_ID = 2**31 - 1
-"""The largest number that Label Studio gives a project, task or annotation, and that the store can hold."""
+from backend.label_studio.records import MAX_ID
+
 Score = Annotated[FiniteFloat, Field(ge=0, le=1)]
 """Confidence from 0 to 1; Label Studio serves the lowest first."""
 
@@ -26,7 +26,13 @@ def _list_of_objects(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
-    return "" if value is None else str(value) if isinstance(value, str | int | float) else value
+    """Text that can be stored: lone surrogates and NUL, which no database takes, become `?`."""
+    if not isinstance(value, str | int | float):
+        return "" if value is None else value
+    try:
+        return str(value).encode(errors="replace").decode().replace("\0", "?")
+    except ValueError:  # an integer of more digits than Python writes out
+        return ""
 
 
 Object = Annotated[dict[str, Any], BeforeValidator(_object_or_empty)]
@@ -52,7 +58,7 @@ class SetupRequest(Message):
 class Task(Message):
     """One task of `POST /predict`."""
 
-    id: int | None = None
+    id: int | None = Field(None, ge=0, le=MAX_ID)
     data: Object = Field(default_factory=dict)
     predictions: Objects = Field(default_factory=list)
     drafts: Objects = Field(default_factory=list)
@@ -160,6 +166,6 @@ def project_number(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, int):
-        return value if 0 < value <= LARGEST_ID else None
+        return value if 0 < value <= MAX_ID else None
     head = str(value).partition(".")[0].strip()
     return project_number(int(head)) if head.isascii() and head.isdigit() and len(head) < 19 else None

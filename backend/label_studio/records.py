@@ -10,6 +10,8 @@ from backend.errors import LabelStudioError
 
 Json = dict[str, Any]
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
+MAX_ID = 2**31 - 1
+"""Largest id that both Label Studio and the store keep."""
 
 
 def _field(item: Mapping[str, Any], name: str, what: str) -> Any:
@@ -17,6 +19,17 @@ def _field(item: Mapping[str, Any], name: str, what: str) -> Any:
         return item[name]
     except KeyError:
         raise LabelStudioError(f"a {what} with {name!r}", "none", "check that it is Label Studio 1.23") from None
+
+
+def number(value: Any, what: str) -> int:
+    """A whole number from 0 that can be stored. Raises `LabelStudioError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_ID:
+        raise LabelStudioError(f"a {what} from 0 to {MAX_ID}", repr(value)[:40], "check that it is Label Studio 1.23")
+    return value
+
+
+def _id(item: Mapping[str, Any], what: str) -> int:
+    return number(_field(item, "id", what), f"{what} id")
 
 
 @dataclass(frozen=True)
@@ -33,20 +46,22 @@ class Project:
     maximum_annotations: int = 1
     show_overlap_first: bool = False
     evaluates_by_itself: bool = False
+    shows_predictions: bool = True
 
     @classmethod
     def read(cls, item: Mapping[str, Any]) -> Project:
         return cls(
-            id=int(_field(item, "id", "project")),
+            id=_id(item, "project"),
             title=str(item.get("title") or ""),
             label_config=str(item.get("label_config") or ""),
             model_version=str(item.get("model_version") or ""),
             sampling=str(item.get("sampling") or ""),
             stamp=str(item.get("created_at") or ""),
-            task_number=int(item.get("task_number") or 0),
-            maximum_annotations=int(item.get("maximum_annotations") or 1),
+            task_number=number(item.get("task_number") or 0, "task_number"),
+            maximum_annotations=number(item.get("maximum_annotations") or 1, "maximum_annotations"),
             show_overlap_first=bool(item.get("show_overlap_first")),
             evaluates_by_itself=bool(item.get("evaluate_predictions_automatically")),
+            shows_predictions=bool(item.get("show_collab_predictions", True)),
         )
 
 
@@ -66,12 +81,12 @@ class Task:
     def read(cls, item: Mapping[str, Any]) -> Task:
         data = item.get("data")
         return cls(
-            id=int(_field(item, "id", "task")),
+            id=_id(item, "task"),
             data=data if isinstance(data, dict) else {},
             updated_at=str(item.get("updated_at") or ""),
-            annotations=int(item.get("total_annotations") or 0),
-            cancelled=int(item.get("cancelled_annotations") or 0),
-            predictions=int(item.get("total_predictions") or 0),
+            annotations=number(item.get("total_annotations") or 0, "total_annotations"),
+            cancelled=number(item.get("cancelled_annotations") or 0, "cancelled_annotations"),
+            predictions=number(item.get("total_predictions") or 0, "total_predictions"),
             is_labeled=bool(item.get("is_labeled")),
         )
 
@@ -90,7 +105,7 @@ class Annotation:
     def read(cls, item: Mapping[str, Any], task: int) -> Annotation:
         result = item.get("result")
         return cls(
-            id=int(_field(item, "id", "annotation")),
+            id=_id(item, "annotation"),
             task=task,
             updated_at=str(item.get("updated_at") or ""),
             result=[one for one in result if isinstance(one, dict)] if isinstance(result, list) else [],
@@ -112,10 +127,10 @@ class Prediction:
     def read(cls, item: Mapping[str, Any], task: int) -> Prediction:
         result, score = item.get("result"), item.get("score")
         return cls(
-            id=int(_field(item, "id", "prediction")),
+            id=_id(item, "prediction"),
             task=task,
             model_version=str(item.get("model_version") or ""),
-            score=float(score) if isinstance(score, int | float) else None,
+            score=float(score) if isinstance(score, int | float) and abs(score) < 1e9 else None,
             result=[one for one in result if isinstance(one, dict)] if isinstance(result, list) else [],
         )
 
@@ -137,7 +152,7 @@ class ServedTask:
     def read(cls, item: Mapping[str, Any]) -> ServedTask:
         predictions = item.get("predictions")
         return cls(
-            id=int(_field(item, "id", "task")),
+            id=_id(item, "task"),
             queue=str(item.get("queue") or ""),
             predictions=predictions if isinstance(predictions, list) else [],
         )
@@ -155,7 +170,7 @@ class View:
     def read(cls, item: Mapping[str, Any]) -> View:
         data = item.get("data")
         data = data if isinstance(data, dict) else {}
-        return cls(id=int(_field(item, "id", "view")), title=str(data.get("title") or ""), data=data)
+        return cls(id=_id(item, "view"), title=str(data.get("title") or ""), data=data)
 
 
 @dataclass(frozen=True)
@@ -174,7 +189,7 @@ class Webhook:
     def read(cls, item: Mapping[str, Any]) -> Webhook:
         headers = item.get("headers")
         return cls(
-            id=int(_field(item, "id", "webhook")),
+            id=_id(item, "webhook"),
             url=str(item.get("url") or ""),
             headers=headers if isinstance(headers, dict) else {},
             actions=tuple(str(action) for action in item.get("actions") or ()),
@@ -198,7 +213,7 @@ class MlBackend:
     @classmethod
     def read(cls, item: Mapping[str, Any]) -> MlBackend:
         return cls(
-            id=int(_field(item, "id", "backend")),
+            id=_id(item, "backend"),
             url=str(item.get("url") or ""),
             title=str(item.get("title") or ""),
             state=str(item.get("state") or ""),

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from backend.label_studio.messages import LARGEST_ID, WebhookEvent
+from backend.label_studio.messages import WebhookEvent
+from backend.label_studio.records import MAX_ID
 from backend.metrics.service import Metrics
 from backend.web.bodies import TooMuch, parse_json
 from backend.web.journal import EventNote, Journal
@@ -282,7 +283,7 @@ def subjects_of(payload: dict[str, Any]) -> list[int]:
         value = payload.get(key)
         items = value if isinstance(value, list) else [value]
         ids = [item.get("id") if isinstance(item, dict) else item for item in items]
-        numbers = [number for number in ids if type(number) is int and 0 <= number <= LARGEST_ID]
+        numbers = [number for number in ids if type(number) is int and 0 <= number <= MAX_ID]
         if numbers:
             return numbers
     return []

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from backend.label_studio.messages import LARGEST_ID
+from backend.label_studio.records import MAX_ID
 
 PATTERN = "events-*.jsonl"
 ASIDE = "set-aside.jsonl"
@@ -36,10 +36,10 @@ class EventNote:
 
     def fault(self) -> str:
         """Why no store can hold it; empty where one can."""
-        if not 0 < self.project <= LARGEST_ID:
-            return f"a project's number is 1 to {LARGEST_ID}"
-        if not all(0 <= number <= LARGEST_ID for number in self.subjects):
-            return f"ids are 0 to {LARGEST_ID}"
+        if not 0 < self.project <= MAX_ID:
+            return f"a project's number is 1 to {MAX_ID}"
+        if not all(0 <= number <= MAX_ID for number in self.subjects):
+            return f"ids are 0 to {MAX_ID}"
         if "\0" in self.action or any("\ud800" <= sign <= "\udfff" for sign in self.action):
             return "the action holds signs that are no text"
         return ""

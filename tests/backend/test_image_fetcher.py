@@ -111,11 +111,8 @@ def label_studio(sites: Callable[[], Site]) -> Site:
 
 
 def fetcher(site: Site | None = None, key: str = LEGACY, **settings: object) -> ImageFetcher:
-    return ImageFetcher(
-        Settings(
-            label_studio_url=site.url if site else "", label_studio_api_key=key, **{"fetch_seconds": 5, **settings}
-        )
-    )
+    given = {"label_studio_url": site.url if site else "", "label_studio_api_key": key, "fetch_seconds": 5}
+    return ImageFetcher(Settings(**given | settings))
 
 
 @pytest.mark.parametrize("path", ["/data/upload/2/23f4-im.png", "/data/local-files/?d=local/n%C3%A4me%20%26x.png"])
@@ -131,6 +128,59 @@ def test_alias_is_asked_at_the_one_address(label_studio: Site) -> None:
     label_studio.pages["/data/upload/1/a.png"] = page(png())
     given = fetcher(label_studio, label_studio_aliases=("http://studio.example:8080",))
     assert given.fetch("http://studio.example:8080/data/upload/1/a.png").shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize("value", ["/label-studio/data/upload/1/a.jpg", "/data/upload/1/a.jpg", "absolute", "alias"])
+def test_a_path_prefix_is_neither_lost_nor_doubled(label_studio: Site, value: str) -> None:
+    path = "/label-studio/data/upload/1/a.jpg"
+    label_studio.pages[path] = page(png())
+    names = {"absolute": label_studio.url + path, "alias": f"http://studio.example{path}"}
+    aliases = ("http://studio.example",)
+    given = fetcher(label_studio, label_studio_url=f"{label_studio.url}/label-studio", label_studio_aliases=aliases)
+    assert given.fetch(names.get(value, value)).shape == (6, 8, 3)
+    assert label_studio.seen == [(path, f"Token {LEGACY}")]
+
+
+@pytest.mark.parametrize(
+    ("value", "asked"),
+    [
+        ("/data/local-files/?d=holiday 2024/plain (8).jpg", "/data/local-files/?d=holiday%202024/plain%20(8).jpg"),
+        ("/data/upload/2/Dog (8).jpg", "/data/upload/2/Dog%20(8).jpg"),
+        ("absolute", "/data/local-files/?d=a%20b.jpg"),
+    ],
+)
+def test_spaces_in_label_studios_own_addresses_are_sent_as_browsers_do(
+    label_studio: Site, value: str, asked: str
+) -> None:
+    label_studio.pages[urlsplit(asked).path] = page(png())
+    absolute = f"{label_studio.url}/data/local-files/?d=a b.jpg"
+    assert fetcher(label_studio).fetch(absolute if value == "absolute" else value).shape == (6, 8, 3)
+    assert [path for path, _ in label_studio.seen] == [asked]
+
+
+@pytest.mark.parametrize(
+    "value", ["s3://pictures/Dog (8).jpg", "gs://pictures/a#b?c%20d.jpg", "azure-blob://pictures/Ünï code.jpg"]
+)
+def test_keys_of_buckets_go_to_label_studio_as_they_are(label_studio: Site, value: str) -> None:
+    label_studio.pages["/tasks/3/presign/"] = page(png())
+    given = fetcher(label_studio, allowed_buckets=("s3://pictures", "gs://pictures", "azure-blob://pictures"))
+    assert given.fetch(value, task_id=3).shape == (6, 8, 3)
+    uri = parse_qs(urlsplit(label_studio.seen[0][0]).query)["fileuri"][0]
+    assert base64.urlsafe_b64decode(uri).decode() == value
+
+
+@pytest.mark.parametrize("value", ["s3://pictures /a.png", "s3:///a.png", "azure-blob://a/b", "s3://pictures/\ud800"])
+def test_keys_of_no_listed_bucket_are_refused(label_studio: Site, value: str) -> None:
+    with pytest.raises(FetchError):
+        fetcher(label_studio, allowed_buckets=("s3://pictures",)).fetch(value, task_id=3)
+    assert label_studio.seen == []
+
+
+@pytest.mark.parametrize("location", ["http://[", "http://[::1", "http:// a/b.png", "//\\x", "http://a:99999/x"])
+def test_a_redirect_to_no_address_is_one_refusal(label_studio: Site, location: str) -> None:
+    label_studio.pages["/data/upload/1/a.png"] = redirect(location)
+    with pytest.raises(FetchError):
+        fetcher(label_studio).fetch("/data/upload/1/a.png")
 
 
 @pytest.mark.parametrize(

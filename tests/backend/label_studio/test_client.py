@@ -140,3 +140,17 @@ def test_fewer_predictions_stored_than_sent_is_an_error(script: Script, client: 
 def test_nobody_there() -> None:
     with LabelStudio("http://127.0.0.1:9", TOKEN) as client, pytest.raises(LabelStudioUnreachable, match="to answer"):
         client.update_project(1)
+
+
+def test_one_unreadable_item_of_many_is_left_out_by_name(
+    script: Script, client: LabelStudio, caplog: pytest.LogCaptureFixture
+) -> None:
+    annotations = [{"id": 10**30, "result": []}, {"id": None}, {"id": 3, "result": [None, {"id": "r"}]}]
+    script.answers = [(200, json.dumps({"tasks": [{"id": 1, "annotations": annotations}], "total": 1}))]
+    assert [(one.id, one.task, one.result) for one in client.annotations(1, [1])] == [(3, 1, [{"id": "r"}])]
+    assert "annotation of task 1 1000000" in caplog.text
+    script.answers = [(200, json.dumps({"tasks": [{"id": -1}, {"id": 2, "data": 7}], "total": 2}))]
+    assert [(task.id, task.data) for task in client.tasks(1)] == [(2, {})]
+    predictions = [{"id": 5, "score": 10**400, "result": 3}]
+    script.answers = [(200, json.dumps({"tasks": [{"id": 1, "predictions": predictions}], "total": 1}))]
+    assert [(one.score, one.result) for one in client.predictions(1, [1])] == [(None, [])]

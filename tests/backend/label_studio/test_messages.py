@@ -49,7 +49,10 @@ def test_setup_keeps_no_secret() -> None:
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [("2.1795423842", 2), ("12", 12), (5, 5), ("", None), (None, None), ("x.1", None), (True, None), ("-3", None)],
+    [
+        *[("2.1795423842", 2), ("12", 12), (5, 5), ("", None), (None, None), ("x.1", None), (True, None), ("-3", None)],
+        *[(2**31, None), (2**31 - 1, 2**31 - 1), ("2147483648.1", None), (-1, None), (10**400, None), ({}, None)],
+    ],
 )
 def test_project_number(value: object, number: int | None) -> None:
     assert project_number(value) == number
@@ -67,6 +70,19 @@ def test_project_number(value: object, number: int | None) -> None:
 def test_webhook_event(payload: dict[str, object], action: str, project: int | None) -> None:
     event = WebhookEvent.model_validate(payload)
     assert (event.action, event.project_id) == (action, project)
+
+
+@pytest.mark.parametrize("action", ["\ud800", "a\0b", 10**400])
+def test_an_action_that_no_database_takes_is_made_one_that_it_does(action: object) -> None:
+    event = WebhookEvent.model_validate({"action": action, "project": {"id": 1}})
+    assert "\0" not in event.action
+    assert event.action.encode().decode() == event.action
+
+
+@pytest.mark.parametrize("number", [-1, 10**30, 2**31])
+def test_a_task_of_an_impossible_id_is_refused(number: int) -> None:
+    with pytest.raises(ValidationError):
+        Task.model_validate({"id": number})
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.1, 1.1, "high", None])

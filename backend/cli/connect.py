@@ -1,0 +1,65 @@
+"""`usam-backend connect` and `disconnect`: a project of an existing Label Studio, and this service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backend.cli.folder import ProjectId, ask_for, data_folder, open_label_studio, settings_in_use
+
+if TYPE_CHECKING:
+    from backend.label_studio.setup import Step
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this topic."""
+    app.command("connect")(connect)
+    app.command("disconnect")(disconnect)
+
+
+def connect(
+    project: ProjectId,
+    url: Annotated[str, typer.Option(help="Address of the backend as Label Studio reaches it.")] = "",
+) -> None:
+    """Do for an existing project what a person would forget: all of it, or nothing and why."""
+    from backend.label_studio import setup
+    from backend.store import Store
+
+    settings = settings_in_use(needs_store=False)
+    address = url or f"http://{settings.host}:{settings.port}"
+    data_folder(settings)
+    store = Store(settings.store_url)
+    try:
+        with open_label_studio(settings) as client:
+            steps = print_steps(setup.connect(client, settings, project, address, store.served(project)))
+            if any(step.failed for step in steps):
+                typer.echo(f"project {project} is not connected", err=True)
+                raise typer.Exit(1)
+            store.join(project, client.project(project).stamp)
+    finally:
+        store.close()
+    ask_for(settings, project, "sync")
+    ask_for(settings, project, "score_pool")
+
+
+def disconnect(
+    project: ProjectId,
+    url: Annotated[str, typer.Option(help="Address of the backend to take out; all of ours without it.")] = "",
+) -> None:
+    """Take the backend, its webhook and its tab out of a project. Labels and predictions stay there, and here."""
+    from backend.label_studio import setup
+
+    settings = settings_in_use(needs_store=False)
+    with open_label_studio(settings) as client:
+        print_steps(setup.disconnect(client, project, url))
+
+
+def print_steps(steps: Iterable[Step]) -> list[Step]:
+    """Print each step as it is done; returns them all."""
+    done = []
+    for step in steps:
+        typer.echo(f"{step.state:>10}  {step.name}: {step.detail}")
+        done.append(step)
+    return done
