@@ -3,6 +3,9 @@
 A *legacy token* is sent as it is (`Authorization: Token ...`). A *personal access token* is a refresh token:
 Label Studio answers 401 to it everywhere but at `/api/token/refresh`, which hands out an access token that
 lives 300 s. An *access token* can be given too; it works until it expires and cannot be renewed.
+
+The SDK's own `TokensClientExt` (2.1) does not fit: it loses the path prefix of Label Studio's address, takes an access
+token for a refresh token, renews only after the expiry, and cannot drop a token after a 401.
 """
 
 from __future__ import annotations
