@@ -6,6 +6,7 @@ keeps to it for days. Until then nothing of it is dropped, and it is asked for a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import json
 import time
 from pathlib import Path
@@ -32,7 +33,7 @@ class HasId(Protocol):
 class ProjectLister(Protocol):
     """Asks Label Studio for its projects."""
 
-    def projects(self) -> list[HasId]: ...
+    def projects(self) -> Sequence[HasId]: ...
 
 
 def is_missing(client: ProjectLister, project_id: int, error: LabelStudioError) -> bool:

@@ -130,6 +130,57 @@ def image_score(objects: Floats, rule: str = DEFAULT_RULE, *, top: int = 3, empt
     return float(values.mean())
 
 
+UNCOVERED_WEIGHT = 0.25
+"""What an image that no shown mask covers counts, beside an image all of whose objects are wrong."""
+
+
+def expected_error(
+    predicted_iou: Floats, *, wanted: Floats | None = None, label: Floats | None = None, uncovered: float = 1.0
+) -> float:
+    """How wrong the masks of one image are expected to be, higher = ask first; about 0 to 1.25.
+
+    Parameters:
+        predicted_iou: (K,) of all distinct candidates, in [0, 1], those below the threshold of showing among them.
+        wanted: (K,) probability that the project wants each; NaN or None where that is not learnt.
+        label: (K,) probability of the label each is shown with; NaN or None where there is nothing to mistake.
+        uncovered: share of the image, 0..1, that no *shown* mask covers.
+
+    An object counts by how likely it is there and wanted (its predicted IoU times `wanted`), with the error of its mask
+    and of its label. So an image is not asked first for having many objects, nor last for showing none: one without any
+    candidate comes first.
+    """
+    iou = np.clip(np.asarray(predicted_iou, np.float64), 0.0, 1.0)
+    there = iou * _known_or_one(wanted, len(iou))
+    error = 1.0 - iou * _known_or_one(label, len(iou))
+    total = float(there.sum())
+    mean = float(there @ error) / total if total > 1e-9 else 1.0
+    return mean + UNCOVERED_WEIGHT * uncovered
+
+
+def expected_gap(gap: Floats, predicted_iou: Floats, wanted: Floats | None = None) -> float:
+    """Gaps of one image summed over the objects that are expected in it, not over those shown, higher = ask first.
+
+    `gap` (K,) of all distinct candidates; each counts by how likely it is there and wanted, as in `expected_error`.
+    Negative gaps count as none. 0 without candidates.
+    """
+    there = np.clip(np.asarray(predicted_iou, np.float64), 0, 1) * _known_or_one(wanted, len(predicted_iou))
+    return float(there @ np.clip(np.asarray(gap, np.float64), 0, None))
+
+
+def _known_or_one(values: Floats | None, count: int) -> Float64s:
+    if values is None:
+        return np.ones(count)
+    known = np.asarray(values, np.float64)
+    if known.shape != (count,):
+        raise UsamError(f"{count} probabilities, one an object", f"shape {known.shape}", "pass the same objects")
+    return np.where(np.isnan(known), 1.0, known)
+
+
+def random_acquisition(task_ids: Sequence[object], seed: int) -> Float64s:
+    """Acquisition of N tasks in random order, (N,), uniform over tasks whatever is in them, and the same every time."""
+    return stable_uniform(task_ids, seed, "random")
+
+
 def diverse_order(
     acquisition: Floats,
     features: Floats,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from usam.errors import TrainingError
 from usam.objects.effort import Prices, Threshold, choose_threshold, worthwhile
 from usam.objects.linear import Float64s, Floats, LinearHead, fit_linear
+from usam.predictor.object_features import PLACE_NUMBERS
 
 WANTED_IOU, UNWANTED_IOU = 0.5, 0.3
 """Overlap with a person's region from which on a proposal shows a wanted object, and below which it does not; what
@@ -33,7 +34,7 @@ class Examples:
     images (N,)                      what image each is of
     regions (N,)                     which region of a person it overlaps most, any name that is one in all images
     labels (N,)                      the labels that people gave it: one, several, or () for none
-    overlap (N,)                     its IoU with that region: 1 for regions themselves, 0 for a proposal of a *finished*
+    overlap (N,)                     its IoU with it: 1 for the regions themselves, 0 for a proposal of a *finished*
                                      task that no region overlaps; NaN where it is not known (as for what nobody marked
                                      where a project marks only a part): teaches nothing
     proposed (N,)                    whether it is one of the proposals (the others are people's own regions): the
@@ -82,7 +83,7 @@ class ProjectHeads:
         if self.selector is not None:
             wanted = self.selector.probabilities(selector_inputs(features, shapes))[:, 1]
         if self.classifier is not None:
-            probabilities = self.classifier.probabilities(features)
+            probabilities = self.classifier.probabilities(classifier_inputs(features, shapes))
         return wanted, probabilities
 
     def shown(self, wanted: Floats) -> npt.NDArray[np.bool_]:
@@ -98,6 +99,11 @@ class ProjectHeads:
 def selector_inputs(features: Floats, shapes: Floats) -> npt.NDArray[np.float32]:
     """(K, F) and (K, S) -> (K, F + S), what the wanted head reads."""
     return np.concatenate([np.asarray(features, np.float32), np.asarray(shapes, np.float32)], axis=1)
+
+
+def classifier_inputs(features: Floats, shapes: Floats) -> npt.NDArray[np.float32]:
+    """What the class head reads: the wanted head's inputs but for how sure the mask is, which people's regions lack."""
+    return selector_inputs(features, np.asarray(shapes)[:, :PLACE_NUMBERS])
 
 
 def fit_project(
@@ -138,10 +144,13 @@ def _classifier(
         weight += [1 / len(known) for _ in known]
     if not rows:
         return None, {}
-    features = np.asarray(examples.features, np.float32)
+    features = classifier_inputs(examples.features, examples.shapes)
+    tail = features.shape[1] - np.shape(examples.features)[1]
     images = [examples.images[row] for row in rows]
     goal, share = np.array(target, np.int64), np.array(weight)
-    head, left_out = fit_linear(features[rows], goal, images, len(names), weights=share, background=features, seed=seed)
+    head, left_out = fit_linear(
+        features[rows], goal, images, len(names), weights=share, background=features, tail=tail, seed=seed
+    )
     known = np.isfinite(left_out).all(1)
     figures = {"class_examples": float(len(set(rows)))}
     if known.any():

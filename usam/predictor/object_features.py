@@ -35,6 +35,8 @@ that, and the maps take a quarter of an embedding's memory."""
 SHAPE_NAMES = (
     "x", "y", "size", "width", "height", "fill", "at_left", "at_top", "at_right", "at_bottom", "stability", "samscore",
 )  # fmt: skip
+PLACE_NUMBERS = 10
+"""The first of `SHAPE_NAMES` tell place and size, and are the same for a person's region as for a proposal."""
 STABILITY_OFFSET = 1.0
 """Logits by which a mask's threshold is raised and lowered to see whether the mask changes, as in SAM's own grid."""
 

@@ -10,9 +10,12 @@ from usam.active.acquisition import (
     confidence,
     confidence_of_order,
     diverse_order,
+    expected_error,
+    expected_gap,
     image_score,
     interleave_audit,
     object_scores,
+    random_acquisition,
     rank_pool,
 )
 from usam.errors import HeadsError, UsamError
@@ -234,3 +237,38 @@ def test_rank_pool_joins_the_parts() -> None:
     ranked = ranking.order[~ranking.is_audit]
     assert len(set(origin[ranked[:80]])) == 80
     assert rank_pool(ids, acquisition, audit_share=0.0).order[0] == np.argmax(acquisition)
+
+
+def test_an_image_is_not_asked_first_for_its_number_of_objects() -> None:
+    few, many = (expected_error(np.full(count, 0.8), uncovered=0.5) for count in (3, 30))
+    assert few == pytest.approx(many)
+    assert expected_error(np.full(3, 0.4), uncovered=0.5) > expected_error(np.full(30, 0.8), uncovered=0.5)
+
+
+def test_an_image_in_which_nothing_was_found_is_asked_first() -> None:
+    empty = expected_error(np.zeros(0), uncovered=1.0)
+    assert empty > expected_error(np.array([0.1, 0.2]), uncovered=1.0)
+    assert empty > expected_error(np.array([0.9]), uncovered=0.2)
+
+
+def test_unwanted_objects_count_little_and_doubtful_labels_count() -> None:
+    iou = np.array([0.9, 0.3])
+    assert expected_error(iou, wanted=np.array([1.0, 0.0]), uncovered=0) == pytest.approx(0.1)
+    assert expected_error(iou, wanted=np.array([1.0, np.nan]), uncovered=0) == expected_error(iou, uncovered=0)
+    sure, unsure = (expected_error(iou, label=np.full(2, p)) for p in (1.0, 0.5))
+    assert unsure > sure
+    with pytest.raises(UsamError, match="2 probabilities"):
+        expected_error(iou, wanted=np.ones(3))
+
+
+def test_gaps_are_summed_over_what_is_expected() -> None:
+    assert expected_gap(np.array([0.2, -0.3, 0.4]), np.array([1.0, 1.0, 0.5])) == pytest.approx(0.4)
+    assert expected_gap(np.array([0.2]), np.array([1.0]), np.array([0.0])) == 0
+    assert expected_gap(np.zeros(0), np.zeros(0)) == 0
+
+
+def test_random_is_uniform_over_tasks() -> None:
+    draws = random_acquisition(range(2000), seed=1)
+    assert abs(np.mean(draws) - 0.5) < 0.03
+    assert (draws == random_acquisition(range(2000), seed=1)).all()
+    assert abs(np.corrcoef(draws, np.arange(2000))[0, 1]) < 0.06

@@ -1,0 +1,84 @@
+"""Rules of showing proposals, chosen by the work that they would have left on labelled images.
+
+Shapes: K candidates and T wanted objects of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from usam.errors import TrainingError
+from usam.objects.effort import Prices, Work, count_work
+from usam.predictor.clean_proposals import Layout, ProposalRules, clean_proposals
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledProposals:
+    """A finished task: its candidates' layout and `rank` (K,), and `overlap` (K, T), their IoU with the wanted objects.
+
+    Candidates should be more than are shown: made at a low threshold, with little suppression and no cap.
+    """
+
+    layout: Layout
+    rank: Floats
+    overlap: Floats
+
+
+def match_objects(overlap: Floats, least: float = 0.5) -> npt.NDArray[np.int64]:
+    """(K, T) IoUs -> the column that each row shows, (K,), -1 for none; one to one, the best pair first."""
+    partner = np.full(len(overlap), -1, np.int64)
+    left = np.array(overlap, np.float64)
+    while left.size and left.max() >= max(least, 1e-9):
+        row, column = np.unravel_index(int(left.argmax()), left.shape)
+        partner[row] = column
+        left[row], left[:, column] = 0, 0
+    return partner
+
+
+def work_left(images: Iterable[LabelledProposals], rules: ProposalRules) -> Work:
+    """The work that these rules would have left in all images, labels aside."""
+    total = Work()
+    for image in images:
+        rows = clean_proposals(image.layout, image.rank, rules)
+        overlap = image.overlap[rows]
+        partner = match_objects(overlap)
+        iou = np.where(partner >= 0, overlap.max(1, initial=0.0), 0.0)
+        total += count_work(partner, iou, np.ones(len(rows), bool), image.overlap.shape[1])
+    return total
+
+
+def rule_choices(images: Sequence[LabelledProposals], base: ProposalRules) -> Iterator[ProposalRules]:
+    """What is tried: thresholds, suppression, nesting, caps, and a band of sizes around the labelled objects'."""
+    sizes = [float(image.layout.area[row]) for image in images for row in np.flatnonzero((image.overlap >= 0.5).any(1))]
+    low, high = (min(sizes) / 2, min(1.0, max(sizes) * 2)) if sizes else (base.smallest, base.largest)
+    bands = {(base.smallest, base.largest), (low, high), (base.smallest, min(1.0, high))}
+    for threshold, nms, nested, most, band in product(
+        (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.5, 0.7), (0.8, 1.0), (1, 2, 4, 8, 20, 100), sorted(bands)
+    ):
+        yield ProposalRules(threshold, nms, nested, *band, base.border if high < 0.5 else 1.0, most)
+
+
+def choose_rules(
+    images: Sequence[LabelledProposals], base: ProposalRules | None = None, prices: Prices | None = None
+) -> tuple[ProposalRules, Work]:
+    """The rules of least work on labelled images, and that work; `base` where none is better.
+
+    Raises `TrainingError` without images.
+    """
+    if not images:
+        raise TrainingError("at least one labelled image", "none", "label an image")
+    base, prices = base or ProposalRules(), prices or Prices()
+    best, least = base, work_left(images, base)
+    for rules in rule_choices(images, base):
+        work = work_left(images, rules)
+        if work.seconds(prices) < least.seconds(prices) - 1e-9:
+            best, least = rules, work
+    return best, least
