@@ -93,14 +93,15 @@ def pool_images(name: str, most: int | None = None, per_side: int = 8) -> list[P
     if not kept.exists():
         from usam.files import replacing
 
-        made = list(_made(_records(name, data), most, per_side))
+        made = list(_made(records(name, data), most, per_side))
         with replacing(kept) as partial:
             partial.write_bytes(pickle.dumps(made))
     images: list[PoolImage] = pickle.loads(kept.read_bytes())  # noqa: S301  (this program wrote it)
     return images
 
 
-def _records(name: str, data: Path) -> Iterable[Any]:
+def records(name: str, data: Path) -> Iterable[Any]:
+    """The records of a labelled set below `data`, one annotator an image."""
     from usam.research.datasets import open_dataset
     from usam.research.nano.figures import first_annotator
 
@@ -135,12 +136,12 @@ def _pack(root: Path, name: str) -> Iterator[Any]:
         yield Record(name, path.stem, f"{name}/{path.stem}", path, instances)
 
 
-def _made(records: Iterable[Any], most: int | None, per_side: int) -> Iterator[PoolImage]:
+def _made(labelled: Iterable[Any], most: int | None, per_side: int) -> Iterator[PoolImage]:
     from usam.predictor.load import load
 
     predictor = load(MODEL)
     predictor.keep_stages = True
-    chosen: Sequence[Any] = sorted(records, key=lambda record: _shuffled(record.group))[:most]
+    chosen: Sequence[Any] = sorted(labelled, key=lambda record: _shuffled(record.group))[:most]
     for record in chosen:
         made = _one(predictor, record, per_side)
         if made is not None:

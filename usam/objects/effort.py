@@ -26,15 +26,16 @@ class Prices:
     """Seconds of each action. `look`: at an object shown; `delete`: one shown for nothing; `relabel`: its class;
     `correct`: its outline; `add`: an object that was not shown.
 
-    An object that was not shown is found with a click of a smart tool, looked at, and corrected with one more click.
+    An object that was not shown is found with a click of a smart tool and looked at; its outline then needs as much
+    correction as if it had been shown.
     Raises `TrainingError` for a price below zero, and unless deleting and adding cost something.
     """
 
     look: float = 1.6
     delete: float = 2.4
     relabel: float = 2.4
-    correct: float = 6.4
-    add: float = 8.0
+    correct: float = 4.0
+    add: float = 4.0
 
     def __post_init__(self) -> None:
         if min(asdict(self).values()) < 0 or min(self.delete, self.add) <= 0:

@@ -59,9 +59,9 @@ def rule_choices(images: Sequence[LabelledProposals], base: ProposalRules) -> It
     """What is tried: thresholds, suppression, nesting, caps, and a band of sizes around the labelled objects'."""
     sizes = [float(image.layout.area[row]) for image in images for row in np.flatnonzero((image.overlap >= 0.5).any(1))]
     low, high = (min(sizes) / 2, min(1.0, max(sizes) * 2)) if sizes else (base.smallest, base.largest)
-    bands = {(base.smallest, base.largest), (low, high), (base.smallest, min(1.0, high))}
+    bands = {(base.smallest, base.largest), (low, high)}
     for threshold, nms, nested, most, band in product(
-        (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.5, 0.7), (0.8, 1.0), (1, 2, 4, 8, 20, 100), sorted(bands)
+        (0.3, 0.5, 0.6, 0.7), (0.5, 0.7), (0.8, 1.0), (1, 3, 8, 20, 100), sorted(bands)
     ):
         yield ProposalRules(threshold, nms, nested, *band, base.border if high < 0.5 else 1.0, most)
 

@@ -261,9 +261,19 @@ def _decode(
     return logits.float(), ious.float()
 
 
+def _mean_iou(model: Any, decoder: Any, images: Sequence[TuningImage], seed: int) -> float:
+    return float(object_ious(model, images, decoder, seed=seed).mean()) if images else 0.0
+
+
 @torch.no_grad()
-def _mean_iou(model: Any, decoder: Any, images: Sequence[TuningImage], seed: int, most: int = 12) -> float:
-    """Mean IoU, at the masks' low resolution, of a click and a box an object, picked by the decoder's own estimate."""
+def object_ious(
+    model: Any, images: Sequence[TuningImage], decoder: Any = None, *, seed: int = 0, most: int = 12
+) -> npt.NDArray[np.float64]:
+    """Mean IoU of each image's objects, at the masks' low resolution, of a click and of a box, the mask picked by the
+    decoder's own estimate.
+
+    `decoder`: another than the model's; `most`: so many objects an image, drawn by `seed`. Returns (images,).
+    """
     rng = np.random.default_rng(seed)
     means = []
     for image in images:
@@ -272,11 +282,11 @@ def _mean_iou(model: Any, decoder: Any, images: Sequence[TuningImage], seed: int
         ious = []
         for kind in ("click", "box"):
             points, labels = _prompts(kind, targets, rng, disturbed=False)
-            logits, predicted = _decode(model, decoder, image.embedding, points, labels)
+            logits, predicted = _decode(model, decoder or model.sam_mask_decoder, image.embedding, points, labels)
             true = true_ious(logits, torch.from_numpy(targets).to(logits.device))[:, 1:]
             ious.append(true.gather(1, predicted[:, 1:].argmax(1, keepdim=True)).mean())
         means.append(float(torch.stack(ious).mean()))
-    return float(np.mean(means)) if means else 0.0
+    return np.array(means, np.float64)
 
 
 def save_decoder(decoder: TunedDecoder, path: Path) -> Path:

@@ -1,0 +1,327 @@
+"""What a project learns from its labels, replayed on proposals and features that are made once (`bench.pools`).
+
+Objects of any size count. COCO: images to label are drawn from the part that the nano family was trained on, figures
+are taken on the rest, which it has not seen. Pets and nuclei: the images that were not labelled. Five draws; intervals
+are over the images that figures are taken on, all draws together. A proposal shows an object from an IoU of 0.5 on, one
+to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.pools import PoolImage, pool_images
+from bench.rows import Row
+
+DRAWS = 5
+EIGHT = ("person", "chair", "bowl", "cup", "dining table", "bottle", "wine glass", "potted plant")
+MOST_SHOWN = 50
+Flags = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Project:
+    """Images of a set that show something of `wanted` (None: whatever is labelled); so many are labelled."""
+
+    name: str
+    dataset: str
+    wanted: tuple[str, ...] | None
+    labelled: int
+    by_part: bool
+
+
+PROJECTS = (
+    Project("person on COCO", "coco", ("person",), 20, True),
+    Project("8 classes on COCO", "coco", EIGHT, 20, True),
+    Project("pets", "pets", None, 13, False),
+    Project("nuclei", "nuclei", None, 20, False),
+)
+
+
+def run() -> list[Row]:
+    """All figures."""
+    rows: list[Row] = []
+    for project in PROJECTS:
+        rows += _shown(project)
+    rows += _shown(Project("8 classes on COCO", "coco", EIGHT, 50, True))
+    rows += _classes(50, 0.75) + _classes(400, 0.85)
+    for dataset in ("coco", "bsds500", "nuclei"):
+        rows += _clean(dataset)
+    return [*rows, *_tuned()]
+
+
+def _images(project: Project) -> list[PoolImage]:
+    images = pool_images(project.dataset, {"bsds500": 100}.get(project.dataset))
+    return [image for image in images if _wanted(project, image).any()]
+
+
+def _wanted(project: Project, image: PoolImage) -> Flags:
+    return np.array([project.wanted is None or name in project.wanted for name in image.categories])
+
+
+def _draw(project: Project, images: Sequence[PoolImage], draw: int) -> tuple[list[PoolImage], list[PoolImage]]:
+    """Images to label and images to take figures on."""
+    order = np.random.default_rng(draw).permutation(len(images))
+    if project.by_part:
+        train = [images[index] for index in order if images[index].part == "train"]
+        return train[: project.labelled], [image for image in images if image.part != "train"]
+    return [images[i] for i in order[: project.labelled]], [images[i] for i in order[project.labelled :]]
+
+
+@cache
+def _today(image: PoolImage) -> Indices:
+    return image.shown_today()
+
+
+@cache
+def _layout(image: PoolImage) -> Any:
+    from usam.predictor.clean_proposals import Layout
+
+    return Layout.of(image.masks[_candidates(image)])
+
+
+@cache
+def _candidates(image: PoolImage) -> Indices:
+    """All proposals by today's settings, without the cap."""
+    from usam.predictor.clean_proposals import Layout, ProposalRules, clean_proposals
+
+    rules = ProposalRules(nested=1.0, largest=1.0, border=1.0, most=1000)
+    return clean_proposals(Layout.of(image.masks), image.rank, rules)
+
+
+def _examples(project: Project, images: Sequence[PoolImage]) -> Any:
+    from usam.objects.project_heads import Examples
+
+    features, shapes, names, regions, labels, overlaps, proposed = [], [], [], [], [], [], []
+    for image in images:
+        wanted, rows = np.flatnonzero(_wanted(project, image)), _candidates(image)
+        overlap = image.overlap[rows][:, wanted]
+        nearest, best = wanted[overlap.argmax(1)] if len(rows) else wanted[:0], overlap.max(1, initial=0.0)
+        features += [image.features[rows], image.true_features[wanted]]
+        shapes += [image.shapes[rows], image.true_shapes[wanted]]
+        names += [image.name] * (len(rows) + len(wanted))
+        regions += [f"{image.name}/{index}" for index in (*nearest, *wanted)]
+        near = [(image.categories[i],) if iou >= 0.5 else () for i, iou in zip(nearest, best, strict=True)]
+        labels += [*near, *((image.categories[index],) for index in wanted)]
+        overlaps += [best, np.ones(len(wanted))]
+        proposed += [np.ones(len(rows), bool), np.zeros(len(wanted), bool)]
+    parts = [np.concatenate(part) for part in (features, shapes, overlaps, proposed)]
+    return Examples(parts[0], parts[1], names, regions, labels, parts[2], parts[3])
+
+
+@dataclass
+class Counts:
+    """Of one image, draws added up: objects shown, wanted ones among them, right labels among those, wanted objects,
+    those that all proposals hold, and seconds of work as the service leaves it, as today, and without any machine."""
+
+    shown: float = 0
+    kept: float = 0
+    right: float = 0
+    objects: float = 0
+    held: float = 0
+    seconds: float = 0
+    by_hand: float = 0
+
+
+def _count(project: Project, image: PoolImage, rows: Indices, labels: Sequence[str], into: Counts) -> None:
+    from usam.objects.effort import Prices, count_work
+
+    wanted = _wanted(project, image)
+    partner = image.partner(rows, wanted)
+    hit = partner >= 0
+    iou = np.array(
+        [image.overlap[row, column] if column >= 0 else 0.0 for row, column in zip(rows, partner, strict=True)]
+    )
+    right = np.array(
+        [column >= 0 and image.categories[column] == label for column, label in zip(partner, labels, strict=True)], bool
+    )
+    into.shown += len(rows)
+    into.kept += int(hit.sum())
+    into.right += int(right.sum())
+    into.objects += int(wanted.sum())
+    into.held += int((image.partner(_candidates(image), wanted) >= 0).sum())
+    by_hand = Prices.by_hand()
+    into.seconds += count_work(partner, iou, right, int(wanted.sum()), good_iou=0.5).seconds(by_hand)
+    into.by_hand += int(wanted.sum()) * by_hand.add
+
+
+def _shown(project: Project) -> list[Row]:
+    """What is shown after some labelled images: today's, a random choice of as many, and the learnt one."""
+    from usam.objects.project_heads import fit_project
+    from usam.predictor.clean_proposals import ProposalRules, clean_proposals
+
+    images = _images(project)
+    classes = project.wanted or (images[0].categories[0],)
+    learnt, today, random = ({image.name: Counts() for image in images} for _ in range(3))
+    for draw in range(DRAWS):
+        labelled, rest = _draw(project, images, draw)
+        rng = np.random.default_rng(draw)
+        heads = fit_project(_examples(project, labelled), classes, features_version="bench", checkpoint="nano-m")
+        for image in rest:
+            rows = _candidates(image)
+            wanted, probability = heads.judge(image.features[rows], image.shapes[rows])
+            rules = ProposalRules(heads.threshold.value, largest=1.0, border=1.0, most=MOST_SHOWN)
+            kept = clean_proposals(_layout(image), wanted, rules)
+            names = [classes[int(row)] for row in probability[kept].argmax(1)]
+            _count(project, image, rows[kept], names, learnt[image.name])
+            drawn = rng.permutation(rows)[: len(kept)]
+            _count(project, image, drawn, [classes[0]] * len(drawn), random[image.name])
+            now = _today(image)
+            _count(project, image, now, [classes[0]] * len(now), today[image.name])
+    what = f"{project.name}, after {project.labelled} labelled images"
+    few = project.labelled == 20 or not project.by_part
+    rows_made: list[Row] = []
+    for way, counts in ((learnt, "learnt"), (today, "today"), (random, "random")):
+        ours = counts == "learnt"
+        held = _ratio(way, "kept", "held")
+        note = f"{held[0]:.2f} of the recall of all proposals; "
+        rows_made.append(
+            _row(f"{what}, shown objects that are wanted, {counts}", _ratio(way, "kept", "shown"), "share",
+                 ">= 0.55" if ours and few else "", note)
+        )  # fmt: skip
+        if project.wanted == EIGHT:
+            rows_made.append(
+                _row(f"{what}, masks deleted for each one kept, {counts}", _ratio(way, "shown", "kept", -1.0), "ratio",
+                     "<= 1" if ours and few else "", note)
+            )  # fmt: skip
+            rows_made.append(
+                _row(
+                    f"{what}, right labels among wanted objects shown, {counts}", _ratio(way, "right", "kept"), "share"
+                )
+            )
+        if not few:
+            rows_made.append(
+                _row(f"{what}, effort, {counts}", _ratio(way, "seconds", "by_hand"), "ratio of seconds",
+                     "<= 0.5" if ours else "", "against drawing every object; what is missing is drawn by hand; ")
+            )  # fmt: skip
+    return rows_made
+
+
+Figure = tuple[float, float, float, int]
+
+
+def _ratio(counts: dict[str, Counts], top: str, bottom: str, plus: float = 0.0) -> Figure:
+    """Sum over sum, plus a constant, with its 95 % interval over images, and their number."""
+    from usam.statistics import bootstrap_weighted
+
+    used = [each for each in counts.values() if each.objects]
+    upper, lower = (np.array([getattr(each, name) for each in used], float) for name in (top, bottom))
+
+    def statistic(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((weights @ upper) / (weights @ lower) + plus)
+
+    value = float(upper.sum() / max(lower.sum(), 1e-9) + plus)
+    interval = bootstrap_weighted(statistic, value, np.arange(len(used)))
+    return value, interval.low, interval.high, len(used)
+
+
+def _row(figure: str, found: Figure, unit: str, target: str = "", note: str = "") -> Row:
+    value, low, high, images = found
+    return Row(
+        figure, value, unit, "", target, note=f"{note}95 % [{low:.3f}, {high:.3f}] over {images} images, {DRAWS} draws"
+    )
+
+
+def _classes(count: int, target: float) -> list[Row]:
+    """Accuracy of the label among eight classes after so many marked objects, on marked objects of unseen images over
+    0.5 % of the image; the first label of the configuration (today) and the commonest beside."""
+    from usam.objects.project_heads import Examples, fit_project
+
+    def objects(images: Sequence[PoolImage]) -> tuple[Any, ...]:
+        chosen = [
+            (image, index)
+            for image in images
+            for index, (name, area) in enumerate(zip(image.categories, image.areas, strict=True))
+            if name in EIGHT and area >= 0.005
+        ]
+        features = np.array([image.true_features[index] for image, index in chosen])
+        shapes = np.array([image.true_shapes[index] for image, index in chosen])
+        return features, shapes, [image.name for image, _ in chosen], [image.categories[i] for image, i in chosen]
+
+    images = pool_images("coco")
+    train, test = (objects([image for image in images if (image.part == "train") == part]) for part in (True, False))
+    right: list[npt.NDArray[np.float64]] = []
+    for draw in range(DRAWS):
+        rows = np.random.default_rng(draw).permutation(len(train[2]))[:count]
+        labels = [(train[3][row],) for row in rows]
+        names = [train[2][row] for row in rows]
+        marked = Examples(
+            train[0][rows],
+            train[1][rows],
+            names,
+            list(range(len(rows))),
+            labels,
+            np.ones(len(rows)),
+            np.zeros(len(rows), bool),
+        )
+        heads = fit_project(marked, EIGHT, features_version="bench", checkpoint="nano-m")
+        likeliest = heads.judge(test[0], test[1])[1].argmax(1)
+        right.append(np.array([EIGHT[int(k)] == name for k, name in zip(likeliest, test[3], strict=True)], float))
+    from usam.statistics import bootstrap_mean
+
+    interval = bootstrap_mean(np.mean(right, axis=0), np.array(test[2]))
+    first = float(np.mean([name == EIGHT[0] for name in test[3]]))
+    note = f"95 % [{interval.low:.3f}, {interval.high:.3f}] over images, {len(test[2])} objects, {DRAWS} draws"
+    note += f"; first label of the configuration, also the commonest: {first:.3f}; one of eight at random: 0.125"
+    what = f"8 classes on COCO, accuracy of the label after {count} marked objects"
+    return [Row(what, interval.value, "share", "", f">= {target}", note=note)]
+
+
+def _clean(dataset: str) -> list[Row]:
+    """Before anything is learnt: few and clean against today's, all labelled objects wanted."""
+    from usam.predictor.clean_proposals import Layout, clean_proposals
+
+    project = Project(dataset, dataset, None, 0, dataset == "coco")
+    images = _images(project)
+    images = [image for image in images if image.part != "train"] if dataset == "coco" else images
+    rows = []
+    choices: tuple[tuple[str, Callable[[PoolImage], Indices]], ...] = (
+        ("few and clean", lambda image: clean_proposals(Layout.of(image.masks), image.rank)),
+        ("today", PoolImage.shown_today),
+    )
+    for name, choose in choices:
+        counts = {image.name: Counts() for image in images}
+        for image in images:
+            shown = choose(image)
+            _count(project, image, shown, [""] * len(shown), counts[image.name])
+        recall, shown_each = _ratio(counts, "kept", "objects"), _ratio(counts, "shown", "kept", -1.0)
+        number = sum(each.shown for each in counts.values()) / len(images)
+        note = f"recall of all objects {recall[0]:.3f}; {number:.1f} shown an image; "
+        rows.append(
+            _row(f"{dataset}, nothing learnt, masks deleted for each one kept, {name}", shown_each, "ratio", "", note)
+        )
+    return rows
+
+
+def _tuned() -> list[Row]:
+    """Nuclei: rules chosen by work on ten labelled images, on grids of 8 and 16, against today's."""
+    from usam.objects.rule_tuning import LabelledProposals, choose_rules, work_left
+    from usam.predictor.clean_proposals import TODAY, Layout
+
+    rows = []
+    for side in (8, 16):
+        images = pool_images("nuclei", None, side)
+        ready = [LabelledProposals(Layout.of(image.masks), image.rank, image.overlap) for image in images]
+        figures: dict[str, list[tuple[float, float]]] = {"tuned": [], "today": []}
+        for draw in range(DRAWS):
+            order = np.random.default_rng(draw).permutation(len(ready))
+            labelled, rest = [ready[i] for i in order[:10]], [ready[i] for i in order[10:]]
+            for name, rules in (("tuned", choose_rules(labelled)[0]), ("today", TODAY)):
+                work = work_left(rest, rules)
+                found = work.kept + work.corrected + work.relabelled
+                figures[name].append((found / (found + work.added), found / max(work.shown, 1)))
+        for name, values in figures.items():
+            recall, precision = np.array(values).T
+            note = f"precision {precision.mean():.3f}; {DRAWS} draws, recall {recall.min():.3f} to {recall.max():.3f}"
+            target = ">= 0.5" if name == "tuned" else ""
+            what = f"nuclei, recall after 10 labelled images, grid of {side}, {name} rules"
+            rows.append(Row(what, float(recall.mean()), "share", "", target, note=note))
+    return rows
