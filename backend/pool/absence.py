@@ -6,9 +6,9 @@ keeps to it for days. Until then nothing of it is dropped, and it is asked for a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 

@@ -132,7 +132,7 @@ def fit_linear(
     fold = group_folds(np.asarray([str(each) for each in images]), FOLDS, seed)
     tries: list[tuple[LinearHead, Float64s]] = []
     for recipe in _recipes(base.examples):
-        left_out = np.full((len(labels), classes), np.nan)
+        left_out: Float64s = np.full((len(labels), classes), np.nan)
         for number in range(fold.max() + 1):
             out = fold == number
             if out.all():

@@ -79,7 +79,8 @@ class ProjectHeads:
     def judge(self, features: Floats, shapes: Floats) -> tuple[Float64s, Float64s]:
         """Probability of being wanted (K,) and of each class (K, C); NaN where it is not learnt yet."""
         count = len(features)
-        wanted, probabilities = np.full(count, np.nan), np.full((count, len(self.classes)), np.nan)
+        wanted: Float64s = np.full(count, np.nan)
+        probabilities: Float64s = np.full((count, len(self.classes)), np.nan)
         if self.selector is not None:
             wanted = self.selector.probabilities(selector_inputs(features, shapes))[:, 1]
         if self.classifier is not None:
@@ -151,11 +152,11 @@ def _classifier(
     head, left_out = fit_linear(
         features[rows], goal, images, len(names), weights=share, background=features, tail=tail, seed=seed
     )
-    known = np.isfinite(left_out).all(1)
+    judged: npt.NDArray[np.bool_] = np.isfinite(left_out).all(1)
     figures = {"class_examples": float(len(set(rows)))}
-    if known.any():
-        right = left_out[known].argmax(1) == goal[known]
-        figures["class_accuracy"] = float(np.average(right, weights=share[known]))
+    if judged.any():
+        right = left_out[judged].argmax(1) == goal[judged]
+        figures["class_accuracy"] = float(np.average(right, weights=share[judged]))
     return head, figures
 
 
