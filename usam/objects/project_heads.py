@@ -152,7 +152,7 @@ def _classifier(
     head, left_out = fit_linear(
         features[rows], goal, images, len(names), weights=share, background=features, tail=tail, seed=seed
     )
-    judged: npt.NDArray[np.bool_] = np.isfinite(left_out).all(1)
+    judged: npt.NDArray[np.bool_] = np.asarray(np.isfinite(left_out).all(axis=1))
     figures = {"class_examples": float(len(set(rows)))}
     if judged.any():
         right = left_out[judged].argmax(1) == goal[judged]
