@@ -306,7 +306,7 @@ class Settings(BaseSettings):
             elif isinstance(value, tuple):
                 out[_variable((name,))] = ",".join(value)
             else:
-                out[_variable((name,))] = without_password(value) if name.endswith("_url") else str(value)
+                out[_variable((name,))] = without_password(value) if name.endswith("_url") and value else str(value)
         return out
 
 

@@ -12,7 +12,9 @@ import json
 import os
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,35 +23,60 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
 from usam.errors import HeadsError
-from usam.heads.head_set import PUBLISHED_HEADS, HeadSet, Layers
 
 FloatArray = npt.NDArray[np.float32]
+Layers = list[tuple[FloatArray, FloatArray]]
+Alignment = Literal["aligned", "shifted"]
 HalfOrFloatArray = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 FILE_NAME = "heads.safetensors"
 FORMAT = "usam-heads-1"
+
+PUBLISHED_HEADS = (
+    "iou_tiny",
+    "iou_small",
+    "iou_base_plus",
+    "iou_large",
+    "iou_dense_prompt",
+    "iou_unsupervised",
+    "model_gap",
+    "prompt_gap",
+    "task_gap",
+)
 
 _LARGEST_FILE = 256 << 20
 _FAMILIES = {"sam2.1": "sam2.1", "sam2.0": "sam2", "sam2": "sam2"}
 
 
-def write(heads: HeadSet, path: Path) -> Path:
+@dataclass(frozen=True)
+class StoredHeads:
+    """What a file says of a head set, field by field as in `HeadSet`; the published layout has no `sha256`."""
+
+    layers: dict[str, Layers]
+    alignment: Alignment
+    checkpoint: str
+    quality: str | None
+    metadata: dict[str, Any]
+    sha256: str | None = None
+
+
+def write(heads: StoredHeads, path: Path) -> Path:
     """See `HeadSet.save`."""
     target = path if path.suffix == ".safetensors" else path / FILE_NAME
     tensors = {
         f"{name}.{index}.{kind}": torch.from_numpy(_smallest(array))
-        for name, head in heads.layers().items()
+        for name, head in heads.layers.items()
         for index, pair in enumerate(head)
         for kind, array in zip(("weight", "bias"), pair, strict=True)
     }
     header = {
         "format": FORMAT,
-        "heads": json.dumps(heads.names),
+        "heads": json.dumps(list(heads.layers)),
         "alignment": heads.alignment,
         "checkpoint": heads.checkpoint,
         "quality": heads.quality or "",
         "metadata": json.dumps(heads.metadata, sort_keys=True),
-        "version": heads.version,
-        "sha256": heads.sha256,
+        "version": (heads.sha256 or "")[:12],
+        "sha256": heads.sha256 or "",
     }
     content = safetensors_bytes(tensors, header)
     temporary: str | None = None
@@ -77,7 +104,7 @@ def _smallest(array: FloatArray) -> HalfOrFloatArray:
     return half if np.array_equal(half.astype(np.float32), array) else array
 
 
-def read(path: Path, checkpoint: str | None = None) -> HeadSet:
+def read(path: Path, checkpoint: str | None = None) -> StoredHeads:
     """See `HeadSet.load`."""
     if path.is_file():
         return _ours(path)
@@ -92,7 +119,7 @@ def read(path: Path, checkpoint: str | None = None) -> HeadSet:
     )
 
 
-def _ours(file: Path) -> HeadSet:
+def _ours(file: Path) -> StoredHeads:
     remedy = "fetch or train the heads again"
     size = file.stat().st_size
     if size > _LARGEST_FILE:
@@ -115,21 +142,12 @@ def _ours(file: Path) -> HeadSet:
         fields = {key: header[key] for key in ("alignment", "checkpoint", "quality", "sha256")}
     except (KeyError, ValueError, TypeError) as error:
         raise HeadsError(f"a complete head set in {file}", f"missing or malformed {error}", remedy) from error
-    heads = HeadSet(
-        layers,
-        alignment=fields["alignment"],
-        checkpoint=fields["checkpoint"],
-        quality=fields["quality"] or None,
-        metadata=metadata,
+    return StoredHeads(
+        layers, fields["alignment"], fields["checkpoint"], fields["quality"] or None, metadata, fields["sha256"]
     )
-    if heads.sha256 != fields["sha256"]:
-        raise HeadsError(
-            f"SHA-256 {fields['sha256']} in {file}", heads.sha256, "the file was altered: fetch or train again"
-        )
-    return heads
 
 
-def _published(folder: Path, checkpoint: str | None) -> HeadSet:
+def _published(folder: Path, checkpoint: str | None) -> StoredHeads:
     found = {file.parent.name: file for file in sorted(folder.glob("*/model.pth"))}
     if unknown := sorted(set(found) - set(PUBLISHED_HEADS)):
         raise HeadsError(
@@ -138,7 +156,7 @@ def _published(folder: Path, checkpoint: str | None) -> HeadSet:
             "remove the folder or save your heads with HeadSet.save",
         )
     family = _FAMILIES.get(folder.resolve().name, "") if checkpoint is None else checkpoint
-    return HeadSet(
+    return StoredHeads(
         {name: _published_layers(found[name]) for name in PUBLISHED_HEADS if name in found},
         alignment="shifted",
         checkpoint=family,

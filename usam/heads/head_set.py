@@ -29,23 +29,12 @@ import torch
 import torch.nn.functional as F
 
 from usam.errors import HeadsError
+from usam.heads.files import PUBLISHED_HEADS, Alignment, Layers, StoredHeads, read, write
+
+__all__ = ["PUBLISHED_HEADS", "Alignment", "Columns", "FloatArray", "HeadSet", "Layers"]
 
 FloatArray = npt.NDArray[np.float32]
-Layers = list[tuple[FloatArray, FloatArray]]
-Alignment = Literal["aligned", "shifted"]
 Columns = Literal["multimask", "single", "all"]
-
-PUBLISHED_HEADS = (
-    "iou_tiny",
-    "iou_small",
-    "iou_base_plus",
-    "iou_large",
-    "iou_dense_prompt",
-    "iou_unsupervised",
-    "model_gap",
-    "prompt_gap",
-    "task_gap",
-)
 
 _NAME = re.compile(r"iou_[a-z0-9_]+|[a-z0-9]+(_[a-z0-9]+)*_gap")
 _OUTPUTS: dict[Columns, tuple[int, ...]] = {"multimask": (1, 2, 3), "single": (0,), "all": (0, 1, 2, 3)}
@@ -137,9 +126,18 @@ class HeadSet:
         Raises HeadsError: missing, unreadable, unsafe, altered, wrong shapes, values not finite, unknown
         heads.
         """
-        from usam.heads.files import read
-
-        return read(Path(path), checkpoint)
+        stored = read(Path(path), checkpoint)
+        heads = cls(
+            stored.layers,
+            alignment=stored.alignment,
+            checkpoint=stored.checkpoint,
+            quality=stored.quality,
+            metadata=stored.metadata,
+        )
+        if stored.sha256 not in (None, heads.sha256):
+            remedy = "the file was altered: fetch or train again"
+            raise HeadsError(f"SHA-256 {stored.sha256} in {path}", heads.sha256, remedy)
+        return heads
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the set to `path` (a `.safetensors` file, else a folder that gets `heads.safetensors`).
@@ -147,9 +145,8 @@ class HeadSet:
         The file appears whole or not at all. Returns the file's path. Raises HeadsError when it cannot be
         stored.
         """
-        from usam.heads.files import write
-
-        return write(self, Path(path))
+        stored = StoredHeads(self._layers, self.alignment, self.checkpoint, self.quality, self.metadata, self.sha256)
+        return write(stored, Path(path))
 
     def layers(self) -> dict[str, Layers]:
         """`{head: [(W (out, in), b (out,)), ...]}`, copies, as `from_layers` takes them."""

