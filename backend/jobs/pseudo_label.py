@@ -30,7 +30,7 @@ from backend.store.pseudo_label_store import (
     PseudoLabelStore,
     accepting_version,
     columns_of,
-    marked,
+    with_provenance,
 )
 from backend.store.records import KnownTask
 from usam.errors import PseudoLabelError
@@ -328,7 +328,7 @@ def _write(
 def _regions(scored: ScoredTask, masks: Sequence[PseudoLabel], version: str, controls: LabelConfig) -> list[Json]:
     numbers = {one.number for one in masks}
     kept = [one for one in scored.regions if one["object"] in numbers]
-    return [marked(region, version) for region in rescored(kept, scored.scores, controls)]
+    return [with_provenance(region, version) for region in rescored(kept, scored.scores, controls)]
 
 
 def _retire_others(resources: Resources, project: int, record: PseudoLabelRun) -> None:

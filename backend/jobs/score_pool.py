@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backend.errors import JobError
+from backend.errors import ITEM_ERRORS, JobError, reason_of
 from backend.inference.intake import SourceImage
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
@@ -37,8 +37,7 @@ from backend.pool.refined_masks import alternative_predictions
 from backend.pool.refinement import offer_alternatives, refine_pool_if_needed
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
-from backend.store.records import KnownTask, ProposalRow, ScoreRow
-from usam.errors import UsamError
+from backend.store.records import KnownTask, ProposalRow, ScoreRow, storable_text
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
@@ -162,14 +161,14 @@ def propose_missing(
     done = len(pool) - len(missing)
     served = {row.task for row in store.ranking(project)}
 
-    def keep(task: int, found: LabelledObjects | UsamError) -> None:
+    def keep(task: int, found: LabelledObjects | Exception) -> None:
         try:
-            if isinstance(found, UsamError):
+            if isinstance(found, Exception):
                 raise found
             arrays, regions = to_regions(found, heads, resources.settings.model, controls, resources.settings)
             row = pack(task, keys[task], arrays, regions)
-        except UsamError as error:
-            row = ProposalRow(task, "", b"", [], str(error))  # no key: asked again the next time
+        except ITEM_ERRORS as error:
+            row = ProposalRow(task, "", b"", [], storable_text(reason_of(error)))  # no key: asked again the next time
         store.put_proposal(project, row)
 
     keeping: deque[Future[None]] = deque()
@@ -183,7 +182,7 @@ def propose_missing(
             if task.predictions > (task.id in served):
                 stored = resources.label_studio.predictions(project, [task.id])
                 others = [one for one in stored if not OWN_MODEL.fullmatch(one.model_version)]
-            found: LabelledObjects | UsamError
+            found: LabelledObjects | Exception
             try:
                 image = fetched.result()
                 embedding = image.encoded_by(resources.model)
@@ -191,7 +190,7 @@ def propose_missing(
                 found = propose_objects(
                     resources.model, heads, embedding, settings, others, choice, controls.image_name
                 )
-            except UsamError as error:
+            except ITEM_ERRORS as error:
                 found = error
             keeping.append(behind.submit(keep, task.id, found))
             if len(keeping) > _KEPT_BEHIND:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from backend.errors import RegionError
+from backend.errors import ITEM_ERRORS, RegionError, reason_of
 from backend.label_studio.config import LabelConfig
 from backend.label_studio.prompts import label_of
 from backend.label_studio.records import Annotation, Json
@@ -24,7 +24,6 @@ from backend.pool.proposals import ObjectScores, score_many, unpack
 from backend.resources import Resources
 from backend.store.pseudo_label_store import accepting_version
 from backend.store.records import ProposalRow
-from usam.errors import UsamError
 from usam.pseudo_labels.calibration import Candidates
 
 if TYPE_CHECKING:
@@ -106,8 +105,8 @@ def audit_candidates(
         scored = tasks[annotation.task]
         try:
             found = true_ious(scored, annotation.result, controls)
-        except UsamError as error:
-            left_out[annotation.task] = str(error)
+        except ITEM_ERRORS as error:
+            left_out[annotation.task] = reason_of(error)
             continue
         judged.append(scored)
         numbers[scored.task] = np.array(sorted(found), np.int64)
@@ -116,7 +115,7 @@ def audit_candidates(
 
 
 def true_ious(scored: ScoredTask, result: Sequence[Json], controls: LabelConfig) -> dict[int, float]:
-    """Object number -> highest IoU with an object that a person marked, 0..1.
+    """Object number -> highest IoU with an object that a person with_provenance, 0..1.
 
     Raises `RegionError` where the person's regions cannot be compared with masks.
     """

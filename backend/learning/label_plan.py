@@ -81,9 +81,8 @@ def plan_project(
     quality = base.quality_for(settings.model) if base is not None else None
     if base is None or quality is None:
         raise JobError(f"heads for {settings.model} that predict its IoU", "none", "name a head set in USAM_HEADS")
-    rows = [
-        row for row in prefer_mask_samples(store.samples(project, weights_of(settings.model))) if quality in row.targets
-    ]
+    rows = prefer_mask_samples(store.samples(project, weights_of(settings.model)))
+    rows = [row for row in rows if quality in row.targets]
     rows = sorted(rows, key=lambda row: (row.updated_at, row.annotation, row.region))
     tasks = sorted({row.task for row in rows})
     if len(rows) < LEAST_LABELS or len(tasks) < LEAST_TASKS:

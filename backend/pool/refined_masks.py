@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.errors import ITEM_ERRORS
 from backend.inference.model import LoadedModel, enlarged
 from backend.inference.refinement import Refinement, RefinementStats, other_readings, refine_by_larger
 from backend.inference.scheduler import finish
@@ -30,7 +31,6 @@ from backend.resources import Resources
 from backend.store.records import KnownTask, ScoreRow
 from usam.active.mask_selection import MaskSelection
 from usam.active.refinement import GAP_OF, Action, Cost
-from usam.errors import UsamError
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
@@ -75,7 +75,7 @@ class MaskRefiner:
                 self._add_alternatives(file, arrays, numbers)
             if numbers := sorted(wanted.get("larger", ())):
                 regions = self._with_larger(file, arrays, regions, numbers)
-        except UsamError:
+        except ITEM_ERRORS:
             return
         resources.store.put_proposal(self._project, pack(task.id, row.key, arrays, regions))
 
@@ -158,7 +158,7 @@ def true_gains(
         drawn = [one for one in result if str(one.get("type", "")).lower() in MASK_TYPES]
         try:
             truths = [region_to_mask(one, (height, width)) for one in drawn]
-        except UsamError:
+        except ITEM_ERRORS:
             continue
         if after is None or not truths:
             continue

@@ -141,7 +141,7 @@ class PseudoLabelStore:
 # marks
 
 
-def marked(region: Mapping[str, Any], version: str) -> Json:
+def with_provenance(region: Mapping[str, Any], version: str) -> Json:
     """The region with the mark of the version that accepted it."""
     meta = region.get("meta")
     mark = {MARK: version, "digest": _digest(region)}

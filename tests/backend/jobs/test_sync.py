@@ -1,84 +1,241 @@
-"""Which image a region becomes a sample of."""
+"""What Label Studio has becomes what the store knows, whatever it is: one thing that cannot be used stays one thing."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as some
 
 from backend.errors import FetchError
-from backend.jobs import sync
-from backend.label_studio.records import Annotation
-from backend.store.records import KnownTask
+from backend.jobs.sync import SET_ASIDE_SHOWN, SyncReport, miscounted_tasks, run, set_aside_line
+from backend.label_studio.records import Annotation, Task
+from backend.learning.samples import sampling_key
+from backend.resources import Resources
+from backend.store.pseudo_label_store import with_provenance
+from tests.factories import FakeLabelStudio, FakeModel, brush, resources
+from usam.checkpoints.registry import weights_of
 
-TWO_IMAGES = """<View><Image name="left" value="$a"/><Image name="right" value="$b"/>
-<RectangleLabels name="l" toName="left"><Label value="x"/></RectangleLabels>
-<RectangleLabels name="r" toName="right"><Label value="x"/></RectangleLabels></View>"""
-
-
-class Encoded:
-    """Stands for an encoded image: its samples say which image they are of."""
-
-    count = 0
-
-    def __init__(self, resources: object, image: str) -> None:
-        self.image = image
-        Encoded.count += 1
-
-    def samples(self, annotation: Annotation, drawn: list[Any]) -> tuple[list[Any], str]:
-        return [(self.image, one.name) for one in drawn], ""
+KEY = sampling_key("nano-s", "")
+CHECKPOINT = weights_of("nano-s")
 
 
-class Fetcher:
-    def fetch_bytes(self, value: str, task: int) -> str:
-        if value == "gone.jpg":
-            raise FetchError("an image", "none", "look again")
-        return value
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Resources]:
+    opened = resources(tmp_path, FakeModel(), retrain_after=2)
+    yield opened
+    opened.store.close()
 
 
-@pytest.fixture(autouse=True)
-def _encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "_annotated_image", Encoded)
-    Encoded.count = 0
+def studio(place: Resources) -> Any:
+    return place.label_studio
 
 
-def box(name: str, to_name: str | None) -> dict[str, Any]:
-    value = {"x": 1, "y": 1, "width": 9, "height": 9, "rectanglelabels": ["x"]}
-    return {"id": name, "type": "rectanglelabels", "to_name": to_name, "value": value}
+def fake(part: Any) -> Any:
+    return part
 
 
-def samples(task: sync.TaskImages, *drawn: dict[str, Any]) -> tuple[Any, str]:
-    return task.samples(Annotation(1, 7, "t", list(drawn)))
+def sync(place: Resources) -> SyncReport:
+    report = run(place, 1)
+    assert report is not None
+    return report
 
 
-def images(**data: object) -> sync.TaskImages:
-    resources: Any = SimpleNamespace(images=Fetcher(), model=None)
-    task: Any = SimpleNamespace(id=7, data={"a": "left.jpg", "b": "right.jpg"} | data)
-    assert {"id", "data"} <= set(KnownTask.__dataclass_fields__)
-    return sync.TaskImages(resources, TWO_IMAGES, task)
+def relabelled(*labels: Any) -> dict[str, Any]:
+    return {**brush()["value"], "brushlabels": list(labels)}
 
 
-def test_each_region_is_a_sample_of_the_image_it_lies_on_and_each_image_is_encoded_once() -> None:
-    task = images()
-    drawn = [box("1", "left"), box("2", "right"), box("3", None), box("4", "right")]
-    rows, reason = samples(task, *drawn)
-    assert sorted(rows) == [("left.jpg", "1"), ("left.jpg", "3"), ("right.jpg", "2"), ("right.jpg", "4")]
-    samples(task, *drawn)
-    assert (reason, Encoded.count, task.try_again) == ("", 2, False)
+def test_labels_become_samples_once(place: Resources) -> None:
+    studio(place).add_task(1, [brush("a"), brush("a", value=relabelled("other"))])
+    studio(place).add_task(2)
+    report = sync(place)
+    assert (report.annotations, report.samples, report.broken) == (1, 1, 1), "the same shape twice is one object"
+    assert [row.label for row in place.store.samples(1, CHECKPOINT)] == ["thing"]
+    again = sync(place)
+    assert (again.annotations, again.samples) == (0, 0)
+    assert fake(place.model).encoded == 1
 
 
-def test_an_image_that_cannot_be_had_leaves_the_other_and_is_tried_again() -> None:
-    task = images(a="gone.jpg")
-    rows, reason = samples(task, box("1", "left"), box("2", "right"))
-    assert rows == [("right.jpg", "2")]
-    assert "an image" in reason
-    assert task.try_again
+def test_skipped_empty_and_accepted_annotations_ask_for_no_image(tmp_path: Path) -> None:
+    place = resources(tmp_path)
+    studio(place).add_task(1, [], [with_provenance(brush(), "nano-s+no-heads.pseudo-1")])
+    studio(place).annotation_list.append(Annotation(7, 1, "t", [brush()], cancelled=True))
+    sync(place)
+    reasons = {known.id: known.reason for known in place.store.annotations(1)}
+    assert reasons == {
+        100: "nothing is marked",
+        101: "accepted by nano-s+no-heads.pseudo-1",
+        7: "skipped by the annotator",
+    }
+    place.store.close()
 
 
-def test_a_region_on_no_image_of_ours_is_named() -> None:
-    task = images()
-    rows, reason = samples(task, box("1", "middle"), box("2", "right"), box("2", "right"))
-    assert rows == [("right.jpg", "2")]
-    assert "middle" in reason
-    assert not task.try_again
+def test_an_image_that_is_not_there_is_asked_for_again(place: Resources) -> None:
+    studio(place).add_task(1, [brush()])
+    fake(place.images).broken[1] = FetchError("an image", "404", "restore it")
+    first = sync(place)
+    assert (first.samples, first.broken) == (0, 1)
+    fake(place.images).broken.clear()
+    assert sync(place).samples == 1
+
+
+def test_an_image_that_cannot_be_used_harms_no_other_task(place: Resources) -> None:
+    for number in (1, 2):
+        studio(place).add_task(number, [brush()])
+    fake(place.images).broken[1] = OverflowError("int too large to convert to float")
+    report = sync(place)
+    assert (report.annotations, report.samples, report.broken) == (2, 1, 1)
+    assert "OverflowError: int too large" in place.store.annotations(1)[0].reason
+
+
+def test_jobs_are_asked_for_when_they_are_due(place: Resources) -> None:
+    studio(place).add_task(1, [brush()])
+    studio(place).add_task(2, [brush()])
+    assert sync(place).waked == ("retrain",), "two labels are new, and nothing is left to rank"
+    place.store.add_events([(1, "START_TRAINING", [])])
+    sync(place)
+    assert place.store.open_events(1) == []
+    assert fake(place.queue).waked == ["retrain", "retrain"]
+
+
+def test_what_is_deleted_there_is_deleted_here(place: Resources) -> None:
+    studio(place).add_task(1, [brush()])
+    sync(place)
+    studio(place).annotation_list.clear()
+    studio(place).task_list.clear()
+    studio(place).add_task(1)
+    sync(place)
+    assert place.store.annotations(1) == []
+    assert place.store.samples(1, CHECKPOINT) == []
+
+
+def test_a_project_that_is_gone_is_left(place: Resources) -> None:
+    studio(place).missing = True
+    assert run(place, 1) is None
+    assert place.store.projects() == []
+
+
+def test_counts_that_differ_and_samples_of_another_model_are_looked_at(place: Resources) -> None:
+    studio(place).add_task(1, [brush()])
+    studio(place).add_task(2, [brush()])
+    sync(place)
+    tasks, known = place.store.tasks(1), place.store.annotations(1)
+    assert miscounted_tasks(tasks, known, KEY) == set()
+    assert miscounted_tasks(tasks, known, "another") == {1, 2}
+    assert miscounted_tasks(tasks, known[:1], KEY) == {2}
+
+
+def test_numbers_no_store_can_hold_are_named_and_the_rest_goes_on(place: Resources) -> None:
+    studio(place).add_task(1, [brush()])
+    studio(place).add_task(10**30, [brush()])
+    studio(place).add_task(-1, [brush()])
+    studio(place).annotation_list.append(Annotation(2**63, 1, "t", [brush()]))
+    report = sync(place)
+    assert report.samples == 1
+    assert sorted(line.partition(":")[0] for line in report.set_aside) == [
+        "annotation 9223372036854775808 of task 1",
+        "task -1",
+        f"task {10**30}",
+    ]
+    record = place.store.runs(1, "sync")[0]
+    assert record.state == "done"
+    assert record.reason.startswith("3 set aside: ")
+    assert record.details["set_aside"] == list(report.set_aside)
+
+
+def test_a_long_list_is_cut_and_says_so() -> None:
+    assert set_aside_line([]) == ""
+    items = [f"task {number}" for number in range(SET_ASIDE_SHOWN + 2)]
+    assert set_aside_line(items).endswith("; and 2 more")
+
+
+HOSTILE: list[tuple[str, list[Any]]] = [
+    ("two regions with one id", [brush("same"), brush("same")]),
+    ("ids alike in their first 80 characters", [brush("x" * 80 + "1"), brush("x" * 80 + "2")]),
+    ("no id after one called 1", [brush("1"), {**brush(), "id": None}]),
+    ("an id that is a number of 400 digits", [{**brush(), "id": 10**400}]),
+    ("NUL in an id", [brush("a\0b")]),
+    ("a lone surrogate in an id", [brush("\ud800")]),
+    ("a lone surrogate in a label", [brush(value=relabelled("\ud800"))]),
+    ("sizes of 400 digits", [brush(original_width=10**400)]),
+    ("a turn of 400 digits", [brush(image_rotation=10**400)]),
+    ("a value that is a list", [brush(value=[1])]),
+    ("a type that is a number", [brush(type=7)]),
+    ("meta that is text", [brush(meta="x")]),
+]
+
+
+@pytest.mark.parametrize(("name", "result"), HOSTILE, ids=[name for name, _ in HOSTILE])
+def test_a_bad_annotation_harms_no_other(place: Resources, name: str, result: list[Any]) -> None:
+    studio(place).add_task(1, result, [brush("good")])
+    studio(place).add_task(2, [brush("good")])
+    assert sync(place).annotations == 3
+    stored = [(row.annotation, row.region) for row in place.store.samples(1, CHECKPOINT)]
+    assert {(101, "good"), (200, "good")} <= set(stored)
+    (bad,) = [known for known in place.store.annotations(1) if known.id == 100]
+    used = sum(annotation == 100 for annotation, _ in stored)
+    assert bad.reason or used == len(result) or "type" in name, "used, or not used with a reason"
+
+
+leaves = (
+    some.none()
+    | some.booleans()
+    | some.integers(-(10**400), 10**400)
+    | some.floats()
+    | some.text(max_size=4)
+    | some.sampled_from(["\ud800", "a\0b", "x" * 300, math.nan, 10**400, -1, 50])
+)
+anything = some.recursive(
+    leaves,
+    lambda inner: some.lists(inner, max_size=3) | some.dictionaries(some.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+kinds = some.sampled_from(
+    ["brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "bitmask", "brush", "choices", "", 3, None]
+)
+LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "labels")
+NUMBERS = ("x", "y", "width", "height", "radiusX", "radiusY", "rotation")
+values = anything | some.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(NUMBERS, leaves),
+        **dict.fromkeys((*LABELS, "points", "rle", "imageDataURL"), anything),
+        "format": some.sampled_from(["rle", "x"]),
+    },
+)
+regions = some.fixed_dictionaries(
+    {"type": kinds},
+    optional={
+        **dict.fromkeys(("original_width", "original_height", "image_rotation"), leaves),
+        **dict.fromkeys(("id", "from_name", "to_name", "meta"), anything),
+        "value": values,
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def hostile_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resources]:
+    opened = resources(tmp_path_factory.mktemp("hostile"), FakeModel())
+    yield opened
+    opened.store.close()
+
+
+@given(some.lists(regions, max_size=4), some.integers(1, 2**70), anything)
+@hypothesis_settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+def test_no_annotation_stops_a_project(hostile_place: Resources, result: list[Any], number: int, address: Any) -> None:
+    place = hostile_place
+    place.store.forget(1)
+    place.label_studio = FakeLabelStudio()  # type: ignore[assignment]
+    studio(place).add_task(1, [brush("good")])
+    data = {"image": address, "more": [address]}
+    studio(place).task_list.append(Task.read({"id": 2, "data": data, "total_annotations": 1, "updated_at": "t"}))
+    studio(place).annotation_list.append(Annotation.read({"id": number, "result": result, "updated_at": "t"}, 2))
+    report = sync(place)
+    assert [row.region for row in place.store.samples(1, CHECKPOINT) if row.task == 1] == ["good"]
+    stored = {known.id for known in place.store.annotations(1)}
+    assert number in stored or any(str(number)[:40] in line for line in report.set_aside)

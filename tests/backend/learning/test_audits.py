@@ -12,7 +12,7 @@ from backend.label_studio.config import parse_config
 from backend.label_studio.records import Annotation
 from backend.learning.audits import ScoredTask, audit_candidates, image_hw, pool_candidates, true_ious
 from backend.pool.proposals import ObjectScores
-from backend.store.pseudo_label_store import marked
+from backend.store.pseudo_label_store import with_provenance
 from usam.masks import encode_rle
 
 HW = (40, 50)
@@ -100,7 +100,7 @@ def test_a_region_that_does_not_know_its_images_size_is_refused() -> None:
 def test_the_newest_answer_of_a_person_counts() -> None:
     mask = block(0, 0, 10, 10)
     tasks = {task: scored(task, mask) for task in (1, 2, 3, 4)}
-    accepted = marked(brush(mask), "nano-s+no-heads.pseudo-1")
+    accepted = with_provenance(brush(mask), "nano-s+no-heads.pseudo-1")
     answers = [
         annotation(12, 1, brush(mask)),
         annotation(11, 1),
@@ -128,10 +128,10 @@ def test_only_answers_after_the_last_one_count_where_asked() -> None:
 
 def test_a_task_that_cannot_be_judged_is_left_out_with_the_reason() -> None:
     mask = block(0, 0, 10, 10)
-    smaller = {**brush(mask), "original_width": 20}
-    audit = audit_candidates({1: scored(1, mask)}, [annotation(5, 1, smaller)], BRUSH)
-    assert list(audit.candidates.names) == []
-    assert set(audit.left_out) == {1}
+    for wrong in ({"original_width": 20}, {"image_rotation": 10**400}, {"value": {"format": "rle", "rle": [10**400]}}):
+        audit = audit_candidates({1: scored(1, mask)}, [annotation(5, 1, {**brush(mask), **wrong})], BRUSH)
+        assert list(audit.candidates.names) == []
+        assert set(audit.left_out) == {1}
 
 
 def test_an_audit_where_nothing_is_marked_makes_its_masks_wrong() -> None:

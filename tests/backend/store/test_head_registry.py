@@ -8,22 +8,12 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from backend.errors import RegistryError
 from backend.store.head_registry import HEADS_FILE, Registry
 from backend.store.kept_twice import copy_of
-from usam.heads.head_set import HeadSet
-
-
-def head_set(seed: int, width: int = 8) -> HeadSet:
-    rng = np.random.default_rng(seed)
-    layers = [
-        (rng.normal(size=(4, 2 * width)).astype(np.float32), np.zeros(4, np.float32)),
-        (rng.normal(size=(1, 4)).astype(np.float32), np.zeros(1, np.float32)),
-    ]
-    return HeadSet.from_layers({"iou_nano_s": layers}, alignment="aligned", checkpoint="nano-s", quality="iou_nano_s")
+from tests.factories import head_set
 
 
 @pytest.fixture

@@ -1,0 +1,105 @@
+"""A pool whose proposals are kept is ranked without SAM, written whole, and left alone while it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.errors import JobError
+from backend.jobs.score_pool import run
+from backend.jobs.sync import run as sync
+from backend.resources import Resources
+from tests.factories import brush, head_set, keep_proposals, resources
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Resources]:
+    """Four tasks that nobody has labelled, with proposals; whoever asks for SAM fails."""
+    opened = resources(tmp_path, strategy="samscore")
+    studio: Any = opened.label_studio
+    for number in range(1, 5):
+        studio.add_task(number)
+    sync(opened, 1)
+    keep_proposals(opened, 1, 2, 3, 4)
+    yield opened
+    opened.store.close()
+
+
+def state(place: Resources) -> tuple[str, str]:
+    last = place.store.runs(1, "score_pool", limit=1)[0]
+    return last.state, last.reason
+
+
+def test_the_most_doubtful_is_first_and_written_with_its_masks(place: Resources) -> None:
+    run(place, 1)
+    assert [row.task for row in place.store.ranking(1)] == [4, 3, 2, 1]
+    studio: Any = place.label_studio
+    assert studio.known.model_version == place.store.served(1) == "nano-s+no-heads.2"
+    written = {one.task: one for one in studio.prediction_list}
+    assert sorted(written) == [1, 2, 3, 4]
+    assert written[4].score == min(one.score for one in written.values())
+    assert [region["score"] for region in written[4].result] == [0.86, 0.36]
+
+
+def test_an_order_that_is_right_is_left_alone(place: Resources) -> None:
+    run(place, 1)
+    studio: Any = place.label_studio
+    studio.set_model_version(1, place.store.served(1))
+    before = place.store.ranking(1)
+    run(place, 1)
+    assert state(place) == ("skipped", "the order in use is right")
+    assert place.store.ranking(1) == before
+
+
+def test_new_heads_order_the_same_proposals_anew(place: Resources) -> None:
+    run(place, 1)
+    heads = head_set(3, scale=1.0)
+    place.registry.publish(1, heads)
+    place.registry.promote(1, heads.version)
+    run(place, 1)
+    assert place.store.served(1) == f"nano-s+{heads.version}.3"
+    assert [one.model_version for one in place.label_studio.predictions(1, [1])] == [place.store.served(1)]
+
+
+def test_other_models_predictions_stay(place: Resources) -> None:
+    run(place, 1)
+    studio: Any = place.label_studio
+    studio.import_predictions(1, [{"task": 1, "result": [], "score": 0.5, "model_version": "detector-7"}])
+    place.settings = place.settings.model_copy(update={"image_rule": "max"})
+    run(place, 1)
+    assert studio.model_versions(1) == {"detector-7": 1, place.store.served(1): 4}
+
+
+def test_a_pool_that_is_labelled_is_not_ranked(place: Resources) -> None:
+    studio: Any = place.label_studio
+    studio.task_list.clear()
+    studio.add_task(1, [brush()])
+    run(place, 1)
+    assert state(place)[0] == "skipped"
+    assert studio.prediction_list == []
+
+
+def test_tasks_without_a_readable_image_come_last_and_say_why(place: Resources) -> None:
+    images: Any = place.images
+    studio: Any = place.label_studio
+    studio.add_task(9)
+    images.broken[9] = OverflowError("int too large to convert to float")
+    run(place, 1)
+    last = place.store.ranking(1)[-1]
+    assert (last.task, last.reason) == (9, "OverflowError: int too large to convert to float")
+    assert state(place)[0] == "done"
+
+
+def test_a_pool_of_unreadable_images_fails_and_says_so(tmp_path: Path) -> None:
+    place = resources(tmp_path)
+    studio: Any = place.label_studio
+    images: Any = place.images
+    studio.add_task(1)
+    images.broken[1] = ValueError("no image at all")
+    with pytest.raises(JobError, match="no image at all"):
+        run(place, 1)
+    assert state(place)[0] == "failed"
+    place.store.close()

@@ -1,0 +1,71 @@
+"""Tasks are read as far as they changed, and all of them where the numbers say that something was missed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.pool.tasks import refresh_tasks
+from backend.store import Store
+from tests.factories import FakeLabelStudio
+
+LATER = "2026-01-02T00:00:00.000000Z"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(f"sqlite:///{tmp_path / 'usam.db'}")
+    made.join(1)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def studio() -> FakeLabelStudio:
+    made = FakeLabelStudio()
+    for number in (1, 2, 3):
+        made.add_task(number)
+    return made
+
+
+def test_the_first_time_everything_is_read_then_changes_alone(store: Store, studio: FakeLabelStudio) -> None:
+    assert refresh_tasks(store, studio, 1).removed == 0
+    studio.add_task(4, updated_at=LATER)
+    refresh_tasks(store, studio, 1)
+    assert [task.id for task in store.tasks(1)] == [1, 2, 3, 4]
+    assert studio.asked_since == ["", "2025-12-31T23:59:30.000000Z"]
+    assert store.cursor(1) == LATER
+
+
+def test_a_task_that_is_gone_is_missed_by_number(store: Store, studio: FakeLabelStudio) -> None:
+    refresh_tasks(store, studio, 1)
+    del studio.task_list[1]
+    assert refresh_tasks(store, studio, 1).removed == 1
+    assert [task.id for task in store.tasks(1)] == [1, 3]
+
+
+def test_pages_that_move_while_they_are_read_remove_nothing(
+    store: Store, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refresh_tasks(store, studio, 1)
+    store.set_cursor(1, "")
+    whole, readings = studio.tasks, iter([[0, 2], [0, 1, 2]])
+
+    def moving(project: int, *, since: str = "") -> Iterator[object]:
+        tasks = list(whole(project, since=since))
+        return iter([tasks[place] for place in next(readings)])
+
+    monkeypatch.setattr(studio, "tasks", moving)
+    assert refresh_tasks(store, studio, 1).removed == 0
+    assert len(store.tasks(1)) == 3
+
+
+def test_a_time_that_nobody_can_read_asks_for_everything(store: Store, studio: FakeLabelStudio) -> None:
+    studio.task_list[0] = dataclasses.replace(studio.task_list[0], updated_at="yesterday")
+    refresh_tasks(store, studio, 1)
+    refresh_tasks(store, studio, 1)
+    assert studio.asked_since == ["", ""]
+    assert len(store.tasks(1)) == 3
