@@ -32,9 +32,8 @@ def waked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     def client(settings: Settings) -> Iterator[Any]:
         yield SimpleNamespace(project=lambda number: SimpleNamespace(stamp="2026"))
 
-    monkeypatch.setattr(connect, "label_studio", client)
-    queue = SimpleNamespace(wake=lambda project, job: jobs.append(job))
-    monkeypatch.setattr("backend.queue.open_queue", lambda settings: queue)
+    monkeypatch.setattr(connect, "open_label_studio", client)
+    monkeypatch.setattr(connect, "ask_for", lambda settings, project, job: jobs.append(job))
     return jobs
 
 
@@ -68,12 +67,13 @@ def test_a_connected_project_is_synced_and_ranked(
 def test_disconnect_says_what_it_took_out(waked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "disconnect", lambda client, project, url: iter([Step("webhook", "done", url)]))
     result = RUN.invoke(app, ["disconnect", "--project", "7", "--url", "http://old:1"])
-    assert (result.exit_code, result.output.split()) == (0, ["done", "webhook:", "http://old:1"])
+    assert (result.exit_code, result.stdout.split()) == (0, ["done", "webhook:", "http://old:1"])
     assert waked == []
 
 
-def test_without_an_address_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_address_nothing_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
+    monkeypatch.setenv("USAM_DATA_DIR", str(tmp_path))
     result = RUN.invoke(app, ["disconnect", "--project", "7"])
     assert result.exit_code == 2
     assert "LABEL_STUDIO_URL" in result.output
