@@ -153,8 +153,11 @@ class FakeLabelStudio:
 
     def project(self, project: int) -> Project:
         if self.missing:
-            raise LabelStudioError("a project", "404", "check its number", status=404)
+            raise LabelStudioError("a project", "404", "check its number", status=404, is_from_label_studio=True)
         return self.known
+
+    def projects(self) -> list[Project]:
+        return [] if self.missing else [self.known]
 
     def tasks(self, project: int, *, since: str = "") -> Iterator[Task]:
         self.asked_since.append(since)

@@ -114,10 +114,13 @@ def test_what_is_deleted_there_is_deleted_here(place: Resources) -> None:
     assert place.store.samples(1, CHECKPOINT) == []
 
 
-def test_a_project_that_is_gone_is_left(place: Resources) -> None:
+def test_a_project_that_is_missing_is_kept_for_now(place: Resources) -> None:
+    studio(place).add_task(1, [brush()])
+    sync(place)
     studio(place).missing = True
     assert run(place, 1) is None
-    assert place.store.projects() == []
+    assert place.store.runs(1, "sync")[0].state == "skipped"
+    assert len(place.store.samples(1, CHECKPOINT)) == 1
 
 
 def test_counts_that_differ_and_samples_of_another_model_are_looked_at(place: Resources) -> None:
@@ -179,7 +182,7 @@ def test_a_bad_annotation_harms_no_other(place: Resources, name: str, result: li
     assert {(101, "good"), (200, "good")} <= set(stored)
     (bad,) = [known for known in place.store.annotations(1) if known.id == 100]
     used = sum(annotation == 100 for annotation, _ in stored)
-    assert bad.reason or used == len(result) or "type" in name, "used, or not used with a reason"
+    assert bad.reason or used or "type" in name, "used, or not used with a reason"
 
 
 leaves = (

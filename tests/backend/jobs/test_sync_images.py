@@ -1,4 +1,4 @@
-"""Which image a region becomes a sample of."""
+"""Which image a region becomes a sample of, where a task has several."""
 
 from __future__ import annotations
 
