@@ -54,7 +54,7 @@ def run() -> list[Row]:
     rows += _classes(50, 0.75) + _classes(400, 0.85)
     for dataset in ("coco", "bsds500", "nuclei"):
         rows += _clean(dataset)
-    return [*rows, *_tuned()]
+    return [*rows, *_tuned(8), *_tuned(16)]
 
 
 def _images(project: Project) -> list[PoolImage]:
@@ -301,27 +301,26 @@ def _clean(dataset: str) -> list[Row]:
     return rows
 
 
-def _tuned() -> list[Row]:
-    """Nuclei: rules chosen by work on ten labelled images, on grids of 8 and 16, against today's."""
+def _tuned(side: int) -> list[Row]:
+    """Nuclei: rules chosen by work on ten labelled images, on a grid of `side` by `side` points, against today's."""
     from usam.objects.rule_tuning import LabelledProposals, choose_rules, work_left
     from usam.predictor.clean_proposals import TODAY, Layout
 
     rows = []
-    for side in (8, 16):
-        images = pool_images("nuclei", None, side)
-        ready = [LabelledProposals(Layout.of(image.masks), image.rank, image.overlap) for image in images]
-        figures: dict[str, list[tuple[float, float]]] = {"tuned": [], "today": []}
-        for draw in range(DRAWS):
-            order = np.random.default_rng(draw).permutation(len(ready))
-            labelled, rest = [ready[i] for i in order[:10]], [ready[i] for i in order[10:]]
-            for name, rules in (("tuned", choose_rules(labelled)[0]), ("today", TODAY)):
-                work = work_left(rest, rules)
-                found = work.kept + work.corrected + work.relabelled
-                figures[name].append((found / (found + work.added), found / max(work.shown, 1)))
-        for name, values in figures.items():
-            recall, precision = np.array(values).T
-            note = f"precision {precision.mean():.3f}; {DRAWS} draws, recall {recall.min():.3f} to {recall.max():.3f}"
-            target = ">= 0.5" if name == "tuned" else ""
-            what = f"nuclei, recall after 10 labelled images, grid of {side}, {name} rules"
-            rows.append(Row(what, float(recall.mean()), "share", "", target, note=note))
+    images = pool_images("nuclei", None, side)
+    ready = [LabelledProposals(Layout.of(image.masks), image.rank, image.overlap) for image in images]
+    figures: dict[str, list[tuple[float, float]]] = {"tuned": [], "today": []}
+    for draw in range(DRAWS):
+        order = np.random.default_rng(draw).permutation(len(ready))
+        labelled, rest = [ready[i] for i in order[:10]], [ready[i] for i in order[10:]]
+        for name, rules in (("tuned", choose_rules(labelled)[0]), ("today", TODAY)):
+            work = work_left(rest, rules)
+            found = work.kept + work.corrected + work.relabelled
+            figures[name].append((found / (found + work.added), found / max(work.shown, 1)))
+    for name, values in figures.items():
+        recall, precision = np.array(values).T
+        note = f"precision {precision.mean():.3f}; {DRAWS} draws, recall {recall.min():.3f} to {recall.max():.3f}"
+        target = ">= 0.5" if name == "tuned" else ""
+        what = f"nuclei, recall after 10 labelled images, grid of {side}, {name} rules"
+        rows.append(Row(what, float(recall.mean()), "share", "", target, note=note))
     return rows
