@@ -1,17 +1,22 @@
 """nano-m on the held-out pictures of every domain of the photographs, beside the weights of the release before.
 
-Objects over 0.1 % of their image, the largest 20 of each. Needs the labelled sets (USAM_SHARED names the folder that
+Objects over 0.1 % of their image, the largest 10 of each. Needs the labelled sets (USAM_SHARED names the folder that
 holds `data`); without them there is nothing to measure.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from bench.rows import Row
+
+if TYPE_CHECKING:
+    from usam.research.nano.domains import DomainValues
 
 NEW, OLD = "nano-m", "nano-m-1"
 GAIN = ">= 0.08"
@@ -22,7 +27,7 @@ def run() -> list[Row]:
     from usam.checkpoints.nano import load_nano
     from usam.checkpoints.registry import checkpoint_path, find
     from usam.research.datasets import open_dataset
-    from usam.research.nano.domains import FIGURES, domain_intervals, gain, mean_intervals, measure_domains
+    from usam.research.nano.domains import measure_domains
 
     shared = os.environ.get("USAM_SHARED", "")
     if not shared:
@@ -33,6 +38,13 @@ def run() -> list[Row]:
         measure_domains(load_nano(find(name).config, checkpoint_path(name)), open_dataset("photographs", root))
         for name in (OLD, NEW)
     )
+    return rows_of(new, old)
+
+
+def rows_of(new: Sequence[DomainValues], old: Sequence[DomainValues]) -> list[Row]:
+    """The rows of two measurements of the same objects."""
+    from usam.research.nano.domains import FIGURES, domain_intervals, gain, mean_intervals
+
     gained = gain(new, old)
     rows = []
     for now, before, more in zip(new, old, gained, strict=True):

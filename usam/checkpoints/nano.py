@@ -321,3 +321,15 @@ def load_nano(name: str, path: Path | str) -> NanoSAM:
             f"weights of {name}", f"{path.name}: {str(error).splitlines()[1].strip()}", "use the matching file"
         ) from error
     return model
+
+
+@torch.no_grad()
+def blend_weights(model: NanoSAM, other: NanoSAM, share: float) -> None:
+    """Make every weight of `model` a mixture in place: `share` (0..1) its own, the rest that of `other`.
+
+    Weights that were trained on and the ones they began from lie in one valley: between them a model keeps what it
+    could (WiSE-FT, arXiv 2109.01903).
+    """
+    theirs = other.state_dict()
+    for name, tensor in model.state_dict().items():
+        tensor.mul_(share).add_(theirs[name], alpha=1 - share)

@@ -130,10 +130,16 @@ def export(
     name: Name,
     run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    blend: Annotated[
+        Path | None, typer.Option("--blend", help="Weights that the run began from, to be mixed in again.")
+    ] = None,
+    share: Annotated[float, typer.Option("--share", min=0, max=1, help="The run's share of such a mixture.")] = 0.7,
 ) -> None:
     """Write the averaged weights of a run as float16 safetensors, and print the file's SHA-256."""
-    from usam.checkpoints.nano import load_nano, save_nano
+    from usam.checkpoints.nano import blend_weights, load_nano, save_nano
 
     model = load_nano(name, run / f"{name}.safetensors")
+    if blend is not None:
+        blend_weights(model, load_nano(name, blend), share)
     digest = save_nano(model, out)
     typer.echo(f"{digest}  {out.stat().st_size} bytes  {out}")

@@ -50,3 +50,18 @@ def test_evaluation_sets_are_found(shared: Path) -> None:
     sets = nano.evaluation_sets(shared / "data")
     assert list(sets) == ["coco", "ecssd", "bsds500", "ade20k"]
     assert next(iter(sets["coco"])).instances
+
+
+def test_export_mixes_a_run_with_what_it_began_from(app: typer.Typer, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    (tmp_path / "run").mkdir()
+    ours, theirs = build_nano("nano-s"), build_nano("nano-s")
+    save_nano(ours, tmp_path / "run" / "nano-s.safetensors")
+    save_nano(theirs, tmp_path / "before.safetensors")
+    words = ["nano", "export", "nano-s", str(tmp_path / "run"), str(tmp_path / "out.safetensors")]
+    result = CliRunner().invoke(app, [*words, "--blend", str(tmp_path / "before.safetensors"), "--share", "0.75"])
+    assert result.exit_code == 0, result.output
+    mixed = load_nano("nano-s", tmp_path / "out.safetensors")
+    for name, tensor in mixed.state_dict().items():
+        expected = 0.75 * ours.state_dict()[name] + 0.25 * theirs.state_dict()[name]
+        torch.testing.assert_close(tensor, expected, atol=2e-3, rtol=2e-3)

@@ -46,7 +46,7 @@ class DomainValues:
 
 
 def measure_domains(
-    model: NanoSAM, records: Iterable[Record], smallest: float = 0.001, most: int = 20
+    model: NanoSAM, records: Iterable[Record], smallest: float = 0.001, most: int = 10
 ) -> list[DomainValues]:
     """The held-out objects of each data set among `records`, which come set by set; largest `most` an image."""
     found = []
