@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from usam.active.acquisition import rank_pool
+    from usam.active.ordering import rank_pool
     from usam.errors import UsamError
     from usam.heads.head_set import HeadSet
     from usam.images import read_image
@@ -53,7 +53,7 @@ _MODULES = {
     "load": "usam.predictor.load",
     "patch": "usam.predictor.patch",
     "propose_masks": "usam.predictor.proposals",
-    "rank_pool": "usam.active.acquisition",
+    "rank_pool": "usam.active.ordering",
     "read_image": "usam.images",
 }
 

@@ -164,7 +164,7 @@ class ImageIntake:
         return ref, source.pixels
 
     def _decode(self, file: bytes) -> UInt8Image:
-        from backend.image_fetcher import decode_image
+        from backend.image_decoding import decode_image
 
         return decode_image(file, self._settings)
 

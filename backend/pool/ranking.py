@@ -44,7 +44,8 @@ def rank(
     version: str,
 ) -> list[ScoreRow]:
     """Places of all tasks, first to be served first. Tasks that failed come last; near-duplicates are kept apart."""
-    from usam.active.acquisition import image_score, object_scores, rank_pool
+    from usam.active.acquisition import image_score, object_scores
+    from usam.active.ordering import rank_pool
 
     if not subjects:
         return []

@@ -483,7 +483,7 @@ def test_exif_orientation_is_applied(label_studio: Site) -> None:
 
 def test_few_images_are_decoded_at_once_and_a_large_one_alone() -> None:
     from backend.errors import EngineBusy
-    from backend.image_fetcher import DecodeGate
+    from backend.image_decoding import DecodeGate
 
     gate = DecodeGate(at_once=2)
     with gate.entered(6, 10, 0):

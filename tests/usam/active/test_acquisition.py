@@ -7,17 +7,13 @@ import pytest
 
 from usam.active.acquisition import (
     STRATEGIES,
-    confidence,
-    confidence_of_order,
-    diverse_order,
     expected_error,
     expected_gap,
     image_score,
-    interleave_audit,
     object_scores,
     random_acquisition,
-    rank_pool,
 )
+from usam.active.ordering import confidence, confidence_of_order, diverse_order, interleave_audit, rank_pool
 from usam.errors import HeadsError, UsamError
 from usam.statistics import stable_uniform
 

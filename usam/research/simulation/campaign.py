@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from usam.active.acquisition import DEFAULT_RULE, IMAGE_RULES, STRATEGIES, image_score, object_scores, rank_pool
+from usam.active.acquisition import DEFAULT_RULE, IMAGE_RULES, STRATEGIES, image_score, object_scores
+from usam.active.ordering import rank_pool
 from usam.errors import PseudoLabelError, SimulationError, TrainingError
 from usam.heads.head_set import HeadSet
 from usam.pseudo_labels.calibration import Candidates, RiskGuarantee, accept, calibrate
