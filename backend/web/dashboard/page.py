@@ -68,10 +68,10 @@ def _project(project: ProjectView) -> str:
             f"<p>{facts}</p>",
             f"<p>predictions <code>{escape(project.served or 'none yet')}</code>, "
             f"heads <code>{escape(project.heads)}</code></p>",
-            "<h3>asked first</h3>",
-            _table(("", "task", "picture", "why"), asked, "not ranked yet"),
+            "<h3>ranked first</h3>",
+            _table(("", "task", "picture", "reason"), asked, "not ranked yet"),
             "<h3>last jobs</h3>",
-            _table(("job", "state", "for", "said"), map(_run, project.runs), "none yet"),
+            _table(("job", "state", "for", "reason"), map(_run, project.runs), "none yet"),
             "<h3>versions</h3>",
             _table(("heads", "made", "objects", "gate"), versions, "none of its own yet"),
             "<h3>masks accepted without a person</h3>",
