@@ -49,7 +49,7 @@ class Resources:
     @cached_property
     def heads(self) -> HeadSet | None:
         """The heads of the checkpoint that the settings name; no model is built to read them."""
-        from usam.checkpoints.registry import resolve_heads
+        from usam.heads.bundled import resolve_heads
 
         return resolve_heads(self.settings.model, None if self.settings.heads == "none" else self.settings.heads)
 
@@ -64,7 +64,7 @@ class Resources:
     def larger(self) -> LoadedModel | None:
         """The larger checkpoint with its own heads, loaded on first use; None where the settings name none."""
         from backend.inference.model import LoadedModel
-        from usam.checkpoints.registry import resolve_heads
+        from usam.heads.bundled import resolve_heads
 
         name = self.settings.larger_model
         return LoadedModel.load(name, self.settings, Metrics(), resolve_heads(name, "auto")) if name else None

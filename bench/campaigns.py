@@ -91,7 +91,7 @@ def _labelled(sets: list[str], made: Path) -> Any:
 
 
 def _shipped() -> Any:
-    from usam.checkpoints.registry import resolve_heads
+    from usam.heads.bundled import resolve_heads
 
     return resolve_heads(MODEL, "auto")
 

@@ -197,7 +197,7 @@ def wilson(count: int, total: int, z: float = 1.96) -> tuple[float, float]:
 
 def read_objects(made: Path) -> Objects:
     """All objects, with the masks that each way chooses."""
-    from usam.checkpoints.registry import resolve_heads
+    from usam.heads.bundled import resolve_heads
 
     tables = [
         table("coco_test", "coco", "coco_subset", "--part", "nano-test", "--models", MODEL, made=made),

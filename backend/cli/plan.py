@@ -29,7 +29,7 @@ def plan(
 
     from backend.learning.label_plan import plan_project
     from backend.store.head_registry import Registry
-    from usam.checkpoints.registry import resolve_heads
+    from usam.heads.bundled import resolve_heads
     from usam.pseudo_labels.calibration import RiskGuarantee
 
     settings = settings_in_use()

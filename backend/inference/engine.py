@@ -292,7 +292,7 @@ class Engine:
     # in the engine's thread
 
     def _load_models(self) -> None:
-        from usam.checkpoints.registry import resolve_heads
+        from usam.heads.bundled import resolve_heads
 
         heads = self.settings.heads
         self._own_heads = resolve_heads(self.checkpoint, None if heads == "none" else heads)

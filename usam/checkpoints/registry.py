@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
     from sam2.modeling.sam2_base import SAM2Base
 
-    from usam.heads.head_set import HeadSet
 
 DEFAULT_MODEL = "nano-m"
 
@@ -353,17 +352,3 @@ def heads_for(name: str) -> Path | None:
         if heads.family == checkpoint.family and not heads.missing():
             return heads.path
     return None
-
-
-def resolve_heads(name: str, heads: HeadSet | str | Path | None) -> HeadSet | None:
-    """The head set that `load` would use for a checkpoint, given its `heads` argument. Raises HeadsError."""
-    from usam.heads.head_set import HeadSet
-
-    if heads == "auto":
-        heads = heads_for(name)
-    if heads is None or isinstance(heads, HeadSet):
-        return heads
-    for published in published_heads().values():
-        if heads in (published.name, published.path):
-            return HeadSet.load(published.path, checkpoint=published.family)
-    return HeadSet.load(Path(heads))

@@ -73,8 +73,8 @@ def simulate(
     Ranking, retraining, gate and pseudo-labels are those of the product; the annotator is a script. Run the same
     command again to go on after a kill.
     """
-    from usam.checkpoints.registry import resolve_heads
     from usam.cli.science import _option
+    from usam.heads.bundled import resolve_heads
     from usam.pseudo_labels.calibration import RiskGuarantee
     from usam.research.datasets import open_dataset
     from usam.research.simulation.annotator import Annotator

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usam.checkpoints.registry import build_model, find, pick_device, resolve_heads
+from usam.checkpoints.registry import build_model, find, pick_device
+from usam.heads.bundled import resolve_heads
 from usam.predictor.patch import PatchedImagePredictor, patch
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ def engine(settings: Settings) -> Any:
 
 @pytest.fixture(scope="module")
 def model(settings: Settings) -> LoadedModel:
-    from usam.checkpoints.registry import resolve_heads
+    from usam.heads.bundled import resolve_heads
 
     return LoadedModel.load("nano-m", settings, Metrics(), resolve_heads("nano-m", "auto"))
 

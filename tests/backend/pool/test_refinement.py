@@ -25,7 +25,7 @@ from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.records import ScoreRow
 from usam.active.refinement import plan_images
-from usam.checkpoints.registry import resolve_heads
+from usam.heads.bundled import resolve_heads
 from usam.heads.head_set import HeadSet
 
 CONFIG = """<View><Image name="img" value="$image"/>

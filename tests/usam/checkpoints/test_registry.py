@@ -18,6 +18,7 @@ import torch
 from usam.checkpoints import registry as checkpoints
 from usam.checkpoints.downloads import sha256_of
 from usam.errors import CheckpointError, DownloadError, HeadsError
+from usam.heads.bundled import resolve_heads
 from usam.heads.head_set import PUBLISHED_HEADS, HeadSet
 from usam.predictor.load import load
 
@@ -348,8 +349,8 @@ def test_a_nano_model_loads_with_its_own_heads(nano: Path) -> None:
 def test_heads_can_be_given_or_left_out(nano: Path) -> None:
     folder = nano / "heads" / "nano-s"
     for heads in (folder, str(folder), HeadSet.load(folder)):
-        assert checkpoints.resolve_heads("nano-s", heads).version == HeadSet.load(folder).version  # type: ignore[union-attr]
-    assert checkpoints.resolve_heads("nano-s", None) is None
+        assert resolve_heads("nano-s", heads).version == HeadSet.load(folder).version  # type: ignore[union-attr]
+    assert resolve_heads("nano-s", None) is None
     assert checkpoints.heads_for("nano-m") is None
     with pytest.raises(HeadsError):
         load("nano-s", heads=nano / "nowhere")
@@ -375,7 +376,7 @@ def test_fetched_published_heads_are_found_for_their_family(home: Path, shared: 
     assert checkpoints.heads_for("sam2.1_hiera_tiny") == folder
     assert checkpoints.heads_for("sam2_hiera_tiny") is None
     for given in ("auto", "usam-heads-sam2.1", folder):
-        heads = checkpoints.resolve_heads("sam2.1_hiera_tiny", given)
+        heads = resolve_heads("sam2.1_hiera_tiny", given)
         assert heads is not None
         assert heads.checkpoint == "sam2.1"
         assert heads.alignment == "shifted"
