@@ -39,7 +39,7 @@ def run() -> list[Row]:
 
 def _encoded(predictor: Any, data: Path, name: str, most: int | None) -> Iterator[tuple[str, Any]]:
     """Part of `nano_split` and the image ready for tuning."""
-    from usam.research.nano.samples import nano_split
+    from usam.research.nano.stored_images import nano_split
     from usam.training.decoder_tuning import TuningImage, shrink_mask
 
     chosen = sorted(records(name, data), key=lambda record: str(hash_of(record.group)))

@@ -158,7 +158,7 @@ def _one(predictor: Any, record: Any, per_side: int) -> PoolImage | None:
     from usam.predictor.object_features import describe_shapes, pool_stages
     from usam.predictor.proposals import propose_masks
     from usam.prompts import grid_points
-    from usam.research.nano.samples import nano_split
+    from usam.research.nano.stored_images import nano_split
 
     truths = [(each.category, mask) for each in record.instances if (mask := each.read_mask()).any()]
     if not truths:

@@ -16,8 +16,6 @@ PACKAGES = ("usam", "backend")
 LONGEST = 400
 REGION_KEYS = {"from_name", "to_name", "original_width", "original_height", "rectanglelabels", "brushlabels"}
 
-LONG = {"usam/checkpoints/nano.py", "usam/research/nano/samples.py"}
-"""Modules over 400 lines that are to be divided."""
 KNOW_REGIONS = {"backend/pool/proposals.py", "backend/pool/refined_masks.py", "backend/learning/audits.py"}
 """Modules outside the room of Label Studio that still read its regions."""
 
@@ -139,15 +137,7 @@ def test_no_module_is_longer_than_a_reader_can_hold() -> None:
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in modules().values()
     }
-    assert {name for name, length in lengths.items() if length > LONGEST} <= LONG
-
-
-@pytest.mark.parametrize("name", sorted(LONG))
-def test_long_modules_have_been_divided(name: str) -> None:
-    path = ROOT / name
-    length = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
-    if length > LONGEST:
-        pytest.xfail(f"{length} lines")
+    assert {name for name, length in lengths.items() if length > LONGEST} == set()
 
 
 def test_only_the_room_of_label_studio_knows_what_a_region_looks_like() -> None:

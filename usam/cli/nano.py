@@ -49,7 +49,8 @@ def train(
     seed: Annotated[int, typer.Option("--seed")] = 0,
 ) -> None:
     """Train a nano model against the clock; resumable at any moment."""
-    from usam.research.nano.samples import PromptCounts, load_store, sets_named, training_records
+    from usam.research.nano.samples import PromptCounts
+    from usam.research.nano.stored_images import load_store, sets_named, training_records
     from usam.research.nano.trainer import NanoSettings
     from usam.research.nano.training import load_start, train_nano
 

@@ -211,6 +211,6 @@ def first_annotator(records: Iterable[Record]) -> Iterator[Record]:
 
 def held_out(records: Iterable[Record]) -> Iterator[Record]:
     """The records of the test part of `nano_split`, one annotator an image."""
-    from usam.research.nano.samples import nano_split
+    from usam.research.nano.stored_images import nano_split
 
     return first_annotator(record for record in records if nano_split(record.group) == "test")

@@ -32,13 +32,8 @@ from usam.checkpoints.nano import (
 )
 from usam.errors import CheckpointError, TrainingError
 from usam.files import replace_text, replacing
-from usam.research.nano.samples import (
-    Batch,
-    PromptCounts,
-    StoredImage,
-    draw_batch,
-    picture_shares,
-)
+from usam.research.nano.samples import Batch, PromptCounts, draw_batch, picture_shares
+from usam.research.nano.stored_images import StoredImage
 from usam.research.nano.trainer import NanoSettings, Trainer, normalise
 
 

@@ -65,7 +65,7 @@ class TokenSettings:
     def part_of(self, group: str) -> str:
         """The part of the split in question that `group` belongs to."""
         if self.part in NANO_PARTS:
-            from usam.research.nano.samples import nano_split
+            from usam.research.nano.stored_images import nano_split
 
             return f"nano-{nano_split(group)}"
         return splits.part_of(group, self.fractions, self.split_seed)

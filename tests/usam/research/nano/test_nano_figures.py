@@ -13,7 +13,7 @@ from usam.checkpoints.nano import NanoSize, build_size
 from usam.errors import DatasetError
 from usam.research.datasets.record import Instance, Record
 from usam.research.nano.figures import Outcomes, best_of_three, figures, first_annotator, held_out, measure, picked
-from usam.research.nano.samples import nano_split
+from usam.research.nano.stored_images import nano_split
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 

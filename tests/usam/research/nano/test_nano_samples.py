@@ -15,10 +15,7 @@ from usam.research.datasets.photographs import picture_group
 from usam.research.datasets.record import Instance, Record
 from usam.research.nano.samples import (
     COCO_SHARE,
-    MOST_FRAMES,
-    MOST_MASKS,
     PromptCounts,
-    StoredImage,
     box_around,
     choose_masks,
     click_in,
@@ -27,15 +24,20 @@ from usam.research.nano.samples import (
     degrade,
     draw_batch,
     inset,
-    load_store,
-    nano_split,
     paste_object,
     picture_shares,
+)
+from usam.research.nano.scenes import Scene
+from usam.research.nano.stored_images import (
+    MOST_FRAMES,
+    MOST_MASKS,
+    StoredImage,
+    load_store,
+    nano_split,
     sets_named,
     store_record,
     training_records,
 )
-from usam.research.nano.scenes import Scene
 
 
 def disc(side: int, x: float, y: float, radius: float) -> np.ndarray:

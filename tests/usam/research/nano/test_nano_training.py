@@ -12,7 +12,8 @@ import torch
 from usam.checkpoints.nano import SIZES, NanoSize, build_size, decode, encode_images, load_nano
 from usam.errors import TrainingError
 from usam.research.nano.cheap_layers import freeze_costly, use_plain_attention
-from usam.research.nano.samples import PromptCounts, StoredImage, draw_batch
+from usam.research.nano.samples import PromptCounts, draw_batch
+from usam.research.nano.stored_images import StoredImage
 from usam.research.nano.trainer import NanoSettings, Trainer, learning_rate, normalise
 from usam.research.nano.training import Clock, load_start, scale_neck, train_nano
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from usam.cli.main import app
 from usam.errors import TokensError
 from usam.research.datasets import open_dataset
-from usam.research.nano.samples import nano_split
+from usam.research.nano.stored_images import nano_split
 from usam.research.tokens import RunReport, TokenSettings, TokenTable, extract_tokens
 from usam.research.tokens.models import untrained_predictor
 
