@@ -123,7 +123,7 @@ def read_objects(
     Raises `HeadsError` where the heads fit no model of the table, `TokensError` where no object remains.
     """
     names = common_models(tables)
-    model = model or (heads.checkpoint if heads.checkpoint in names else names[-1])
+    model = model or next((name for name in reversed(names) if heads.fits(name)), names[-1])
     if not heads.fits(model):
         raise HeadsError(f"heads of {model}", f"heads of {heads.checkpoint}", "name the model they are for")
     quality = heads.quality_for(model)

@@ -141,7 +141,7 @@ def _jobs(dataset: Reader[Any], out: Path, todo: list[tuple[int, list[int]]], ma
         found = dataset.problems.counts - at_opening
         if settings.part in LEARNT_PARTS:
             kept = [record for record in records if not record.forbids_derivatives]
-            found["licence forbids derivatives"] += len(records) - len(kept)
+            found += Counter({"licence forbids derivatives": len(records) - len(kept)})
             records = kept
         yield _Job(shard_path(out, number), records, found, settings, manifest.fingerprint, perf_counter() - start)
 
