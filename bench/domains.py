@@ -52,13 +52,13 @@ def rows_of(new: Sequence[DomainValues], old: Sequence[DomainValues]) -> list[Ro
         for figure, value, last, difference in zip(FIGURES, *measured, strict=True):
             note = (
                 f"[{value.low:.3f}, {value.high:.3f}]; {OLD}: {last}; gain {difference}; "
-                f"{len(now.groups)} objects of {now.images} images"
+                f"{len(now.groups)} objects of {now.images} images or series"
             )
             rows.append(Row(f"{NEW}, {now.name}, {figure}", value.value, "IoU", note=note))
     overall = (mean_intervals(new), mean_intervals(old), mean_intervals(gained))
     for figure, value, last, difference in zip(FIGURES, *overall, strict=True):
         images = sum(domain.images for domain in new)
-        note = f"[{value.low:.3f}, {value.high:.3f}]; {OLD}: {last}; {images} images"
+        note = f"[{value.low:.3f}, {value.high:.3f}]; {OLD}: {last}; {images} images or series"
         rows.append(Row(f"{NEW}, mean over {len(new)} domains, {figure}", value.value, "IoU", note=note))
         note = f"[{difference.low:.3f}, {difference.high:.3f}]"
         rows.append(
