@@ -479,19 +479,3 @@ def test_exif_orientation_is_applied(label_studio: Site) -> None:
     Image.fromarray(np.zeros((4, 9, 3), np.uint8)).save(out, "JPEG", exif=exif)
     label_studio.pages["/data/turned.jpg"] = page(out.getvalue())
     assert fetcher(label_studio).fetch("/data/turned.jpg").shape == (9, 4, 3)
-
-
-def test_few_images_are_decoded_at_once_and_a_large_one_alone() -> None:
-    from backend.errors import EngineBusy
-    from backend.image_decoding import DecodeGate
-
-    gate = DecodeGate(at_once=2)
-    with gate.entered(6, 10, 0):
-        with gate.entered(4, 10, 0), pytest.raises(EngineBusy, match="room to decode"), gate.entered(0, 10, 0):
-            pass
-        with pytest.raises(EngineBusy), gate.entered(5, 10, 0):
-            pass
-    with gate.entered(50, 10, 0), pytest.raises(EngineBusy), gate.entered(1, 10, 0):
-        pass
-    with gate.entered(10, 10, 0):
-        pass
