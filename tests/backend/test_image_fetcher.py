@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from backend.errors import FetchError, TokenError
+from backend.errors import FetchError
 from backend.image_fetcher import ImageFetcher, is_public
-from backend.label_studio.auth import TokenSource, token_kind
 from backend.settings import Settings
 from usam.errors import ImageError
 
@@ -414,14 +412,6 @@ def test_message_hides_signatures(label_studio: Site) -> None:
 # tokens
 
 
-def test_token_kinds() -> None:
-    assert token_kind("") == "none"
-    assert token_kind(LEGACY) == "legacy"
-    assert token_kind(PERSONAL) == "personal"
-    assert token_kind(jwt(token_type="access")) == "access"
-    assert "0123" not in repr(TokenSource("http://x", LEGACY, httpx.Client()))
-
-
 def refresh(site: Site, life: float) -> list[str]:
     """Let a site hand out access tokens of `life` seconds; they are collected in the list that comes back."""
     given: list[str] = []
@@ -435,23 +425,6 @@ def refresh(site: Site, life: float) -> list[str]:
     return given
 
 
-def test_personal_token_is_exchanged_once_and_renewed_before_it_expires(label_studio: Site) -> None:
-    given = refresh(label_studio, life=0.5)
-    with httpx.Client() as client:
-        source = TokenSource(label_studio.url, PERSONAL, client)
-        first = source.header()
-        assert first == source.header() == {"Authorization": f"Bearer {given[0]}"}
-        time.sleep(0.5)
-        life_of_short_tokens = source.header()
-    assert life_of_short_tokens == first  # a life below a second counts as one second
-    assert len(given) == 1
-    with httpx.Client() as client:
-        source = TokenSource(label_studio.url, PERSONAL, client)
-        source.header()
-        time.sleep(0.8)
-        assert source.header() == {"Authorization": f"Bearer {given[2]}"}
-
-
 def test_dead_access_token_is_renewed_after_a_401(label_studio: Site) -> None:
     given = refresh(label_studio, life=300)
 
@@ -462,14 +435,6 @@ def test_dead_access_token_is_renewed_after_a_401(label_studio: Site) -> None:
     label_studio.pages["/data/a.png"] = image
     assert fetcher(label_studio, key=PERSONAL).fetch("/data/a.png").shape == (6, 8, 3)
     assert len(given) == 2
-
-
-def test_refused_personal_token_says_so_without_it(label_studio: Site) -> None:
-    label_studio.pages["/api/token/refresh"] = page(b"{}", 401)
-    with httpx.Client() as client, pytest.raises(TokenError, match="401") as caught:
-        TokenSource(label_studio.url, PERSONAL, client).header()
-    assert PERSONAL not in str(caught.value)
-    assert caught.value.status == 401
 
 
 def test_exif_orientation_is_applied(label_studio: Site) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from backend.errors import LabelConfigError
 from backend.label_studio.config import LabelConfig, parse_config
-from backend.label_studio.prompts import prompts_from_context, prompts_from_task
+from backend.label_studio.prompts import prompts_from_context
 from backend.label_studio.regions import ScoredMask, masks_to_regions, validated
 
 HW = (48, 64)
@@ -69,14 +69,6 @@ def test_a_region_that_names_no_image_means_the_first() -> None:
 def test_regions_on_several_or_unknown_images_are_refused(names: list[Any]) -> None:
     with pytest.raises(LabelConfigError, match="image"):
         parse_config(TWO_IMAGES).for_result([click(name) for name in names])
-
-
-def test_boxes_of_other_models_count_on_their_own_image() -> None:
-    box = {"type": "rectangle", "value": {"x": 10, "y": 10, "width": 20, "height": 20, "rotation": 0}}
-    theirs = {"result": [{**box, "to_name": "left"}, {**box, "to_name": "right"}, box]}
-    assert len(prompts_from_task([theirs], HW, image_name="right")) == 2
-    assert len(prompts_from_task([{"result": [{**box, "to_name": "left"}]}], HW, image_name="right")) == 0
-    assert len(prompts_from_task([theirs], HW)) == 3
 
 
 def test_a_control_on_two_images_serves_both() -> None:

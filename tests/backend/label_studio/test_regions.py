@@ -1,4 +1,4 @@
-"""Configurations, prompts, shapes and regions, on small pictures."""
+"""Configurations, shapes and regions, on small pictures."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from PIL import Image
 
 from backend.errors import LabelConfigError, RegionError
 from backend.label_studio.config import parse_config
-from backend.label_studio.prompts import prompts_from_context, prompts_from_task, stroke_points
 from backend.label_studio.regions import ScoredMask, masks_to_regions, region_to_mask, validated
+from tests.backend.label_studio.drawn import HW, box, item
 from usam.errors import MaskError, UsamError
 from usam.masks import encode_rle, iou
 
-HW = (48, 64)
 GAPS = {"task_gap": 0.12, "prompt_gap": 0.03, "model_gap": -0.01}
 
 
@@ -36,28 +35,6 @@ def square(hole: bool = False) -> npt.NDArray[np.bool_]:
     if hole:
         mask[20:28, 28:36] = False
     return mask
-
-
-def item(kind: str, value: dict[str, object], **rest: object) -> dict[str, object]:
-    return {
-        "id": "r",
-        "type": kind,
-        "from_name": "x",
-        "to_name": "img",
-        "original_width": HW[1],
-        "original_height": HW[0],
-        "image_rotation": 0,
-        "value": value,
-        **rest,
-    }
-
-
-def point(x: float, y: float, label: str = "A", positive: bool = True) -> dict[str, object]:
-    return item("keypointlabels", {"x": x, "y": y, "width": 0.5, "keypointlabels": [label]}, is_positive=positive)
-
-
-def box(x: float, y: float, w: float, h: float, label: str = "A") -> dict[str, object]:
-    return item("rectanglelabels", {"x": x, "y": y, "width": w, "height": h, "rotation": 0, "rectanglelabels": [label]})
 
 
 # labelling configurations
@@ -124,111 +101,6 @@ def test_unusable_configurations(text: str) -> None:
 def test_task_without_its_image(data: dict[str, object]) -> None:
     with pytest.raises(LabelConfigError, match="image"):
         parse_config(config()).image_value(data)
-
-
-# prompts
-
-
-def test_points_make_one_prompt_in_pixels() -> None:
-    found = prompts_from_context([point(25, 50), point(75, 25, positive=False), point(50, 50)], HW)
-    assert len(found) == 1
-    assert found[0].label == "A"
-    assert found[0].prompt.points.tolist() == [[16, 24], [32, 24], [48, 12]]
-    assert found[0].prompt.labels.tolist() == [1, 1, 0]
-    assert found[0].prompt.box is None
-
-
-def test_labels_make_objects_of_their_own() -> None:
-    found = prompts_from_context([point(25, 50, "A"), point(75, 50, "B")], HW)
-    assert [one.label for one in found] == ["A", "B"]
-
-
-def test_boxes_take_the_points_inside_and_all_negative_ones() -> None:
-    context = [
-        box(0, 0, 50, 100),
-        box(10, 10, 20, 20, "B"),
-        point(15, 15),
-        point(40, 90),
-        point(90, 90, positive=False),
-    ]
-    large, small = prompts_from_context(context, HW)
-    assert large.prompt.box is not None
-    assert large.prompt.box.tolist() == [0, 0, 32, 48]
-    assert large.prompt.labels.tolist() == [1, 0]
-    assert small.label == "B"
-    assert small.prompt.points[0].tolist() == pytest.approx([9.6, 7.2])
-
-
-def test_point_outside_several_boxes_is_another_object() -> None:
-    found = prompts_from_context([box(0, 0, 20, 20), box(30, 30, 20, 20), point(90, 90)], HW)
-    assert [one.prompt.box is None for one in found] == [False, False, True]
-    near_one = prompts_from_context([box(0, 0, 20, 20), point(90, 90)], HW)
-    assert len(near_one) == 1
-    assert near_one[0].prompt.labels.tolist() == [1]
-
-
-def test_rotated_box_and_ellipse_become_the_box_around_them() -> None:
-    turned = box(50, 50, 25, 25)
-    turned["value"]["rotation"] = 90  # type: ignore[index]
-    prompt = prompts_from_context([turned], HW)[0].prompt
-    assert prompt.box is not None
-    np.testing.assert_allclose(prompt.box, [20, 24, 32, 40], atol=1)
-    oval = item("ellipselabels", {"x": 50, "y": 50, "radiusX": 25, "radiusY": 25, "rotation": 0})
-    prompt = prompts_from_context([oval], HW)[0].prompt
-    assert prompt.box is not None
-    np.testing.assert_allclose(prompt.box, [16, 12, 48, 36], atol=1)
-
-
-def test_stroke_speaks_as_points_along_it() -> None:
-    stroke = np.zeros(HW, bool)
-    stroke[20:26, 8:56] = True
-    context = [item("brushlabels", {"format": "rle", "rle": encode_rle(stroke), "brushlabels": ["B"]})]
-    prompt = prompts_from_context(context, HW)[0]
-    assert prompt.label == "B"
-    xs = np.sort(prompt.prompt.points[:, 0])
-    assert xs[0] < 14
-    assert xs[-1] > 48
-    assert all(stroke[int(y), int(x)] for x, y in prompt.prompt.points)
-    assert len(stroke_points(stroke, 3)) == 3
-    assert stroke_points(np.eye(1, dtype=bool)) == [(0.0, 0.0)]
-
-
-@pytest.mark.parametrize(
-    ("context", "said"),
-    [
-        ([], "at least one positive"),
-        ([point(10, 10, positive=False)], "1 negative"),
-        ([{**point(10, 10), "original_width": 65}], "image has changed"),
-        ([{**point(10, 10), "original_width": 48, "original_height": 64}], "EXIF"),
-        ([{**point(10, 10), "image_rotation": 90}], "turned"),
-        ([point(140, 10)], "on the image"),
-        ([point(float("nan"), 10)], "finite"),
-        ([box(10, 10, 0.5, 20)], "1 x 1"),
-        ([item("brushlabels", {"rle": "x"})], "run lengths"),
-        ([item("keypointlabels", {"x": "1", "y": 2})], "finite"),
-        ([point(1, 1)] * 501, "at most 500"),
-    ],
-)
-def test_contexts_that_cannot_be_used(context: list[dict[str, object]], said: str) -> None:
-    with pytest.raises(RegionError, match=said):
-        prompts_from_context(context, HW)
-
-
-def test_click_on_the_very_edge_is_on_the_image() -> None:
-    assert prompts_from_context([point(100, 100)], HW)[0].prompt.points.tolist() == [[63, 47]]
-
-
-def test_prompts_from_other_models_only() -> None:
-    ours = {"model_version": "nano-m+abc", "result": [box(0, 0, 10, 10)], "created_at": "2026-03"}
-    theirs = {
-        "model_version": "yolo",
-        "result": [box(10, 10, 30, 30, "B"), {"type": "rectanglelabels"}, point(5, 5)],
-        "created_at": "2026-02",
-    }
-    older = {"model_version": "yolo", "result": [box(50, 50, 30, 30)], "created_at": "2026-01"}
-    found = prompts_from_task([older, ours, theirs], HW, "nano-m+")
-    assert [one.label for one in found] == ["B", "A"]
-    assert prompts_from_task([ours], HW, "nano-m+") == []
 
 
 # regions
