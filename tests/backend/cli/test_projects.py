@@ -9,7 +9,6 @@ import pytest
 import typer
 
 from backend.cli.main import app
-from backend.pool.next_tasks import open_ranking
 from backend.queue import JobQueue
 from backend.store import Store
 from backend.store.head_registry import POINTER_FILE, Registry
@@ -114,10 +113,6 @@ def test_versions_repair_and_rollback(command: Command, here: Path, asked: list[
     assert asked == [(3, "score_pool")]
 
 
-def test_an_open_ranking_leaves_out_finished_tasks(here: Path) -> None:
-    store = Store(f"sqlite:///{here / 'usam.db'}")
-    assert [row.task for row, _ in open_ranking(store, 3, 2)] == [2, 3]
-    store.close()
 
 
 def test_every_command_and_option_explains_itself_and_what_prints_data_has_json() -> None:

@@ -1,0 +1,145 @@
+"""A ranking is written before it is served and served before the old one goes; what is served is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from backend.errors import JobError, LabelStudioError
+from backend.label_studio.records import ServedTask
+from backend.pool.publication import delete_others, verify, write
+from backend.store.records import ScoreRow
+from tests.factories import FakeLabelStudio
+
+VERSION = "nano-s+no-heads.7"
+
+
+class Studio(FakeLabelStudio):
+    """Refuses the first imports with `refusals`, and notes the order of what is done."""
+
+    def __init__(self, refusals: Iterable[int] = ()) -> None:
+        super().__init__()
+        self.refusals, self.calls = list(refusals), list[str]()
+        self.served: ServedTask | None = None
+
+    def import_predictions(self, project: int, items: Any) -> int:
+        rows = list(items)
+        self.calls.append(f"import {len(rows)}")
+        if self.refusals:
+            raise LabelStudioError("an import", "refused", "look", status=self.refusals.pop(0))
+        return super().import_predictions(project, rows)
+
+    def set_model_version(self, project: int, version: str) -> None:
+        self.calls.append(f"serve {version}")
+        super().set_model_version(project, version)
+
+    def delete_version(self, project: int, version: str) -> None:
+        self.calls.append(f"delete {version}")
+        super().delete_version(project, version)
+
+    def next_task(self, project: int) -> ServedTask | None:
+        self.calls.append("lock")
+        return self.served
+
+
+def rows(*tasks: int) -> list[ScoreRow]:
+    return [ScoreRow(task, VERSION, 1.0, rank / 10, rank, False) for rank, task in enumerate(tasks)]
+
+
+def prediction_of(row: ScoreRow) -> Mapping[str, Any]:
+    return {"task": row.task, "result": [], "score": row.confidence}
+
+
+def published(studio: Studio, *tasks: int) -> Any:
+    client: Any = studio
+    return write(client, 1, rows(*tasks), prediction_of, VERSION)
+
+
+def told(studio: Studio, first: int, **more: Any) -> str:
+    client: Any = studio
+    return verify(client, 1, VERSION, first, **more)
+
+
+def test_every_row_is_imported_before_its_version_is_served() -> None:
+    studio = Studio()
+    done = published(studio, 4, 2)
+    assert studio.calls == ["import 2", f"serve {VERSION}"]
+    assert [(one.task, one.score, one.model_version) for one in studio.prediction_list] == [
+        (4, 0.0, VERSION),
+        (2, 0.1, VERSION),
+    ]
+    assert (done.version, done.rows) == (VERSION, rows(4, 2))
+    assert told(studio, 4) == ""
+
+
+def test_a_task_deleted_meanwhile_is_left_out_and_the_rest_goes_under_another_name() -> None:
+    studio = Studio([400])
+    studio.add_task(2)
+    done = published(studio, 4, 2)
+    assert done.version == f"{VERSION}-1"
+    assert [row.task for row in done.rows] == [2]
+    assert studio.known.model_version == f"{VERSION}-1"
+
+
+@pytest.mark.parametrize(("refusals", "imports"), [([500], 1), ([400, 400, 400], 3), ([400, 403], 2)])
+def test_an_import_that_is_refused_for_another_reason_serves_nothing(refusals: list[int], imports: int) -> None:
+    studio = Studio(refusals)
+    studio.add_task(4)
+    with pytest.raises(LabelStudioError):
+        published(studio, 4)
+    assert studio.calls == ["import 1"] * imports
+
+
+def test_a_pool_that_has_vanished_is_not_served_as_an_empty_version() -> None:
+    studio = Studio([400])
+    with pytest.raises(JobError, match="none left"):
+        published(studio, 4, 2)
+    assert studio.known.model_version == ""
+
+
+def test_old_rankings_go_and_what_is_served_or_others_stays() -> None:
+    studio = Studio()
+    names = (VERSION, "nano-s+no-heads.6", "nano-m+0123456789ab.5-1", "detector.17", "nano-s+no-heads.pseudo-3")
+    studio.import_predictions(1, [{"task": 1, "result": [], "score": 0, "model_version": name} for name in names])
+    client: Any = studio
+    assert delete_others(client, 1, VERSION) == ["nano-s+no-heads.6", "nano-m+0123456789ab.5-1"]
+    assert set(studio.model_versions(1)) == {VERSION, "detector.17", "nano-s+no-heads.pseudo-3"}
+
+
+@pytest.mark.parametrize(
+    ("first", "change", "words"),
+    [
+        (4, {"model_version": "other"}, f"the project's version is 'other', not '{VERSION}'"),
+        (2, {}, "task 4 has the lowest score, not task 2"),
+        (4, {"sampling": "Sequential sampling"}, "usam-backend connect --project 1"),
+        (4, {"maximum_annotations": 2}, "several annotations of each"),
+    ],
+)
+def test_an_order_that_is_not_served_is_said_with_the_reason(first: int, change: dict[str, Any], words: str) -> None:
+    studio = Studio()
+    published(studio, 4, 2)
+    studio.known = replace(studio.known, **change)
+    assert words in told(studio, first)
+
+
+def test_a_project_without_predictions_serves_nothing_of_ours() -> None:
+    studio = Studio()
+    studio.set_model_version(1, VERSION)
+    assert told(studio, 4) == "task none has the lowest score, not task 4"
+
+
+def test_a_lock_is_taken_only_when_asked_for() -> None:
+    studio = Studio()
+    published(studio, 4, 2)
+    assert told(studio, 4) == ""
+    assert "lock" not in studio.calls
+    assert told(studio, 4, take_lock=True) == "Label Studio serves task none, not task 4"
+    studio.served = ServedTask(2, "Task lock", [])
+    assert told(studio, 4, take_lock=True) == (
+        "Label Studio serves task 2 (a task this account holds since before), not task 4"
+    )
+    studio.served = ServedTask(4, "Uncertainty sampling", [])
+    assert told(studio, 4, take_lock=True) == ""
