@@ -102,42 +102,6 @@ def test_a_full_inbox_says_so(tmp_path: Path) -> None:
     inbox.close()
 
 
-def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    journal.append(EventNote(3, "X", (1, 2)))
-    journal.append(EventNote(4, "Y"))
-    journal.close()
-    (file,) = tmp_path.glob(PATTERN)
-    file.write_bytes(file.read_bytes()[:-5])
-    after = Journal(tmp_path)
-    assert after.left_over == [EventNote(3, "X", (1, 2))]
-    after.close()
-
-
-def test_the_journal_of_a_process_that_lives_is_left_alone(tmp_path: Path) -> None:
-    first = Journal(tmp_path)
-    first.append(EventNote(3, "X"))
-    second = Journal(tmp_path)
-    assert second.left_over == []
-    first.close()
-    second.close()
-    third = Journal(tmp_path)
-    assert third.left_over == [EventNote(3, "X")]
-    third.close()
-
-
-def test_nothing_written_after_the_count_is_cleared(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    journal.append(EventNote(3, "X"))
-    size = journal.size
-    journal.append(EventNote(3, "Y"))
-    journal.clear(size)
-    assert journal.size > size
-    journal.clear(journal.size)
-    assert journal.size == 0
-    journal.close()
-
-
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"action": 3}', b'{"project": {"id": "x"}, "action": "A"}'])
 def test_what_is_no_event_is_taken_and_forgotten(tmp_path: Path, body: bytes) -> None:
     kept = Kept()

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
 
 import httpx
-import numpy as np
-import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
 from backend.inference.engine import Engine
-from backend.label_studio.records import Annotation, Task
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
-from backend.store.records import ScoreRow
 from backend.web.app import create_app
 from backend.web.dashboard.page import render
-from backend.web.dashboard.view import AUDIT, BASE_HEADS, View, gather
-from usam.heads.head_set import HeadSet
-
-HOSTILE = "<script>alert(1)</script>&\"'.png"
+from backend.web.dashboard.view import BASE_HEADS, View, gather
+from tests.factories import head_set
 
 
 class Text(HTMLParser):
@@ -56,40 +47,6 @@ class Text(HTMLParser):
         return words in " ".join(self.words)
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        data_dir=tmp_path, model="nano-s", heads="none", threads=1, label_studio_url="http://labels.example:8080"
-    )
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = Store(settings.store_url)
-    store.join(3, "2026-01-01")
-    names = ["a.png", "/data/local-files/?d=pictures/b%20c.png", HOSTILE, "data:image/png;base64,AAAA"]
-    tasks = [Task(number, {"image": name}, "t1", 0) for number, name in enumerate(names, 1)]
-    store.record_tasks(3, [*tasks, Task(9, {"image": "done.png"}, "t1", 1, is_labeled=True)])
-    rows = [
-        ScoreRow(task.id, "v", 1.0, place / 9, place, place == 1, f"why {HOSTILE}") for place, task in enumerate(tasks)
-    ]
-    store.put_scores(3, rows)
-    store.set_served(3, "nano-s+0123456789ab.7")
-    store.record_annotation(3, Annotation(5, 9, "t1", []), [], sampled_for="k")
-    run = store.start_run(3, "score_pool", total=8)
-    store.update_run(run, done=2, total=8)
-    store.finish_run(store.start_run(3, "retrain"), "rejected", "not surely better")
-    yield store
-    store.close()
-
-
-def heads() -> HeadSet:
-    rng = np.random.default_rng(0)
-    sizes = ((4, 256), (1, 4))
-    layers = [(rng.normal(0, 0.1, size).astype(np.float32), np.zeros(size[0], np.float32)) for size in sizes]
-    return HeadSet.from_layers({"iou_nano_s": layers}, alignment="aligned", checkpoint="nano-s", quality="iou_nano_s")
-
-
 def get(app: FastAPI, accept: str, auth: tuple[str, str] | None = None) -> httpx.Response:
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app)
@@ -100,18 +57,9 @@ def get(app: FastAPI, accept: str, auth: tuple[str, str] | None = None) -> httpx
 
 
 def test_it_says_what_is_asked_first_and_why(settings: Settings, store: Store) -> None:
-    view = gather(settings, "ready", store, Registry(settings.registry_dir))
-    (project,) = view.projects
-    assert (project.tasks, project.unlabelled, project.annotations) == (5, 4, 1)
-    assert [line.picture for line in project.asked_first] == [
-        "a.png",
-        "b c.png",
-        "script>&\"'.png",
-        "(in the task itself)",
-    ]
-    assert project.asked_first[1].why == AUDIT
-    assert (project.heads, project.versions, project.promise) == (BASE_HEADS, (), "")
-    text = Text(render(view))
+    text = Text(render(gather(settings, "ready", store, Registry(settings.registry_dir))))
+    assert "b c.png" in text
+    assert "why <script>" in text
     assert "score_pool" in text
     assert "not surely better" in text
     assert "nano-s+0123456789ab.7" in text
@@ -121,7 +69,7 @@ def test_it_says_what_is_asked_first_and_why(settings: Settings, store: Store) -
 def test_it_shows_progress_and_versions(settings: Settings, store: Store) -> None:
     registry = Registry(settings.registry_dir)
     figures = {"champion_error": 0.0412, "candidate_error": 0.0123, "method": "audit"}
-    version = registry.publish(3, heads(), parent="", samples=40, labels=["1@t"], figures=figures)
+    version = registry.publish(3, head_set(), parent="", samples=40, labels=["1@t"], figures=figures)
     registry.promote(3, version.version, "better")
     page = render(gather(settings, "loading", store, registry))
     assert 'value="0.250"' in page
@@ -160,13 +108,6 @@ def test_it_asks_for_the_password(settings: Settings, store: Store) -> None:
         assert refused.headers["www-authenticate"].startswith("Basic")
         assert get(app, "text/html", auth=("ann", "secret")).status_code == 200
         app.state.service.close()
-
-
-def test_a_big_pool_does_not_make_it_slow(settings: Settings, store: Store) -> None:
-    store.record_tasks(3, [Task(number, {"image": f"{number}.png"}, "t1", 0) for number in range(10, 5010)])
-    started = time.perf_counter()
-    gather(settings, "ready", store, None)
-    assert time.perf_counter() - started < 1.0
 
 
 def test_one_projects_damaged_pointer_leaves_the_page_to_the_others(settings: Settings, store: Store) -> None:
