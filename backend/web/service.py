@@ -20,7 +20,8 @@ def service_app(settings: Settings) -> FastAPI:
     from backend.store.head_registry import Registry
     from backend.web.app import create_app
 
+    queue = open_queue(settings)
+    queue.connection()  # connects to nobody; refuses a malformed address, which each webhook would only log
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    store = Store(settings.store_url)
-    queue, registry = open_queue(settings), Registry(settings.registry_dir)
+    store, registry = Store(settings.store_url), Registry(settings.registry_dir)
     return create_app(settings, store=store, queue=queue, registry=registry, alone=True)
