@@ -83,7 +83,7 @@ def test_the_command_refuses_accepts_skips_and_undoes(place: Workplace) -> None:
     assert code == 0
     assert re.search(rf"{10 - asked} masks on {10 - asked} tasks accepted as nano-s\+no-heads\.pseudo-\d+", said)
     assert f"on {asked} audited images 0 miss IoU 0.5" in said
-    assert command(place, *promise)[1].endswith("neither labels nor tasks have changed since the last time")
+    assert command(place, *promise)[1].endswith("neither annotations nor tasks have changed since the last time")
     assert command(place, "--undo")[1].endswith("1 versions, 0 annotations taken back")
     assert command(place, "--iou", "1.5")[0] == 2
 

@@ -113,8 +113,6 @@ def test_versions_repair_and_rollback(command: Command, here: Path, asked: list[
     assert asked == [(3, "score_pool")]
 
 
-
-
 def test_every_command_and_option_explains_itself_and_what_prints_data_has_json() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for name, command in commands.items():

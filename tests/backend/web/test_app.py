@@ -393,14 +393,6 @@ def test_the_registrys_champion_is_used_as_soon_as_it_moves(
     engine.set_heads(3, None)
 
 
-
-
-
-
-
-
-
-
 def test_every_route_but_health_asks_for_the_password(serve, tmp_path: Path, engine: Engine) -> None:  # type: ignore[no-untyped-def]
     given = settings(tmp_path, auth_user="me", auth_password="word", auth_token="sesame")
     running = serve(create_app(given, engine))
