@@ -160,7 +160,7 @@ class ServedTask:
     def read(cls, item: Mapping[str, Any]) -> ServedTask:
         predictions = item.get("predictions")
         return cls(
-            id=_any_id(item, "task"),
+            id=_id(item, "task"),
             queue=str(item.get("queue") or ""),
             predictions=predictions if isinstance(predictions, list) else [],
         )
