@@ -13,7 +13,7 @@ from rq.executions import Execution
 from rq.job import JobStatus
 
 from backend.jobs import abandoned
-from backend.jobs.abandoned import is_dead_here, reclaim, worker_name
+from backend.jobs.abandoned import reclaim, worker_name
 from backend.queue import JobQueue
 
 pytestmark = pytest.mark.integration
@@ -96,10 +96,3 @@ def test_others_jobs_are_rqs_own_business(queue: JobQueue) -> None:
     begin(queue, "other", dead_worker())
     assert reclaim(queue) == []
     assert [(state.id, state.state) for state in queue.states()] == [("other", "started")]
-
-
-def test_only_a_name_of_this_machine_can_be_dead() -> None:
-    assert not is_dead_here(worker_name())
-    assert is_dead_here(dead_worker())
-    for name in ("", "elsewhere:1:abc", "abcdef0123", "elsewhere:999999999:x"):
-        assert not is_dead_here(name)

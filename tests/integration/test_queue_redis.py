@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import time
@@ -11,12 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import QueueError
-from backend.jobs.worker import tick
 from backend.local.redis_server import RedisServer
 from backend.queue import JobQueue
-from backend.settings import Settings
-from backend.store import Store
 
 pytestmark = pytest.mark.integration
 
@@ -68,23 +63,6 @@ def test_a_job_is_json_and_says_what_it_is(queue: JobQueue, redis_server: RedisS
     assert (state.name, state.project, state.state) == ("score_pool", 3, "queued")
 
 
-def test_an_unknown_job_is_refused(queue: JobQueue) -> None:
-    with pytest.raises(QueueError, match="score_pool"):
-        queue.enqueue(1, "format_disk")  # type: ignore[arg-type]
-
-
-def test_without_redis_waking_is_false_and_quick(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    queue = JobQueue(f"redis://:secret-word@127.0.0.1:9/{0}")
-    started = time.monotonic()
-    with caplog.at_level(logging.WARNING):
-        assert queue.wake(3, "sync") is False
-    assert time.monotonic() - started < 2
-    assert "the timer will find it" in caplog.text
-    assert "secret-word" not in caplog.text
-    assert not queue.answers()
-    assert JobQueue("not-an-address").wake(3, "sync") is False
-
-
 def test_jobs_survive_kill_9_of_redis(tmp_path: Path) -> None:
     folder = tmp_path / "redis"
     with RedisServer(folder) as server:
@@ -129,13 +107,3 @@ def test_a_server_left_by_a_killed_run_is_replaced(tmp_path: Path) -> None:
         with redis.Redis.from_url(server.url) as client:
             assert client.get("label") == b"kept"
     left.stop()
-
-
-def test_the_timer_wakes_every_project_it_looks_after(tmp_path: Path, queue: JobQueue) -> None:
-    settings = Settings.from_environment(data_dir=tmp_path)
-    store = Store(settings.store_url)
-    for project in (3, 5):
-        store.join(project)
-    store.close()
-    assert tick(settings, queue) == 2
-    assert ids(queue) == ["sync-3", "sync-5"]
