@@ -157,3 +157,13 @@ def test_regions_are_read_in_their_own_room(name: str) -> None:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if any(f'"{key}"' in text for key in REGION_KEYS):
         pytest.xfail("still reads Label Studio's regions")
+
+
+def test_every_module_of_the_service_has_its_test_beside_it() -> None:
+    missing = [
+        f"tests/{path.parent.relative_to(ROOT)}/test_{path.name}"
+        for name, path in modules().items()
+        if name.startswith("backend.") and path.name != "__init__.py" and ".migrations." not in name
+        if not (ROOT / "tests" / path.parent.relative_to(ROOT) / f"test_{path.name}").exists()
+    ]
+    assert not missing, "write tests where a reader of the module looks for them"
