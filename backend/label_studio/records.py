@@ -32,14 +32,6 @@ def _id(item: Mapping[str, Any], what: str) -> int:
     return number(_field(item, "id", what), f"{what} id")
 
 
-def _any_id(item: Mapping[str, Any], what: str) -> int:
-    """A whole number, however large: who reads one of many sets aside by name what cannot be stored."""
-    value = _field(item, "id", what)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise LabelStudioError(f"a {what} id", repr(value)[:40], "check that it is Label Studio 1.23")
-    return value
-
-
 @dataclass(frozen=True)
 class Project:
     """One project. `stamp` tells it from an earlier one of the same id (another database)."""
@@ -89,7 +81,7 @@ class Task:
     def read(cls, item: Mapping[str, Any]) -> Task:
         data = item.get("data")
         return cls(
-            id=_any_id(item, "task"),
+            id=_id(item, "task"),
             data=data if isinstance(data, dict) else {},
             updated_at=str(item.get("updated_at") or ""),
             annotations=number(item.get("total_annotations") or 0, "total_annotations"),
@@ -113,7 +105,7 @@ class Annotation:
     def read(cls, item: Mapping[str, Any], task: int) -> Annotation:
         result = item.get("result")
         return cls(
-            id=_any_id(item, "annotation"),
+            id=_id(item, "annotation"),
             task=task,
             updated_at=str(item.get("updated_at") or ""),
             result=[one for one in result if isinstance(one, dict)] if isinstance(result, list) else [],

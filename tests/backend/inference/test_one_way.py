@@ -66,7 +66,7 @@ def test_a_prediction_without_a_context_has_the_pools_objects(
     source = SourceImage.of(file, "nano-m", EmbeddingFiles(tmp_path, 0), read_image)
     pooled = propose_objects(model, None, source.encoded_by(model), settings).found
     masks = {enlarged(logits, pooled.hw).tobytes() for logits in pooled.objects.logits}
-    assert len(masks) == len(answered) >= 3
+    assert len(masks) == len(answered) >= 2
     assert {one.mask.tobytes() for one in answered} == masks
     assert [one.iou for one in answered] == pytest.approx(pooled.objects.iou.tolist())
     assert (np.diff(pooled.objects.iou) <= 1e-6).all(), "best first"

@@ -237,7 +237,7 @@ def test_no_annotation_stops_a_project(hostile_place: Resources, result: list[An
     studio(place).add_task(1, [brush("good")])
     data = {"image": address, "more": [address]}
     studio(place).task_list.append(Task.read({"id": 2, "data": data, "total_annotations": 1, "updated_at": "t"}))
-    studio(place).annotation_list.append(Annotation.read({"id": number, "result": result, "updated_at": "t"}, 2))
+    studio(place).annotation_list.append(Annotation(number, 2, "t", result))
     report = sync(place)
     assert [row.region for row in place.store.samples(1, CHECKPOINT) if row.task == 1] == ["good"]
     stored = {known.id for known in place.store.annotations(1)}
