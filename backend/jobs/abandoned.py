@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from backend.queue import JOB_NAMES, JobName, JobQueue
+from backend.store.runs import is_gone
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -37,16 +38,7 @@ def worker_name() -> str:
 def is_dead_here(name: str) -> bool:
     """Whether a worker of this name ran on this machine and is gone. False for one of another host."""
     host, _, rest = name.partition(":")
-    pid = rest.partition(":")[0]
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return is_gone(host, rest.partition(":")[0])
 
 
 def reclaim(queue: JobQueue, is_dead: Callable[[str], bool] = is_dead_here) -> list[str]:

@@ -94,6 +94,11 @@ class Runs(Database):
 
 def _is_dead(holder: str) -> bool:
     host, _, pid = holder.rpartition(":")
+    return is_gone(host, pid)
+
+
+def is_gone(host: str, pid: str) -> bool:
+    """Whether a process ran on this machine and is gone. False for one of another host, and where nobody can tell."""
     if host != socket.gethostname() or not pid.isdigit():
         return False
     try:
