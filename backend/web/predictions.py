@@ -126,8 +126,7 @@ class PredictionService:
         with self._lock:
             name = ""
             try:
-                current = self._registry.current(project)
-                name = current.version if current is not None else ""
+                name = self._registry.champion(project)
                 if name == self._in_use.get(project, ""):
                     return
                 self._engine.set_heads(project, self._registry.load(project, name) if name else None)
