@@ -22,7 +22,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import SettingsError
 
-Strategy = Literal["task", "epistemic", "task+epistemic", "prompt", "predicted-iou", "entropy", "samscore", "random"]
+Strategy = Literal[
+    "expected-error", "task", "epistemic", "task+epistemic", "prompt", "predicted-iou", "entropy", "samscore", "random"
+]
 Names = Annotated[tuple[str, ...], NoDecode]
 
 MIB = 1024 * 1024
@@ -162,20 +164,22 @@ class Settings(BaseSettings):
     """Predicted IoU below which a proposal is dropped."""
     nms_iou: float = Field(0.7, gt=0, le=1)
     """IoU of two proposals above which the worse is dropped."""
-    max_regions: int = Field(20, ge=1, le=1000)
-    """Most regions of one prediction."""
+    max_regions: int = Field(8, ge=1, le=1000)
+    """Most regions of one prediction. Unless it is set, what is shown of the wanted is bounded by candidates alone."""
     polygon_tolerance: float = Field(1.5, ge=0)
     """Largest distance in pixels between a mask's outline and the polygon sent for it."""
     unknown_label: Literal["none", "first"] = "none"
     """What an object gets whose label nobody told, where several are offered: none, or the configuration's first."""
 
     # queue and learning
-    strategy: Strategy = "task+epistemic"
+    strategy: Strategy = "expected-error"
     """What makes a task worth asking; see usam.active.acquisition."""
-    image_rule: Literal["top-mean", "max", "mean", "sum"] = "top-mean"
-    """How object scores become an image's score; see usam.active.acquisition."""
+    image_rule: Literal["expected", "top-mean", "max", "mean", "sum"] = "expected"
+    """How object scores become an image's score; see usam.active.acquisition. `expected-error` heeds none."""
     audit_share: float = Field(0.1, ge=0, le=1)
     """Share of tasks served uniformly at random among the ranked ones."""
+    marked_in_part: bool = False
+    """Whether people mark only some of what the project is about: then what they leave unmarked teaches nothing."""
     retrain_after: int = Field(20, ge=1)
     """New labels from which a retraining starts."""
     sync_seconds: float = Field(60.0, gt=0)

@@ -10,18 +10,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from backend.errors import LabelStudioError
+from backend.inference.model import ObjectLooks
 from backend.label_studio.records import UNCERTAINTY_SAMPLING, Annotation, Prediction, Project, Task
-from backend.pool.proposals import pack, proposal_key
+from backend.pool.kept_objects import KeptObjects, covered_cells
+from backend.pool.proposals import proposal_key
 from backend.resources import Resources
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from usam.heads.head_set import HeadSet
 from usam.masks import encode_rle
+from usam.masks.packed_logits import PackedLogits
+from usam.predictor.clean_proposals import Layout
+from usam.predictor.object_features import describe_shapes
+from usam.prompts import Prompt
 
 HW = (48, 64)
 """Height and width of a picture."""
@@ -79,8 +86,6 @@ def label_config(*labels: str, more: str = "") -> str:
 
 def brush(name: str = "r", hw: tuple[int, int] = HW, **more: Any) -> dict[str, Any]:
     """A region on the bright thing of `picture`."""
-    mask = np.zeros(hw, bool)
-    mask[hw[0] // 4 : hw[0] // 2, hw[1] // 4 : hw[1] // 2] = True
     return {
         "id": name,
         "from_name": "brush",
@@ -89,7 +94,7 @@ def brush(name: str = "r", hw: tuple[int, int] = HW, **more: Any) -> dict[str, A
         "original_width": hw[1],
         "original_height": hw[0],
         "image_rotation": 0,
-        "value": {"format": "rle", "rle": encode_rle(mask), "brushlabels": ["thing"]},
+        "value": {"format": "rle", "rle": encode_rle(bright(hw)), "brushlabels": ["thing"]},
         **more,
     }
 
@@ -106,11 +111,14 @@ class FakeModel:
         self.encoded += 1
         return SimpleNamespace(image_hw=image.shape[:2])
 
+    def looks_version(self, embedding: object) -> str:
+        return ""
+
     def outputs(self, embedding: object, prompts: Sequence[Any]) -> Any:
         count = len(prompts)
-        logits = np.full((count, 4, 12, 16), -5.0, np.float32)
-        logits[:, :, 3:6, 4:8] = 5.0
-        logits[:, 2, 3:9] = 5.0
+        logits = np.full((count, 4, 16, 16), -5.0, np.float32)
+        logits[:, :, 4:8, 4:8] = 5.0
+        logits[:, 2, 4:12] = 5.0
         tokens = np.linspace(-1, 1, self.width, dtype=np.float32)
         return SimpleNamespace(
             logits=logits,
@@ -223,7 +231,7 @@ class FakeImages:
         return png(picture(task))
 
     def decode(self, data: bytes) -> np.ndarray[Any, Any]:
-        return np.asarray(Image.open(io.BytesIO(data)))
+        return np.array(Image.open(io.BytesIO(data)))
 
 
 def resources(folder: Path, model: Any = None, heads: HeadSet | None = None, **settings: Any) -> Resources:
@@ -246,26 +254,58 @@ class _Absent:
         raise AssertionError(f"SAM was asked for its {name}")
 
 
+def bright(hw: tuple[int, int] = HW) -> np.ndarray[Any, Any]:
+    """The mask of the bright thing of `picture`."""
+    mask = np.zeros(hw, bool)
+    mask[hw[0] // 4 : hw[0] // 2, hw[1] // 4 : hw[1] // 2] = True
+    return mask
+
+
+def kept_objects(
+    *masks: np.ndarray[Any, Any],
+    seed: int = 0,
+    width: int = 8,
+    samscore: Sequence[float] | None = None,
+    labels: Sequence[str | None] | None = None,
+    features: np.ndarray[Any, Any] | None = None,
+    version: str = "",
+    given: bool = False,
+) -> KeptObjects:
+    """What a model might have said of an image: an object on each of these masks (H, W), best first."""
+    rng, count = np.random.default_rng(seed), len(masks)
+    hw = masks[0].shape if masks else HW
+    small = [cv2.resize(mask.astype(np.uint8), (64, 64), interpolation=cv2.INTER_NEAREST) > 0 for mask in masks]
+    logits = np.where(np.array(small, bool).reshape(count, 64, 64), 5.0, -5.0).astype(np.float32)
+    scores = np.linspace(0.9, 0.4, count, dtype=np.float32) if samscore is None else np.array(samscore, np.float32)
+    values = np.zeros((count, 0), np.float16) if features is None else features.astype(np.float16)
+    return KeptObjects(
+        hw=(hw[0], hw[1]),
+        image_features=rng.normal(size=16).astype(np.float32),
+        given=given,
+        labels=tuple(labels or [None] * count),
+        prompts=[Prompt(np.ones((1, 2), np.float32), np.ones(1, np.int32)) for _ in masks],
+        iou_token=rng.normal(size=(count, width)).astype(np.float16),
+        mask_tokens=rng.normal(size=(count, 4, width)).astype(np.float16),
+        output=np.ones(count, np.int64),
+        samscore=scores,
+        entropy=np.full(count, 0.1, np.float32),
+        looks=ObjectLooks(values, describe_shapes(logits, scores), version),
+        layout=Layout.of(logits > 0),
+        cover=covered_cells(logits > 0),
+        masks=PackedLogits.of(logits),
+        acted=np.zeros(count, np.int64),
+    )
+
+
 def keep_proposals(place: Resources, *tasks: int, count: int = 2, width: int = 8) -> None:
-    """Keep for each of these tasks what a model might have said of it: `count` objects on the bright thing."""
+    """Keep for each of these tasks what a model might have said of it: `count` objects, the first of them the bright
+    thing."""
     known = {task.id: task for task in place.store.tasks(1)}
     config = place.label_studio.project(1).label_config
     for task in tasks:
-        rng = np.random.default_rng(task)
-        arrays = {
-            "iou_token": rng.normal(size=(count, width)).astype(np.float16),
-            "mask_tokens": rng.normal(size=(count, 4, width)).astype(np.float16),
-            "output": np.ones(count, np.int64),
-            "samscore": np.linspace(0.9, 0.4, count, dtype=np.float32) - np.float32(task / 100),
-            "entropy": np.full(count, 0.1, np.float32),
-            "features": rng.normal(size=16).astype(np.float32),
-            "prompt_points": np.zeros((count, 1, 2), np.float32),
-            "prompt_labels": np.ones((count, 1), np.int32),
-            "prompt_boxes": np.full((count, 4), np.nan, np.float32),
-        }
-        regions = [
-            {"object": number, "region": brush(f"{task}-{number}", score=0.5, meta={"text": ["", ""]})}
-            for number in range(count)
-        ]
+        masks = [bright(), np.zeros(HW, bool)]
+        masks[1][HW[0] // 2 + 4 : -4, HW[1] // 2 + 4 : -4] = True
+        scores = np.linspace(0.9, 0.6, count) - task / 100
+        kept = kept_objects(*masks[:count], seed=task, width=width, samscore=scores.tolist())
         key = proposal_key(place.settings, config, known[task].data_key, "predicted-iou")
-        place.store.put_proposal(1, pack(task, key, arrays, regions))
+        place.store.put_proposal(1, kept.pack(task, key, {}))

@@ -16,9 +16,6 @@ PACKAGES = ("usam", "backend")
 LONGEST = 400
 REGION_KEYS = {"from_name", "to_name", "original_width", "original_height", "rectanglelabels", "brushlabels"}
 
-KNOW_REGIONS = {"backend/pool/proposals.py", "backend/pool/refined_masks.py", "backend/learning/audits.py"}
-"""Modules outside the room of Label Studio that still read its regions."""
-
 
 @cache
 def modules() -> dict[str, Path]:
@@ -148,15 +145,7 @@ def test_only_the_room_of_label_studio_knows_what_a_region_looks_like() -> None:
         for node in ast.walk(tree(name))
         if isinstance(node, ast.Constant) and node.value in REGION_KEYS
     }
-    assert readers <= KNOW_REGIONS
-
-
-@pytest.mark.parametrize("name", sorted(KNOW_REGIONS))
-def test_regions_are_read_in_their_own_room(name: str) -> None:
-    path = ROOT / name
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if any(f'"{key}"' in text for key in REGION_KEYS):
-        pytest.xfail("still reads Label Studio's regions")
+    assert readers == set()
 
 
 UNMIRRORED = {

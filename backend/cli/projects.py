@@ -18,7 +18,8 @@ from backend.errors import RegistryError, SettingsError
 if TYPE_CHECKING:
     from backend.settings import Settings
     from backend.store import Store
-    from backend.store.head_registry import Registry, Version
+    from backend.store.head_registry import Registry
+from backend.store.head_versions import Version
 
 BASE_HEADS = "the heads that come with the checkpoint"
 AUDIT = "audit: chosen at random, to keep the figures honest"

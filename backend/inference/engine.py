@@ -19,19 +19,24 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-
-import numpy as np
-import numpy.typing as npt
 
 from backend.errors import EngineBusy
 from backend.inference.cache import EmbeddingCache, EmbeddingFiles
 from backend.inference.intake import ImageIntake, LoadImage, OpenImage
-from backend.inference.model import DecodedObjects, LoadedModel, ProposedObjects, enlarged
+from backend.inference.model import DecodedObjects, LoadedModel, ProposedObjects
+from backend.inference.object_masks import (
+    Label,
+    ObjectMask,
+    ProjectModel,
+    ProposedMasks,
+    clicked_labels,
+    object_masks,
+)
 from backend.inference.refinement import Refinement, RefinementBudget, refine_by_larger
 from backend.inference.scheduler import Priority, Result, Steps, StepScheduler
+from backend.inference.shown import ShownObjects, choose_shown
 from backend.metrics.service import Metrics
 from backend.settings import Settings
 from usam.active.mask_selection import MaskSelection
@@ -42,32 +47,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from usam.heads.head_set import HeadSet
+    from usam.objects.project_heads import ProjectHeads
     from usam.predictor.embedding import ImageEmbedding
 
-BoolMask = npt.NDArray[np.bool_]
 AHEAD_LIMIT = 8
 NO_HEADS = "no-heads"
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class ObjectMask:
-    """One object. `mask` (H, W); `iou` its predicted IoU 0..1, higher = better; `scores` of all heads, gaps in
-    -0.5..0.5, higher = more to gain; `samscore` SAM's own estimate; `source` the index of the prompt it came from, 0
-    for a grid's first."""
-
-    mask: BoolMask
-    iou: float
-    samscore: float
-    scores: dict[str, float]
-    checkpoint: str
-    prompt: Prompt
-    source: int
-
-    @property
-    def gaps(self) -> dict[str, float]:
-        """The three gaps, as far as the heads tell them."""
-        return {name: value for name, value in self.scores.items() if name.endswith("_gap")}
 
 
 class _Evicted(UsamError):
@@ -88,7 +73,7 @@ class Engine:
         self.cache = EmbeddingCache(settings.cache_bytes)
         self._files = EmbeddingFiles.of(settings)
         self._lock = threading.Lock()
-        self._project_heads: dict[int, HeadSet] = {}
+        self._projects: dict[int, ProjectModel] = {}
         self._selections: dict[int, MaskSelection] = {}
         self._clicks = RefinementBudget(settings, self.metrics)
         self._batches = RefinementBudget(settings, self.metrics)
@@ -137,8 +122,11 @@ class Engine:
         self._scheduler.close()
         self._keeping.shutdown()
 
-    def set_heads(self, project: int, heads: HeadSet | None) -> None:
-        """Use a project's own heads from the next step on; None: the checkpoint's.
+    def set_heads(
+        self, project: int, heads: HeadSet | None, learnt: ProjectHeads | None = None, version: str = ""
+    ) -> None:
+        """Use a project's own heads, and what was `learnt` of its objects, from the next step on; None: the
+        checkpoint's. `version` names both, the heads alone without it.
 
         Raises `HeadsError` where they are of another checkpoint.
         """
@@ -146,9 +134,10 @@ class Engine:
             raise HeadsError(f"heads for {self.checkpoint}", f"heads for {heads.checkpoint}", "train them again")
         with self._lock:
             if heads is None:
-                self._project_heads.pop(project, None)
+                self._projects.pop(project, None)
             else:
-                self._project_heads[project] = heads
+                fits = learnt is not None and learnt.checkpoint == self.checkpoint
+                self._projects[project] = ProjectModel(heads, learnt if fits else None, version or heads.version)
 
     def set_mask_selection(self, project: int, selection: MaskSelection) -> None:
         """Choose a project's masks by this from the next step on; the setting wins unless it is `auto`."""
@@ -167,7 +156,13 @@ class Engine:
 
     def heads(self, project: int | None = None) -> HeadSet | None:
         """The heads that a project's scores come from."""
-        return self._project_heads.get(project or 0, self._own_heads)
+        own = self._projects.get(project or 0)
+        return own.heads if own is not None else self._own_heads
+
+    def learnt(self, project: int | None = None) -> ProjectHeads | None:
+        """What a project's labels taught of what it wants and calls things."""
+        own = self._projects.get(project or 0)
+        return own.learnt if own is not None else None
 
     def model_version(self, project: int | None = None, timeout: float = 2.0) -> str:
         """Name of checkpoint and heads; another whenever weights change.
@@ -175,16 +170,16 @@ class Engine:
         While the model loads, it is read from the heads' file. Raises `EngineBusy` where that does not say it and
         the heads are not loaded within `timeout` seconds, or why they cannot be.
         """
-        heads = self._project_heads.get(project or 0)
-        if heads is None:
+        own = self._projects.get(project or 0)
+        if own is None:
             if not self._heads_known.is_set() and (stored := _stored_version(self.settings)):
                 return f"{self.checkpoint}+{stored}"
             if not self._heads_known.wait(timeout):
                 if self._scheduler.failure is not None:
                     raise self._scheduler.failure
                 raise EngineBusy("a known model version", "one that is loading", "try again", retry_after=3.0)
-            heads = self._own_heads
-        return f"{self.checkpoint}+{heads.version if heads is not None else NO_HEADS}"
+            return f"{self.checkpoint}+{self._own_heads.version if self._own_heads is not None else NO_HEADS}"
+        return f"{self.checkpoint}+{own.version}"
 
     def is_warm(self, address: str) -> bool:
         """Whether a click on this image would need neither the image nor an encoding."""
@@ -209,11 +204,11 @@ class Engine:
         asked = [prompt.check(image.hw) for prompt in prompts]
         if not asked:
             return []
-        objects, refined = self._run(Priority.CLICK, image, lambda: self._click_steps(image, asked, project))
+        objects, refined, labels = self._run(Priority.CLICK, image, lambda: self._click_steps(image, asked, project))
         has_larger = (image.ref.content, self.settings.larger_model) in self.cache
         if not refined and not has_larger and self._clicks.would_admit(objects, project):
             self._prefetch(self.settings.larger_model, image.address, image.load)
-        masks = self._masks(objects, asked, refined, image.hw)
+        masks = object_masks(self.checkpoint, objects, asked, refined, image.hw, labels)
         seconds = time.perf_counter() - image.opened_at
         self.metrics.click_seconds.labels("yes" if image.warm else "no").observe(seconds)
         return masks
@@ -224,14 +219,18 @@ class Engine:
         prompts: Sequence[Prompt] = (),
         project: int | None = None,
         priority: Priority = Priority.BATCH,
-    ) -> list[ObjectMask]:
+    ) -> ProposedMasks:
         """The distinct objects of an image that nobody has clicked, best first: what prompts show, else a grid.
 
         Raises as `click` does.
         """
         asked = [prompt.check(image.hw) for prompt in prompts]
-        found, refined = self._run(priority, image, lambda: self._propose_steps(image, asked, project))
-        return self._masks(found.objects, found.prompts, refined, image.hw)
+        found, shown, refined = self._run(priority, image, lambda: self._propose_steps(image, asked, project))
+        rows = shown.rows.tolist()
+        objects, asked = found.objects.take(shown.rows), [found.prompts[row] for row in rows]
+        labels = [shown.label(row) for row in rows]
+        masks = object_masks(self.checkpoint, objects, asked, refined, image.hw, labels)
+        return ProposedMasks(masks, found, shown)
 
     def prefetch(self, address: str, load_image: LoadImage) -> None:
         """Compute an embedding when nothing else is to be done; passed over where too many wait already."""
@@ -248,28 +247,6 @@ class Engine:
             except _Evicted:
                 self._intake.reload(image)
         raise self._scheduler.busy("the embedding cache is too small for what is asked at once")
-
-    def _masks(
-        self,
-        objects: DecodedObjects,
-        prompts: Sequence[Prompt],
-        refined: dict[int, Refinement],
-        hw: tuple[int, int],
-    ) -> list[ObjectMask]:
-        """Objects, each with its prompt, at the image's size. Gaps stay those of the model that is being taught,
-        whoever made the mask: they say what that model has to learn."""
-        masks = []
-        for k, prompt in enumerate(prompts):
-            scores = {name: float(values[k]) for name, values in objects.scores.items()}
-            iou, samscore, logits = float(objects.iou[k]), float(objects.samscore[k]), objects.logits[k]
-            checkpoint, better = self.checkpoint, refined.get(k)
-            if better is not None and better.kept:
-                gaps = {name: value for name, value in scores.items() if name.endswith("_gap")}
-                scores, iou, samscore = {**better.scores, **gaps}, better.iou, better.samscore
-                logits, checkpoint = better.logits, better.checkpoint
-            mask = enlarged(logits, hw)
-            masks.append(ObjectMask(mask, iou, samscore, scores, checkpoint, prompt, int(objects.source[k])))
-        return masks
 
     def _prefetch(self, checkpoint: str, address: str, load_image: LoadImage) -> None:
         def run() -> None:
@@ -305,21 +282,26 @@ class Engine:
 
     def _click_steps(
         self, image: OpenImage, prompts: Sequence[Prompt], project: int | None
-    ) -> Steps[tuple[DecodedObjects, dict[int, Refinement]]]:
+    ) -> Steps[tuple[DecodedObjects, dict[int, Refinement], list[Label]]]:
         embedding = yield from self._embedding(self.checkpoint, image)
-        heads, selection = self._project_heads.get(project or 0), self.mask_selection(project)
-        model = self._models[self.checkpoint]
-        objects = yield from model.decode_steps(embedding, prompts, heads, selection, self.settings.points_per_batch)
-        return objects, (yield from self._refine(image, objects, prompts, project, self._clicks))
+        selection, model = self.mask_selection(project), self._models[self.checkpoint]
+        own = self._projects.get(project or 0)
+        heads, size = own.heads if own is not None else None, self.settings.points_per_batch
+        objects = yield from model.decode_steps(embedding, prompts, heads, selection, size)
+        labels = clicked_labels(model, embedding, objects, own.learnt if own is not None else None)
+        return objects, (yield from self._refine(image, objects, prompts, project, self._clicks)), labels
 
     def _propose_steps(
         self, image: OpenImage, prompts: Sequence[Prompt], project: int | None
-    ) -> Steps[tuple[ProposedObjects, dict[int, Refinement]]]:
+    ) -> Steps[tuple[ProposedObjects, ShownObjects, dict[int, Refinement]]]:
         embedding = yield from self._embedding(self.checkpoint, image)
-        heads, selection = self._project_heads.get(project or 0), self.mask_selection(project)
-        model = self._models[self.checkpoint]
+        selection, model = self.mask_selection(project), self._models[self.checkpoint]
+        own = self._projects.get(project or 0)
+        heads, learnt = (own.heads, own.learnt) if own is not None else (None, None)
         found = yield from model.propose(embedding, prompts, heads, selection, self.settings)
-        return found, (yield from self._refine(image, found.objects, found.prompts, project, self._batches))
+        shown = choose_shown(found.layout, found.looks, found.objects.iou, self.settings, learnt, given=found.given)
+        objects, asked = found.objects.take(shown.rows), [found.prompts[row] for row in shown.rows.tolist()]
+        return found, shown, (yield from self._refine(image, objects, asked, project, self._batches))
 
     def _refine(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -21,6 +21,8 @@ from backend.inference.scheduler import Steps
 from backend.metrics.service import Metrics
 from backend.settings import Settings
 from usam.active.mask_selection import MaskSelection
+from usam.masks.packed_logits import rounded
+from usam.predictor.clean_proposals import Layout
 from usam.prompts import Prompt, grid_points
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ BoolMask = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 Item = TypeVar("Item")
+
+CANDIDATES = 40
+"""Distinct objects that are looked for on an image; what is shown is chosen among them (`inference.shown`)."""
+LEAST_IOU = 0.2
+"""Predicted IoU below which a mask is no candidate, whatever the setting."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,16 +83,36 @@ class DecodedObjects:
 
 
 @dataclass(frozen=True, eq=False)
+class ObjectLooks:
+    """What K objects look like to the trunk (`usam.predictor.object_features`).
+
+    features  (K, F) float16, F = 0 where the trunk's maps were not kept
+    shapes    (K, S) place, size and stability
+    version   what must be equal for two features to be comparable, empty where there are none
+    """
+
+    features: npt.NDArray[np.float16]
+    shapes: FloatArray
+    version: str
+
+
+@dataclass(frozen=True, eq=False)
 class ProposedObjects:
     """The distinct objects of one image of (H, W), best first, and the prompt that each came from.
 
-    `features` (D,) is the mean of the image's embedding: near-duplicate images have near-equal features.
+    image_features  (D,) mean of the image's embedding: near-duplicate images have near-equal ones
+    given           whether the prompts were somebody's, and not a grid's
+    looks           what the objects look like
+    layout          how their masks lie
     """
 
     objects: DecodedObjects
     prompts: list[Prompt]
-    features: FloatArray
+    image_features: FloatArray
     hw: tuple[int, int]
+    given: bool
+    looks: ObjectLooks
+    layout: Layout
 
 
 class LoadedModel:
@@ -94,6 +121,7 @@ class LoadedModel:
     def __init__(self, name: str, predictor: Any, metrics: Metrics) -> None:
         self.name = name
         self.predictor = predictor
+        predictor.keep_stages = True
         self.own_heads: HeadSet | None = predictor.heads
         self.encode_s = 0.0
         """Seconds that the last encoding took."""
@@ -194,16 +222,42 @@ class LoadedModel:
     ) -> Steps[ProposedObjects]:
         """The distinct objects that prompts show, a grid where there are none, best predicted IoU first.
 
-        Single points give all three of their masks, other prompts the selected one. Masks of a predicted IoU below the
-        setting are dropped, as is the worse of two that overlap too much.
+        Single points give all three of their masks, other prompts the selected one. The worse of two that overlap too
+        much is dropped, and what is hardly a mask; which of the rest are shown is chosen later (`inference.shown`).
         """
         heads = heads if heads is not None else self.own_heads
-        if not prompts:
+        given = bool(prompts)
+        if not given:
             prompts = [_point(xy) for xy in grid_points(embedding.image_hw, settings.points_per_side)]
         propose = self._from_points if all(_is_single_point(prompt) for prompt in prompts) else self._from_prompts
         objects = yield from propose(embedding, prompts, heads, selection, settings)
-        of_each = [prompts[source] for source in objects.source]
-        return ProposedObjects(objects, of_each, image_features(embedding), embedding.image_hw)
+        yield
+        objects = replace(objects, logits=rounded(objects.logits))  # as the pool keeps them
+        return ProposedObjects(
+            objects,
+            [prompts[source] for source in objects.source],
+            image_features(embedding),
+            embedding.image_hw,
+            given,
+            self.looks(embedding, objects.logits, objects.samscore),
+            Layout.of(objects.logits > 0),
+        )
+
+    def looks(self, embedding: ImageEmbedding, logits: FloatArray, samscore: FloatArray) -> ObjectLooks:
+        """What objects of masks (K, L, L), none of them empty, look like."""
+        from usam.predictor.object_features import describe_shapes, pool_stages
+
+        shapes, version = describe_shapes(logits, samscore), self.looks_version(embedding)
+        if not version:
+            return ObjectLooks(np.zeros((len(logits), 0), np.float16), shapes, "")
+        return ObjectLooks(pool_stages(embedding.stages, logits > 0), shapes, version)
+
+    def looks_version(self, embedding: ImageEmbedding) -> str:
+        """`ObjectLooks.version` of objects on an image, empty where the trunk's maps were not kept."""
+        from usam.checkpoints.registry import weights_of
+        from usam.predictor.object_features import features_version
+
+        return features_version(weights_of(self.name), embedding.stages) if embedding.stages else ""
 
     def _from_points(
         self,
@@ -221,9 +275,9 @@ class LoadedModel:
         found = yield from proposal_steps(
             self.predictor,
             np.stack([prompt.points[0] for prompt in prompts]),
-            pred_iou_thresh=settings.pred_iou_thresh,
+            pred_iou_thresh=min(LEAST_IOU, settings.pred_iou_thresh),
             nms_iou=settings.nms_iou,
-            max_masks=settings.max_regions,
+            max_masks=max(CANDIDATES, settings.max_regions),
             by_samscore=selection == "samscore",
         )
         self._metrics.decoded.labels(self.name).inc(len(prompts))
@@ -251,9 +305,10 @@ class LoadedModel:
         from usam.masks import nms
 
         found = yield from self.decode_steps(embedding, prompts, heads, selection, settings.points_per_batch)
-        good = np.flatnonzero((found.iou >= settings.pred_iou_thresh) & (found.logits > 0).any(axis=(1, 2)))
+        least = min(LEAST_IOU, settings.pred_iou_thresh)
+        good = np.flatnonzero((found.iou >= least) & (found.logits > 0).any(axis=(1, 2)))
         kept = good[nms(found.logits[good] > 0, found.iou[good], settings.nms_iou)] if len(good) else good
-        return found.take(kept[: settings.max_regions])
+        return found.take(kept[: max(CANDIDATES, settings.max_regions)])
 
 
 def selected(

@@ -15,14 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import JobError, LabelStudioError
-from backend.jobs.score_pool import propose_missing
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
-from backend.learning.audits import Audit, ScoredTask, audit_candidates, pool_candidates, scored_tasks
-from backend.pool.policy import audit_tasks, heads_in_use
-from backend.pool.proposals import rescored
+from backend.learning.audits import (
+    Audit,
+    ScoredTask,
+    audit_candidates,
+    final_label,
+    pool_candidates,
+    scored_tasks,
+)
+from backend.pool.policy import audit_tasks, heads_in_use, learnt_in_use, version_in_use
+from backend.pool.proposals import draw_shown, object_name, regions_of
+from backend.pool.proposing import propose_missing
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
+from backend.settings import Settings
 from backend.store.pseudo_label_store import (
     ACCEPTED_VERSION,
     PseudoLabel,
@@ -40,6 +48,7 @@ from usam.pseudo_labels.drift import Drift, watch
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
+    from usam.objects.project_heads import ProjectHeads
 
 JOB = "pseudo_label"
 
@@ -129,11 +138,12 @@ def watch_promise(resources: Resources, project: int) -> Drift | None:
         return None
     known = resources.label_studio.project(project)
     controls = parse_config(known.label_config)
-    heads = _heads_named(resources, project, record.calibration.heads)
+    heads, learnt = _version_named(resources, project, record.calibration.heads)
     before = record.calibrated_on()
     tasks = [task.id for task in resources.store.tasks(project)]
     incoming = sorted(audit_tasks(resources.settings, project, tasks) - set(before.audited))
-    audit = _audit(resources, project, scored_tasks(resources, project, incoming, heads), controls, record.last_label)
+    scored = scored_tasks(resources, project, incoming, heads, learnt)
+    audit = _audit(resources, project, scored, controls, record.last_label)
     found = watch(record.calibration, before, audit.candidates)
     store.change(project, record, "withdrawn" if found.withdrawn else "written", found.as_record())
     return found
@@ -171,13 +181,13 @@ def _accept(
     refresh_tasks(resources.store, resources.label_studio, project)
     controls = parse_config(known.label_config)
     heads, _ = heads_in_use(resources, project)
-    name = heads.version if heads is not None else "no-heads"
+    name = version_in_use(resources, project, heads)
     pool = _pool(resources, known, controls, heads, progress)
     store = acceptances(resources)
     standing = store.standing(project)
     after = standing.last_label if standing is not None and standing.state == "withdrawn" else 0
     audit = _audit(resources, project, pool.audited, controls, after)
-    candidates = pool_candidates(pool.open.values())
+    candidates = pool_candidates(pool.open.values(), controls)
     parts = [asdict(promise), as_annotations, name, audit.candidates.digest(), candidates.digest(), known.label_config]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     if standing is not None and (standing.state, standing.fingerprint) == ("written", key):
@@ -189,10 +199,8 @@ def _accept(
     masks = []
     for one in sorted(found, key=lambda acceptance: acceptance.place):
         task, _, number = one.name.partition("-")
-        regions = tuple(
-            str(kept["region"]["id"]) for kept in pool.open[int(task)].regions if kept["object"] == int(number)
-        )
-        masks.append(PseudoLabel(int(task), int(number), regions, one.predicted_iou, one.quality))
+        region = object_name(f"{version}/{task}", int(number))
+        masks.append(PseudoLabel(int(task), int(number), (region,), one.predicted_iou, one.quality))
     record = PseudoLabelRun(
         progress.id,
         version,
@@ -239,7 +247,8 @@ def _pool(
     audited = {task for task in audits if tasks[task].annotations}
     wanted = [tasks[task] for task in sorted(open_ | audited)]
     propose_missing(resources, known, wanted, heads, controls, progress)
-    scored = scored_tasks(resources, known.id, [task.id for task in wanted], heads)
+    learnt = learnt_in_use(resources, known.id)
+    scored = scored_tasks(resources, known.id, [task.id for task in wanted], heads, learnt)
     return _Pool(
         {task: one for task, one in scored.items() if task in open_},
         {task: one for task, one in scored.items() if task in audited},
@@ -254,24 +263,25 @@ def _audit(
     return audit_candidates(tasks, annotations, controls, after)
 
 
-def _heads_named(resources: Resources, project: int, name: str) -> HeadSet | None:
-    """The heads that were calibrated, whichever are in use now. Raises `RegistryError` where they are gone."""
-    if name == "no-heads":
-        return None
+def _version_named(resources: Resources, project: int, name: str) -> tuple[HeadSet | None, ProjectHeads | None]:
+    """The heads that were calibrated, and what was learnt of the project beside them, whichever are in use now. Raises
+    `RegistryError` where they are gone."""
     base = resources.heads
-    return base if base is not None and base.version == name else resources.registry.load(project, name)
+    if name == "no-heads" or (base is not None and base.version == name):
+        return base if name != "no-heads" else None, None
+    return resources.registry.load(project, name), resources.registry.load_learnt(project, name)
 
 
 def _export(folder: Path, record: PseudoLabelRun, pool: _Pool, controls: LabelConfig) -> None:
     def masks() -> Any:
         for one in record.masks:
             scored = pool.open[one.task]
-            mask = scored.mask(one.number, controls)
-            if mask is not None:
+            mask, label = scored.objects.kept.mask(one.number), final_label(scored, one.number, controls) or ""
+            if mask.any():
                 value = controls.image_value(pool.tasks[one.task].data)
                 facts = {"predicted_iou": one.predicted_iou, "quality": one.quality, "accepted_by": record.version}
                 image = value if not value.startswith("data:") else f"task-{one.task}"
-                yield ExportedMask(one.task, image, str(one.number), scored.label(one.number), mask, facts)
+                yield ExportedMask(one.task, image, str(one.number), label, mask, facts)
 
     info = {
         "description": "masks accepted without a person",
@@ -301,7 +311,10 @@ def _write(
     for one in record.masks:
         by_task.setdefault(one.task, []).append(one)
     present = {task.id for task in client.tasks(project) if not task.annotations} & by_task.keys()
-    results = {task: _regions(pool.open[task], by_task[task], record.version, controls) for task in sorted(present)}
+    results = {
+        task: _regions(resources.settings, pool.tasks[task], pool.open[task], by_task[task], record.version, controls)
+        for task in sorted(present)
+    }
     if not record.as_annotations:
         items = [
             {
@@ -325,10 +338,18 @@ def _write(
     return written
 
 
-def _regions(scored: ScoredTask, masks: Sequence[PseudoLabel], version: str, controls: LabelConfig) -> list[Json]:
-    numbers = {one.number for one in masks}
-    kept = [one for one in scored.regions if one["object"] in numbers]
-    return [with_provenance(region, version) for region in rescored(kept, scored.scores, controls)]
+def _regions(
+    settings: Settings,
+    task: KnownTask,
+    scored: ScoredTask,
+    masks: Sequence[PseudoLabel],
+    version: str,
+    controls: LabelConfig,
+) -> list[Json]:
+    drawings = draw_shown(scored.objects, controls, settings, task.data, scored.drawings)
+    numbers, prefix = sorted(one.number for one in masks), f"{version}/{task.id}"
+    made = regions_of(scored.objects, drawings, controls, settings, task.data, numbers, prefix)
+    return [with_provenance(region, version) for region in made]
 
 
 def _retire_others(resources: Resources, project: int, record: PseudoLabelRun) -> None:

@@ -10,17 +10,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from backend.errors import ITEM_ERRORS, FetchError, LabelConfigError, LabelStudioError, reason_of
+from backend.errors import (
+    ITEM_ERRORS,
+    FetchError,
+    LabelConfigError,
+    LabelStudioError,
+    RegistryError,
+    StoreError,
+    reason_of,
+)
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Annotation, Project
 from backend.label_studio.shapes import drawn_masks
+from backend.learning.examples import make_examples
 from backend.learning.samples import AnnotatedImage, sampling_key
 from backend.pool.absence import Absences, is_missing
+from backend.pool.kept_objects import KeptObjects
 from backend.pool.ranking import ranking_is_stale
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.store.pseudo_label_store import PseudoLabelStore, accepting_version
-from backend.store.records import MAX_ID, KnownAnnotation, KnownTask, SampleRow
+from backend.store.records import MAX_ID, ExampleRow, KnownAnnotation, KnownTask, SampleRow
 
 _RETRAIN = "START_TRAINING"
 SET_ASIDE_SHOWN = 3
@@ -74,6 +84,7 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
             return None
         absences.clear(project_id)
         store.join(project_id, project.stamp)
+        store.set_classes(project_id, offered_labels(project.label_config))
         refreshed = refresh_tasks(store, resources.label_studio, project_id)
         key = sampling_key(resources.settings.model, resources.settings.larger_model)
         touched = store.unchecked_tasks(project_id)
@@ -107,6 +118,15 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
             **({"set_aside": list(report.set_aside)} if report.set_aside else {}),
         }
     return report
+
+
+def offered_labels(label_config: str) -> list[str]:
+    """The labels that masks can be given, in the configuration's order; none where it cannot be read."""
+    try:
+        controls = parse_config(label_config)
+    except LabelConfigError:
+        return []
+    return list(dict.fromkeys(label for output in controls.outputs for label in output.labels))
 
 
 def set_aside_line(items: Sequence[str]) -> str:
@@ -172,20 +192,37 @@ def _sample_task(
     store, images = resources.store, TaskImages(resources, project.label_config, task)
     for annotation in annotations:
         rows: list[SampleRow] = []
+        examples: ExampleRow | None = None
         is_broken, made_for = False, key
-        if annotation.cancelled or not annotation.result:
-            reason = "skipped by the annotator" if annotation.cancelled else "nothing is marked"
+        if annotation.cancelled:
+            reason = "skipped by the annotator"
         elif version := accepting_version(annotation.result):
             reason = f"accepted by {version}"
         else:
-            rows, reason = images.samples(annotation)
-            is_broken, made_for = bool(reason), "" if images.try_again else key
+            rows, reason = images.samples(annotation) if annotation.result else ([], "")
+            is_broken = bool(reason)
+            examples, trouble = images.examples(annotation, kept_objects(resources, project.id, task.id))
+            reason = reason or trouble or ("" if annotation.result else "nothing is marked")
+            made_for = "" if images.try_again else key
         try:
-            store.record_annotation(project.id, annotation, rows, sampled_for=made_for, reason=reason)
+            store.record_annotation(
+                project.id, annotation, rows, sampled_for=made_for, reason=reason, examples=examples
+            )
         except ITEM_ERRORS as error:
             set_aside.append(f"annotation {annotation.id} of task {task.id}: {reason_of(error)}")
             continue
         yield len(rows), is_broken
+
+
+def kept_objects(resources: Resources, project_id: int, task_id: int) -> KeptObjects | None:
+    """What the pool has kept of a task; None where it has nothing that can be read."""
+    row = resources.store.proposal_rows(project_id, [task_id]).get(task_id)
+    if row is None or not row.arrays:
+        return None
+    try:
+        return KeptObjects.unpack(row)
+    except StoreError:
+        return None
 
 
 class TaskImages:
@@ -212,6 +249,24 @@ class TaskImages:
             rows += made
             reasons.append(reason)
         return rows, "; ".join(filter(None, reasons))[:2000]
+
+    def examples(self, annotation: Annotation, kept: KeptObjects | None) -> tuple[ExampleRow | None, str]:
+        """What the objects of an annotation, and the model's own candidates, look like on the first image; and why that
+        cannot be told, if it cannot."""
+        settings = self._resources.settings
+        if not annotation.result:  # nothing is wanted of what the pool has kept of it
+            known = (kept.looks, kept.masks.logits(range(len(kept))) > 0) if kept is not None else None
+            in_part = settings.marked_in_part
+            return (make_examples(annotation, (), known, None, marked_in_part=in_part) if known else None), ""
+        image = self._image("")
+        if isinstance(image, str):
+            return None, image
+        first = parse_config(self._label_config).image_name
+        drawn = [one for one in drawn_masks(annotation.result)[0] if one.image in ("", first)]
+        try:
+            return image.examples(annotation, drawn, kept, settings), ""
+        except ITEM_ERRORS as error:
+            return None, f"its objects teach no class: {reason_of(error)}"
 
     def _image(self, name: str) -> AnnotatedImage | str:
         """The image of the tag `name`, the first one for an empty name; or why it is not to be had."""
@@ -244,7 +299,11 @@ def _wake(resources: Resources, project: Project, asked: bool, labelled: bool) -
     """Ask for the jobs that are due; None where Redis did not take one, so that it is tried again."""
     waked: list[str] = []
     due = []
-    if asked or resources.store.new_labels(project.id) >= resources.settings.retrain_after:
+    if (
+        asked
+        or _classes_changed(resources, project.id)
+        or resources.store.new_labels(project.id) >= resources.settings.retrain_after
+    ):
         due.append("retrain")
     if ranking_is_stale(resources, project):
         due.append("score_pool")
@@ -255,6 +314,17 @@ def _wake(resources: Resources, project: Project, asked: bool, labelled: bool) -
             return None
         waked.append(job)
     return waked
+
+
+def _classes_changed(resources: Resources, project_id: int) -> bool:
+    """Whether the version in use has learnt other labels than the configuration offers now."""
+    try:
+        current = resources.registry.current(project_id)
+    except RegistryError:
+        return False
+    return (
+        current is not None and bool(current.classes) and list(current.classes) != resources.store.classes(project_id)
+    )
 
 
 def _promise_in_force(resources: Resources, project_id: int) -> bool:

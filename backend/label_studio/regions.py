@@ -27,15 +27,17 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import RegionError
-from backend.label_studio.config import LabelConfig, Output, ScoreControl, UnknownLabel, parse_config
+from backend.label_studio.config import LabelConfig, OutputKind, ScoreControl, UnknownLabel, parse_config
 from backend.label_studio.prompts import LabelledPrompt, label_of, prompts_from_context, prompts_from_task
 from backend.label_studio.shapes import MASK_TYPES, region_to_mask
 from usam.masks import Region, encode_rle, trace_regions, without_specks
 
 __all__ = [
     "MASK_TYPES",
+    "Drawing",
     "LabelledPrompt",
     "ScoredMask",
+    "draw",
     "label_of",
     "masks_to_regions",
     "parse_config",
@@ -53,17 +55,40 @@ FAR_SHARE = 0.1
 likely pieces of something else."""
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A mask as one kind of control writes it, so that it need not be traced again: the region's value without its
+    label, what to say about it, and (H, W) of the image. `facts` is all of it as JSON."""
+
+    kind: OutputKind
+    hw: tuple[int, int]
+    value: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"kind": self.kind, "hw": list(self.hw), "value": self.value, "notes": list(self.notes)}
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> Drawing:
+        """What `facts` gave."""
+        height, width = facts["hw"]
+        return cls(facts["kind"], (height, width), facts["value"], tuple(facts["notes"]))
+
+
 @dataclass(frozen=True, eq=False)
 class ScoredMask:
-    """A mask to be sent. `iou` is its predicted IoU, 0..1; `gaps` by name, -0.5..0.5, higher = more to
-    gain. `label` is None where nobody told it; `label_score`, 0..1, is how sure a learned class is of it."""
+    """A mask to be sent, or what was drawn of it before. `iou` is its predicted IoU, 0..1; `gaps` by name, -0.5..0.5,
+    higher = more to gain. `label` is None where nobody told it; `label_score`, 0..1, is how sure a learned class is of
+    it. `name` is the region's id, made up where it is empty."""
 
-    mask: npt.NDArray[np.bool_]
+    mask: npt.NDArray[np.bool_] | Drawing
     iou: float
     gaps: Mapping[str, float] = field(default_factory=dict)
     label: str | None = None
     notes: tuple[str, ...] = ()
     label_score: float | None = None
+    name: str = ""
 
 
 def masks_to_regions(
@@ -84,7 +109,7 @@ def masks_to_regions(
     regions: list[dict[str, Any]] = []
     sent: list[ScoredMask] = []
     for scored in masks:
-        if not scored.mask.any():
+        if not isinstance(scored.mask, Drawing) and not scored.mask.any():
             continue
         sent.append(scored)
         regions += _object_regions(scored, controls, tolerance, data, unknown_label)
@@ -122,15 +147,18 @@ def _object_regions(
     """The results of one object, all under one id: its region, its label where another control takes it, its gauges."""
     placement = controls.place(scored.label, data, unknown_label)
     output, label = placement.output, placement.label
-    value, notes = _value(without_specks(scored.mask), output, tolerance)
-    lines = [describe(scored), *scored.notes, *notes]
+    drawing = scored.mask if isinstance(scored.mask, Drawing) else draw(scored.mask, output.kind, tolerance)
+    if drawing.kind != output.kind:
+        raise RegionError(f"a drawing for a {output.kind} control", f"one for {drawing.kind}", "draw the mask again")
+    value = dict(drawing.value)
+    lines = [describe(scored), *scored.notes, *drawing.notes]
     if scored.label_score is not None and label is not None and not placement.note:
         lines.append(f"label by what was learnt, {_score(scored.label_score):.2f} sure")
     if placement.note:
         lines.append(placement.note)
-    height, width = scored.mask.shape
+    height, width = drawing.hw
     shared = {
-        "id": secrets.token_hex(8),
+        "id": scored.name or secrets.token_hex(8),
         "to_name": output.to_name,
         "original_width": width,
         "original_height": height,
@@ -164,14 +192,22 @@ def _object_regions(
     return [region, *beside, *gauges]
 
 
-def _value(mask: npt.NDArray[np.bool_], output: Output, tolerance: float) -> tuple[dict[str, Any], list[str]]:
+def draw(mask: npt.NDArray[np.bool_], kind: OutputKind, tolerance: float = 1.5) -> Drawing:
+    """A mask (H, W) as a kind of control writes it, without specks (`usam.masks.without_specks`). `tolerance` as in
+    `masks_to_regions`."""
+    height, width = mask.shape
+    value, notes = _value(without_specks(mask), kind, tolerance)
+    return Drawing(kind, (height, width), value, tuple(notes))
+
+
+def _value(mask: npt.NDArray[np.bool_], kind: OutputKind, tolerance: float) -> tuple[dict[str, Any], list[str]]:
     """The value of the region of a mask, without its label, and what to say about it."""
     height, width = mask.shape
-    if output.kind == "brush":
+    if kind == "brush":
         return {"format": "rle", "rle": encode_rle(mask)}, []
-    if output.kind == "bitmask":
+    if kind == "bitmask":
         return {"imageDataURL": png_data_url(mask)}, []
-    if output.kind == "polygon":
+    if kind == "polygon":
         return _polygon(_near_parts(mask, tolerance), (height, width))
     corners = np.concatenate([part.outer for part in _near_parts(mask, 0)])
     (x0, y0), (x1, y1) = (corners.min(0) / [width, height]).tolist(), (corners.max(0) / [width, height]).tolist()

@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from backend.errors import ITEM_ERRORS, RegionError, reason_of
 from backend.label_studio.config import LabelConfig
-from backend.label_studio.prompts import label_of
 from backend.label_studio.records import Annotation, Json
+from backend.label_studio.regions import Drawing
 from backend.label_studio.shapes import drawn_masks, region_to_mask
-from backend.pool.proposals import ObjectScores, score_many, unpack
+from backend.pool.kept_objects import KeptObjects, drawings_of
+from backend.pool.proposals import ScoredObjects, score_many
 from backend.resources import Resources
 from backend.store.pseudo_label_store import accepting_version
 from backend.store.records import ProposalRow
@@ -28,6 +29,7 @@ from usam.pseudo_labels.calibration import Candidates
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
+    from usam.objects.project_heads import ProjectHeads
 
 BoolMask = npt.NDArray[np.bool_]
 _BATCH_SIZE = 256
@@ -35,23 +37,16 @@ _BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class ScoredTask:
-    """What is kept of one task's proposals, scored: regions as `{"object": k, "region": {...}}`."""
+    """What is kept of one task's candidates, scored; those that are shown may be accepted."""
 
     task: int
-    regions: list[Json] = field(repr=False)
-    scores: list[ObjectScores] = field(repr=False)
+    objects: ScoredObjects = field(repr=False)
+    drawings: Mapping[int, Drawing] = field(default_factory=dict, repr=False)
 
-    def mask(self, number: int, controls: LabelConfig) -> BoolMask | None:
-        """The mask of one object, of all its parts; None where it has no region."""
-        parts = [kept["region"] for kept in self.regions if kept["object"] == number]
-        parts = [part for part in parts if part["from_name"] in controls.output_names]
-        masks = [region_to_mask(part, image_hw(part)) for part in parts]
-        return np.logical_or.reduce(masks) if masks else None
-
-    def label(self, number: int) -> str:
-        """The label that the object's results carry, of its region or of a generic `Labels` control."""
-        own = (kept["region"] for kept in self.regions if kept["object"] == number)
-        return next((label for region in own if (label := label_of(region))), "")
+    @property
+    def numbers(self) -> list[int]:
+        """Of the candidates that are shown."""
+        return sorted(self.objects.shown.rows.tolist())
 
 
 @dataclass(frozen=True)
@@ -65,23 +60,36 @@ class Audit:
 
 
 def scored_tasks(
-    resources: Resources, project: int, tasks: Sequence[int], heads: HeadSet | None
+    resources: Resources, project: int, tasks: Sequence[int], heads: HeadSet | None, learnt: ProjectHeads | None
 ) -> dict[int, ScoredTask]:
-    """Proposals of these tasks, scored by `heads`; tasks without proposals are not among them."""
+    """Proposals of these tasks, scored by `heads` and chosen by what was `learnt`; tasks without are not among them."""
     found: dict[int, ScoredTask] = {}
     for start in range(0, len(tasks), _BATCH_SIZE):
         rows: Mapping[int, ProposalRow] = resources.store.proposal_rows(project, tasks[start : start + _BATCH_SIZE])
-        known = {task: unpack(row) for task, row in sorted(rows.items()) if row.arrays}
-        scores = score_many(heads, resources.settings.model, list(known.values()))
-        for task, told in zip(known, scores, strict=True):
-            found[task] = ScoredTask(task, rows[task].regions, told)
+        kept = {task: KeptObjects.unpack(row) for task, row in sorted(rows.items()) if row.arrays}
+        scored = score_many(heads, learnt, resources.settings, list(kept.values()))
+        for task, objects in zip(kept, scored, strict=True):
+            found[task] = ScoredTask(task, objects, drawings_of(rows[task]))
     return found
 
 
-def pool_candidates(tasks: Iterable[ScoredTask]) -> Candidates:
-    """The masks of tasks that nobody has labelled."""
+def pool_candidates(tasks: Iterable[ScoredTask], controls: LabelConfig) -> Candidates:
+    """The masks of tasks that nobody has labelled, without those that nobody could name: where labels are offered, a
+    mask that has none is no answer."""
     known = list(tasks)
-    return _candidates(known, {one.task: np.arange(len(one.scores)) for one in known}, None)
+    return _candidates(known, {one.task: np.array(_acceptable(one, controls), np.int64) for one in known}, None)
+
+
+def _acceptable(scored: ScoredTask, controls: LabelConfig) -> list[int]:
+    """The shown objects that have a label, or need none."""
+    return [number for number in scored.numbers if final_label(scored, number, controls) is not None]
+
+
+def final_label(scored: ScoredTask, number: int, controls: LabelConfig) -> str | None:
+    """The label that an object would be accepted with, empty where the configuration has none; None where it needs one
+    and nobody, nor anything learnt, can tell it."""
+    placement = controls.place(scored.objects.label(number))
+    return "" if placement.output.source is None else placement.label
 
 
 def audit_candidates(
@@ -115,35 +123,33 @@ def audit_candidates(
 
 
 def true_ious(scored: ScoredTask, result: Sequence[Json], controls: LabelConfig) -> dict[int, float]:
-    """Object number -> highest IoU with an object that a person with_provenance, 0..1.
+    """Object number -> highest IoU with an object of its label that a person marked, 0..1; a wrong label counts 0.
 
     Raises `RegionError` where the person's regions cannot be compared with masks.
     """
     from usam.masks import iou
 
-    drawn = [one.region for one in drawn_masks(result)[0] if one.image in ("", controls.image_name)]
-    if controls.output.kind != "rectangle" and any(_is_box(region) for region in drawn):
+    drawn = [one for one in drawn_masks(result)[0] if one.image in ("", controls.image_name)]
+    if controls.output.kind != "rectangle" and any(_is_box(one.region) for one in drawn):
         raise RegionError("masks", "rectangles, which do not say where an object ends", "mark audit tasks by masks")
-    hw: tuple[int, int] | None = None
-    theirs: list[BoolMask] = []
+    kept = scored.objects.kept
+    theirs = [(controls.place(one.label).label, region_to_mask(one.region, kept.hw)) for one in drawn]
     found: dict[int, float] = {}
-    for number in range(len(scored.scores)):
-        mask = scored.mask(number, controls)
-        if mask is None:
-            continue
-        if hw is None:
-            hw = (mask.shape[0], mask.shape[1])
-            theirs = [region_to_mask(region, hw) for region in drawn]
-        found[number] = max((float(iou(mask, other)) for other in theirs), default=0.0)
+    for number in _acceptable(scored, controls):
+        label, mask = final_label(scored, number, controls), _comparable(kept.mask(number), controls)
+        alike = [other for name, other in theirs if not label or name == label]
+        found[number] = max((float(iou(mask, other)) for other in alike), default=0.0)
     return found
 
 
-def image_hw(region: Mapping[str, object]) -> tuple[int, int]:
-    """Height and width of the image that a region of ours was made for. Raises `RegionError` where it does not say."""
-    height, width = region.get("original_height"), region.get("original_width")
-    if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
-        raise RegionError("a region with its image's size", "one without", "rank the pool again")
-    return height, width
+def _comparable(mask: BoolMask, controls: LabelConfig) -> BoolMask:
+    """A mask as people see it: its box, where the configuration has boxes alone."""
+    if controls.output.kind != "rectangle" or not mask.any():
+        return mask
+    box = np.zeros_like(mask)
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1] = True
+    return box
 
 
 def _is_box(region: Json) -> bool:
@@ -158,10 +164,10 @@ def _candidates(
     columns: dict[str, list[float]] = defaultdict(list)
     names: list[str] = []
     images: list[int] = []
-    gaps = all("task_gap" in one.scores for task in tasks for one in task.scores)
+    gaps = all("task_gap" in task.objects.columns for task in tasks)
     for task in tasks:
         for row, number in enumerate(numbers[task.task].tolist()):
-            told = task.scores[number]
+            told = task.objects.scores(number)
             names.append(f"{task.task}-{number}")
             images.append(task.task)
             columns["iou"].append(told.iou)

@@ -11,25 +11,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.errors import ITEM_ERRORS, RegionError, reason_of
+from backend.inference.scheduler import finish
 from backend.label_studio.records import Annotation
 from backend.label_studio.shapes import DrawnMask, drawn_masks, region_to_mask
-from backend.store.records import SampleRow
+from backend.learning.examples import MarkedObject, make_examples
+from backend.settings import Settings
+from backend.store.records import ExampleRow, SampleRow
 from usam.checkpoints.registry import weights_of
 from usam.prompts import Prompt, centre_point, dense_points
 
 if TYPE_CHECKING:
     from backend.inference.model import LoadedModel
+    from backend.pool.kept_objects import KeptObjects
     from usam.predictor.embedding import ImageEmbedding
 
 BoolMask = npt.NDArray[np.bool_]
 Float32s = npt.NDArray[np.float32]
-SAMPLES_VERSION = 1
+SAMPLES_VERSION = 2
 """Raised when samples of the same annotation come out otherwise."""
 
 
@@ -71,6 +77,38 @@ class AnnotatedImage:
             except ITEM_ERRORS as error:
                 problems.append(f"region {one.name}: {reason_of(error)}")
         return rows, "; ".join(problems)[:2000]
+
+    def examples(
+        self,
+        annotation: Annotation,
+        drawn: Sequence[DrawnMask],
+        kept: KeptObjects | None,
+        settings: Settings,
+    ) -> ExampleRow | None:
+        """What the annotation's objects and the model's candidates on this image look like (`learning.examples`); None
+        where the model's trunk tells no features.
+
+        `kept` are the candidates that the pool has of the image; without them, or of others, they are made here. A
+        region that cannot be read is left out, as `samples` says.
+        """
+        model, embedding = self._model, self._embedding
+        if not (version := model.looks_version(embedding)):
+            return None
+        regions = []
+        for one in drawn:
+            with suppress(*ITEM_ERRORS):
+                mask = region_to_mask(one.region, self.hw)
+                if mask.any():
+                    box_only = str(one.region["type"]).lower().startswith("rectangle")
+                    regions.append(MarkedObject(one.name, one.label or "", mask, box_only))
+        if kept is not None and (kept.hw, kept.looks.version) == (self.hw, version):
+            proposed = kept.looks, kept.masks.logits(range(len(kept))) > 0
+        else:
+            found = finish(model.propose(embedding, (), None, "predicted-iou", settings))
+            proposed = found.looks, found.objects.logits > 0
+        in_part = settings.marked_in_part
+        looks_of = partial(model.looks, embedding)
+        return make_examples(annotation, regions, proposed, looks_of, marked_in_part=in_part)
 
     def _sample(self, annotation: Annotation, drawn: DrawnMask, mask: BoolMask) -> SampleRow:
         box_only = str(drawn.region["type"]).lower().startswith("rectangle")

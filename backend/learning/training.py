@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.learning.samples import prefer_mask_samples, to_batch
-from backend.store.records import SampleRow
+from backend.store.records import ExampleRow, SampleRow
 from usam.active.refinement import Gain
 from usam.training.gate import Batch, Verdict, judge, take
 
@@ -95,10 +95,13 @@ def train_and_judge(
     )
 
 
-def fingerprint(rows: Sequence[SampleRow], audits: Sequence[int]) -> str:
+def fingerprint(
+    rows: Sequence[SampleRow], audits: Sequence[int], examples: Sequence[ExampleRow] = (), classes: Sequence[str] = ()
+) -> str:
     """Digest of what a retraining depends on."""
     parts = [[*label_names([row]), row.region, row.checkpoint] for row in rows]
-    return hashlib.sha256(json.dumps([list(audits), parts]).encode()).hexdigest()
+    parts += [[f"{row.annotation}@{row.updated_at}", row.features_version] for row in examples]
+    return hashlib.sha256(json.dumps([list(audits), parts, list(classes)]).encode()).hexdigest()
 
 
 def label_names(rows: Iterable[SampleRow]) -> list[str]:

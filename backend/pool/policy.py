@@ -16,6 +16,7 @@ from usam.checkpoints.registry import weights_of
 if TYPE_CHECKING:
     from backend.resources import Resources
     from usam.heads.head_set import HeadSet
+    from usam.objects.project_heads import ProjectHeads
 
 OWN_VERSION = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)\.\d+(-\d+)?")
 """Versions of rankings that we write: checkpoint and heads, then the run that wrote them."""
@@ -55,6 +56,22 @@ def heads_in_use(resources: Resources, project_id: int) -> tuple[HeadSet | None,
     return heads, ""
 
 
+def learnt_in_use(resources: Resources, project_id: int) -> ProjectHeads | None:
+    """What a project's version in use has learnt of what it wants and calls things; None where it has learnt nothing,
+    or on another checkpoint."""
+    name = resources.registry.champion(project_id)
+    learnt = resources.registry.load_learnt(project_id, name) if name else None
+    return learnt if learnt is not None and learnt.checkpoint == resources.settings.model else None
+
+
+def version_in_use(resources: Resources, project_id: int, heads: HeadSet | None) -> str:
+    """What predictions of a project are named after, besides the checkpoint: its version, else that of `heads`."""
+    name = resources.registry.champion(project_id)
+    if name and heads is not None and heads is not resources.heads:
+        return name
+    return heads.version if heads is not None else "no-heads"
+
+
 def mask_selection_in_use(resources: Resources, project_id: int, heads: HeadSet | None) -> MaskSelection:
     """What this project's masks are chosen by, with these heads."""
     version, base = (one.version if one is not None else "" for one in (heads, resources.heads))
@@ -87,6 +104,7 @@ def settings_key(settings: Settings, champion: str, label_config: str) -> str:
         settings.nms_iou,
         settings.max_regions,
         settings.polygon_tolerance,
+        settings.unknown_label,
         settings.mask_choice,
         settings.larger_model,
         settings.larger_budget,

@@ -7,14 +7,15 @@ first. A confidence is what Label Studio stores: lower = served first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from backend.inference.shown import ShownObjects
 from backend.pool.policy import GAP_STRATEGIES, project_seed, settings_key, strategy_for
-from backend.pool.proposals import ObjectScores
+from backend.pool.proposals import ScoredObjects
 from backend.settings import Settings
 from backend.store.records import ScoreRow
 
@@ -28,12 +29,54 @@ TOP = 3
 
 @dataclass(frozen=True)
 class PoolTask:
-    """One unlabelled task to be ranked; `failure` says why it has no objects to go by."""
+    """One unlabelled task to be ranked; `failure` says why it has no objects to go by.
+
+    columns (K,) scores of its candidates by name, iou (K,), shown   as in `pool.proposals.ScoredObjects`
+    features (D,)   of the image
+    uncovered       share of it, 0..1, that nothing shown covers
+    """
 
     task: int
-    objects: Sequence[ObjectScores]
-    features: npt.NDArray[np.float32] | None
+    columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    iou: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    shown: ShownObjects | None = None
+    features: npt.NDArray[np.float32] | None = None
+    uncovered: float = 1.0
     failure: str = ""
+
+    @classmethod
+    def of(cls, task: int, scored: ScoredObjects) -> PoolTask:
+        """From what is kept and scored."""
+        kept = scored.kept
+        features = np.asarray(kept.image_features, np.float32)
+        uncovered = kept.uncovered(scored.shown.rows)
+        return cls(task, scored.columns, scored.iou, scored.shown, features, uncovered)
+
+
+def acquisition_of(subject: PoolTask, strategy: str, quality: str, settings: Settings) -> float:
+    """What a person's answer about a task is worth, higher = ask first; the same for `/predict` and the pool.
+
+    Raises `HeadsError` where a score is missing.
+    """
+    from usam.active.acquisition import image_acquisition, random_acquisition
+
+    if strategy == "random" or (not len(subject.iou) and strategy != "expected-error"):
+        draw = float(random_acquisition([subject.task], settings.seed)[0])
+        return draw if strategy == "random" else 1.0 + draw  # nothing to go by, all of it to be marked
+    shown = subject.shown
+    return image_acquisition(
+        strategy,
+        subject.columns,
+        subject.columns.get("samscore", subject.iou),
+        subject.iou,
+        shown.rows if shown is not None else np.zeros(0, np.int64),
+        rule=settings.image_rule,
+        quality=quality,
+        wanted=shown.wanted if shown is not None else None,
+        label=shown.label_score if shown is not None else None,
+        uncovered=subject.uncovered,
+        top=TOP,
+    )
 
 
 def rank(
@@ -44,27 +87,15 @@ def rank(
     version: str,
 ) -> list[ScoreRow]:
     """Places of all tasks, first to be served first. Tasks that failed come last; near-duplicates are kept apart."""
-    from usam.active.acquisition import image_score, object_scores
     from usam.active.ordering import rank_pool
 
     if not subjects:
         return []
     strategy, _ = strategy_for(settings, heads)
     quality = (heads.quality_for(settings.model) if heads is not None else None) or ""
-    worth, why = [], []
-    for subject in subjects:
-        columns = {
-            name: np.array([one.scores[name] for one in subject.objects])
-            for name in (subject.objects[0].scores if subject.objects else ())
-        }
-        if subject.failure or not subject.objects:
-            worth.append(float("nan") if subject.failure else 0.0)
-            why.append(subject.failure or "nothing found in it")
-            continue
-        rng = np.random.default_rng([settings.seed, project, subject.task])
-        found = object_scores(columns, columns["samscore"], strategy, quality=quality, rng=rng)
-        worth.append(image_score(found, settings.image_rule, top=TOP))
-        why.append(_explain(strategy, columns, found))
+    nan = float("nan")
+    worth = [nan if one.failure else acquisition_of(one, strategy, quality, settings) for one in subjects]
+    why = [one.failure or _explain(strategy, one) for one in subjects]
     width = max((len(s.features) for s in subjects if s.features is not None), default=1)
     features = np.zeros((len(subjects), width), np.float32)
     for row, subject in enumerate(subjects):
@@ -93,16 +124,43 @@ def rank(
     ]
 
 
-def _explain(strategy: str, columns: Mapping[str, npt.NDArray[Any]], found: npt.NDArray[Any]) -> str:
+def _explain(strategy: str, subject: PoolTask) -> str:
     """Why a task stands where it stands, for people."""
-    top = np.argsort(-found)[:TOP]
-    count = len(found)
-    said = [
-        f"{name.replace('_', ' ')} {columns[name][top].mean():.2f}"
-        for name in GAP_STRATEGIES.get(strategy, ())
-        if name in columns
-    ] or [f"{strategy} {found[top].mean():.2f}"]
-    return f"{' and '.join(said)} on its {min(TOP, count)} most doubtful of {count} objects"
+    shown = subject.shown
+    if shown is None or not len(subject.iou):
+        return "nothing found in it: all of it is yours to mark"
+    rows = shown.rows
+    if strategy == "random":
+        return f"drawn at random; {_count(len(rows), 'object')} shown"
+    lines = []
+    if strategy == "expected-error":
+        if not len(rows):
+            lines.append("nothing sure enough to be shown")
+        else:
+            lines.append(f"{_count(len(rows), 'object')} shown, expected IoU {subject.iou[rows].mean():.2f}")
+        known = shown.label_score[rows]
+        if len(rows) and not np.isnan(known).any():
+            lines.append(f"labels {known.mean():.0%} sure")
+        if subject.uncovered >= 0.5:
+            lines.append(f"{subject.uncovered:.0%} of the image not covered")
+    doubts = {name: subject.columns[name] for name in _doubts(strategy) if name in subject.columns}
+    rows = rows if len(rows) else np.arange(len(subject.iou))
+    for name, values in doubts.items():
+        top = np.sort(values[rows])[::-1][:TOP]
+        lines.append(f"{name.replace('_', ' ')} {top.mean():.2f}")
+    if strategy != "expected-error":
+        if not doubts:
+            lines.append(strategy)
+        lines[-1] += f" on its {min(TOP, len(rows))} most doubtful of {_count(len(rows), 'object')}"
+    return ", ".join(lines)
+
+
+def _doubts(strategy: str) -> tuple[str, ...]:
+    return ("task_gap", "model_gap") if strategy == "expected-error" else GAP_STRATEGIES.get(strategy, ())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def ranking_is_stale(resources: Resources, known: Project) -> str:

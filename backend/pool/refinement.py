@@ -21,7 +21,8 @@ from backend.errors import LabelStudioError
 from backend.inference.refinement import RefinementStats, budget_of
 from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Annotation, Json
-from backend.pool.proposals import score_many, unpack
+from backend.pool.kept_objects import KeptObjects
+from backend.pool.proposals import score_many
 from backend.pool.refined_masks import BITS, MaskRefiner, true_gains
 from backend.resources import Resources, RunProgress
 from backend.store.records import KnownTask
@@ -30,6 +31,7 @@ from usam.active.refinement import GAP_OF, Action, Cost, Gain, Plan, plan_images
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
+    from usam.objects.project_heads import ProjectHeads
 
 FIRST_GUESS = Cost(1.0, 0.1)
 """An encoding as ten decodings, until both were measured."""
@@ -51,6 +53,7 @@ def refine_pool_if_needed(
     project: int,
     pool: Sequence[KnownTask],
     heads: HeadSet | None,
+    learnt: ProjectHeads | None,
     controls: LabelConfig,
     choice: MaskSelection,
     progress: RunProgress,
@@ -67,7 +70,7 @@ def refine_pool_if_needed(
     known = {action: told.get(action, {}).get("asked") for action in wanted}
     if heads is None or not wanted or (not made and known == asked):
         return told
-    return told | act_on_pool(resources, project, pool, heads, controls, choice, progress, wanted)
+    return told | act_on_pool(resources, project, pool, heads, learnt, controls, choice, progress, wanted)
 
 
 def act_on_pool(
@@ -75,6 +78,7 @@ def act_on_pool(
     project: int,
     pool: Sequence[KnownTask],
     heads: HeadSet | None,
+    learnt: ProjectHeads | None,
     controls: LabelConfig,
     choice: MaskSelection,
     progress: RunProgress,
@@ -84,7 +88,7 @@ def act_on_pool(
 
     Run twice it does nothing the second time. Returns the figures of each action, for the run's details.
     """
-    doubts = gather(resources, project, heads)
+    doubts = gather(resources, project, heads, learnt)
     before = last_report(resources, project)
     true_gains = measured_gains(resources, project, controls, doubts)
     todo: dict[int, dict[Action, set[int]]] = {}
@@ -111,7 +115,7 @@ def act_on_pool(
             task = int(doubts.task[row])
             if task in open_tasks and not doubts.acted[row] & BITS[action]:
                 todo.setdefault(task, {}).setdefault(action, set()).add(int(doubts.number[row]))
-    refiner = MaskRefiner(resources, project, heads, controls, choice)
+    refiner = MaskRefiner(resources, project, heads, learnt, controls, choice)
     for done, (task, wanted) in enumerate(todo.items()):
         progress.step(done, len(todo), "doubts")
         refiner.refine(open_tasks[task], wanted)
@@ -126,19 +130,22 @@ def act_on_pool(
     return report
 
 
-def gather(resources: Resources, project: int, heads: HeadSet | None) -> ObjectGaps:
-    """The gaps of everything that is kept of a project."""
+def gather(resources: Resources, project: int, heads: HeadSet | None, learnt: ProjectHeads | None) -> ObjectGaps:
+    """The gaps of everything that is kept of a project and shown, or was refined."""
     tasks = sorted(resources.store.proposal_keys(project))
     columns: dict[str, list[Any]] = {name: [] for name in ("task", "number", "acted", *GAP_OF.values())}
     for start in range(0, len(tasks), _BATCH_SIZE):
         rows = resources.store.proposal_rows(project, tasks[start : start + _BATCH_SIZE])
-        known = {task: unpack(row) for task, row in sorted(rows.items()) if row.arrays}
-        for task, scores in zip(known, score_many(heads, resources.settings.model, list(known.values())), strict=True):
-            columns["task"] += [task] * len(scores)
-            columns["number"] += range(len(scores))
-            columns["acted"] += known[task].get("acted", np.zeros(len(scores), np.int64)).tolist()
+        known = {task: KeptObjects.unpack(row) for task, row in sorted(rows.items()) if row.arrays}
+        scored = score_many(heads, learnt, resources.settings, list(known.values()))
+        for task, one in zip(known, scored, strict=True):
+            numbers = np.union1d(one.shown.rows, np.flatnonzero(one.kept.acted)).astype(np.int64)
+            columns["task"] += [task] * len(numbers)
+            columns["number"] += numbers.tolist()
+            columns["acted"] += one.kept.acted[numbers].tolist()
             for name in GAP_OF.values():
-                columns[name] += [told.scores.get(name, 0.0) for told in scores]
+                column = one.columns.get(name)
+                columns[name] += column[numbers].tolist() if column is not None else [0.0] * len(numbers)
     gaps = {name: np.array(columns[name], np.float64) for name in GAP_OF.values()}
     whole = {name: np.array(columns[name], np.int64) for name in ("task", "number", "acted")}
     floor = resources.settings.act_gap_above
@@ -197,7 +204,7 @@ def measured_gains(resources: Resources, project: int, controls: LabelConfig, do
                 newest[one.task] = one
         for task, row in resources.store.proposal_rows(project, part).items():
             if task in newest and row.arrays:
-                for action, gain in true_gains(unpack(row), row.regions, newest[task].result, controls):
+                for action, gain in true_gains(KeptObjects.unpack(row), newest[task].result, controls):
                     gains.setdefault(action, []).append((gain, task))
     return {
         action: Gain.of(np.array([gain for gain, _ in found]), np.array([task for _, task in found]))

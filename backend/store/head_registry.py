@@ -1,6 +1,7 @@
-"""Head-set versions of each project: immutable folders, and one pointer that moves at once.
+"""Versions of each project: immutable folders, and one pointer that moves at once.
 
     <folder>/<project>/versions/<version>/heads.safetensors   the heads
+                                          learnt.safetensors  what the project wants and calls things, if it is learnt
                                           version.json        digest, parent, samples used, the gate's figures
     <folder>/<project>/champion.json                          the version in use and how it came to be
     <folder>/<project>/damaged/                               versions that `repair` set aside
@@ -17,58 +18,31 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import RegistryError
+from backend.store.head_versions import VERSION_NAME, Promotion, Version, parse_pointer
 from backend.store.kept_twice import add_copy, copy_of, read_either, sync_folder, write_twice
 from usam.errors import UsamError
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
+    from usam.objects.project_heads import ProjectHeads
 
 HEADS_FILE = "heads.safetensors"
+LEARNT_FILE = "learnt.safetensors"
 ABOUT_FILE = "version.json"
 POINTER_FILE = "champion.json"
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _PARTIAL = ".partial-"
 _KEEP_HISTORY = 200
 REMEDY = "run `usam-backend repair`, or roll back to another version"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Version:
-    """One stored head set. `made_at` in seconds since 1970; `labels` names what it was trained on, `figures` are the
-    gate's."""
-
-    version: str
-    parent: str
-    made_at: float
-    checkpoint: str
-    samples: int
-    labels: tuple[str, ...] = field(repr=False)
-    figures: dict[str, Any] = field(repr=False)
-    sha256: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """One move of the pointer. `kind` is `promotion`, `rollback` or `repair`; an empty version is the checkpoint's
-    own."""
-
-    version: str
-    before: str
-    kind: str
-    at: float
-    reason: str
 
 
 class Registry:
@@ -86,23 +60,35 @@ class Registry:
         samples: int = 0,
         labels: Sequence[str] = (),
         figures: Mapping[str, Any] | None = None,
+        learnt: ProjectHeads | None = None,
     ) -> Version:
-        """Store a head set under its own version name; storing the same one again changes nothing.
+        """Store a head set, and what was `learnt` of the project's objects beside it, under a name of their own;
+        storing the same again changes nothing.
 
         It is not in use before `promote`. Raises `RegistryError` where it cannot be written.
         """
-        target = self._versions(project) / heads.version
-        if self.damage(project, heads.version):
-            facts = {"parent": parent, "samples": samples, "labels": list(labels), "figures": dict(figures or {})}
+        name, file = heads.version, b""
+        facts = {"parent": parent, "samples": samples, "labels": list(labels), "figures": dict(figures or {})}
+        facts["heads"] = heads.version
+        if learnt is not None:
+            from usam.objects.files import project_heads_file
+
+            file = project_heads_file(learnt)
+            digest = hashlib.sha256(file).hexdigest()
+            facts |= {"learnt_sha256": digest, "classes": list(learnt.classes)}
+            facts["learnt_figures"] = {key: value for key, value in learnt.figures.items() if value == value}
+            name = hashlib.sha256(f"{heads.version}+{digest}".encode()).hexdigest()[:12]
+        target = self._versions(project) / name
+        if self.damage(project, name):
             try:
                 if target.exists():
-                    self.set_aside(project, heads.version)
-                self._write(target, heads, facts)
+                    self.set_aside(project, name)
+                self._write(target, heads, {"version": name, **facts}, file)
             except OSError as error:
                 raise RegistryError(
                     f"room and rights to write {target}", str(error), "free space or correct the rights"
                 ) from error
-        return self.about(project, heads.version)
+        return self.about(project, name)
 
     def versions(self, project: int) -> list[Version]:
         """All versions that can be read, oldest first; see `damaged` for the others."""
@@ -123,6 +109,7 @@ class Registry:
         """Why a version cannot be used, empty where it can."""
         try:
             self.load(project, version)
+            self.load_learnt(project, version)
         except UsamError as error:
             return str(error)
         return ""
@@ -137,7 +124,7 @@ class Registry:
         """What is known of a version. Raises `RegistryError` where it is missing or unreadable."""
         path = self._folder_of(project, version) / ABOUT_FILE
         try:
-            return read_either(path, _parse_version)
+            return read_either(path, Version.parse)
         except FileNotFoundError:
             raise RegistryError(
                 f"version {version!r} of project {project}", "no such version", "see `usam-backend versions`"
@@ -150,8 +137,20 @@ class Registry:
         altered."""
         from usam.heads.head_set import HeadSet
 
-        expected = self.about(project, version).sha256
-        path = self._folder_of(project, version) / HEADS_FILE
+        path = self._checked(project, version, HEADS_FILE, self.about(project, version).sha256)
+        return HeadSet.load(path)
+
+    def load_learnt(self, project: int, version: str) -> ProjectHeads | None:
+        """Read what a version has learnt of the project's objects; None where it has learnt nothing of them. Raises
+        `RegistryError` where the file was altered."""
+        from usam.objects.files import load_project_heads
+
+        expected = self.about(project, version).learnt_sha256
+        return load_project_heads(self._checked(project, version, LEARNT_FILE, expected)) if expected else None
+
+    def _checked(self, project: int, version: str, name: str, expected: str) -> Path:
+        """The path of a version's file, once it is as it was published, mended from its copy where needed."""
+        path = self._folder_of(project, version) / name
 
         def check(content: bytes) -> None:
             if hashlib.sha256(content).hexdigest() != expected:
@@ -161,7 +160,7 @@ class Registry:
             read_either(path, check)
         except (OSError, ValueError) as error:
             raise RegistryError(f"{path} as it was published", str(error), REMEDY) from error
-        return HeadSet.load(path)
+        return path
 
     def champion(self, project: int) -> str:
         """Name of the version in use, empty for the heads that come with the checkpoint."""
@@ -210,12 +209,14 @@ class Registry:
         added = 0
         for project in self.projects():
             paths: list[tuple[Path, Callable[[bytes], object]]] = [
-                (self._project(project) / POINTER_FILE, _parse_pointer)
+                (self._project(project) / POINTER_FILE, parse_pointer)
             ]
             for name in self._names(project):
                 if not self.damage(project, name):
                     folder = self._folder_of(project, name)
-                    paths += [(folder / ABOUT_FILE, _parse_version), (folder / HEADS_FILE, len)]
+                    paths += [(folder / ABOUT_FILE, Version.parse), (folder / HEADS_FILE, len)]
+                    if (folder / LEARNT_FILE).exists():
+                        paths.append((folder / LEARNT_FILE, len))
             for path, parse in paths:
                 with suppress(OSError, ValueError):
                     added += add_copy(path, parse)
@@ -263,7 +264,9 @@ class Registry:
     def _names(self, project: int) -> list[str]:
         folder = self._versions(project)
         return (
-            sorted(path.name for path in folder.iterdir() if _VERSION.fullmatch(path.name)) if folder.is_dir() else []
+            sorted(path.name for path in folder.iterdir() if VERSION_NAME.fullmatch(path.name))
+            if folder.is_dir()
+            else []
         )
 
     def _point(
@@ -283,7 +286,7 @@ class Registry:
                 return
             self._point(project, version, before, kind, reason, pointer.get("history", []))
 
-    def _write(self, target: Path, heads: HeadSet, facts: dict[str, Any]) -> None:
+    def _write(self, target: Path, heads: HeadSet, facts: dict[str, Any], learnt: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         self._sweep(target.parent)
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=target.parent))
@@ -291,8 +294,9 @@ class Registry:
             file = heads.save(partial / HEADS_FILE)
             content = file.read_bytes()
             write_twice(file, content)
+            if learnt:
+                write_twice(partial / LEARNT_FILE, learnt)
             known = {
-                "version": heads.version,
                 **facts,
                 "made_at": time.time(),
                 "checkpoint": heads.checkpoint,
@@ -321,7 +325,7 @@ class Registry:
     def _pointer(self, project: int) -> dict[str, Any]:
         path = self._project(project) / POINTER_FILE
         try:
-            return read_either(path, _parse_pointer)
+            return read_either(path, parse_pointer)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -334,7 +338,7 @@ class Registry:
         return self._project(project) / "versions"
 
     def _folder_of(self, project: int, version: str) -> Path:
-        if not _VERSION.fullmatch(version):
+        if not VERSION_NAME.fullmatch(version):
             raise RegistryError("a version's name", repr(version[:80]), "see `usam-backend versions`")
         return self._versions(project) / version
 
@@ -345,33 +349,3 @@ class Registry:
         with (folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def _parse_version(content: bytes) -> Version:
-    """Raises `ValueError`."""
-    try:
-        facts = json.loads(content)
-        return Version(
-            version=str(facts["version"]),
-            parent=str(facts["parent"]),
-            made_at=float(facts["made_at"]),
-            checkpoint=str(facts["checkpoint"]),
-            samples=int(facts["samples"]),
-            labels=tuple(facts["labels"]),
-            figures=dict(facts["figures"]),
-            sha256=str(facts["sha256"]),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
-
-
-def _parse_pointer(content: bytes) -> dict[str, Any]:
-    """Raises `ValueError`."""
-    pointer = json.loads(content)
-    try:
-        [Promotion(**step) for step in pointer["history"]]
-        if pointer["version"] and not _VERSION.fullmatch(pointer["version"]):
-            raise ValueError("it names no version")
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
-    return dict(pointer)

@@ -10,6 +10,7 @@ from backend.label_studio.records import Annotation, Task
 from backend.store.database import Database, parts
 from backend.store.records import (
     Counts,
+    ExampleRow,
     KnownAnnotation,
     KnownTask,
     ProposalRow,
@@ -75,7 +76,7 @@ class Labels(Database):
         gone = list(task_ids)
         with self._write() as connection:
             for part in parts(gone):
-                for kind in (SampleRow, ProposalRow, ScoreRow):
+                for kind in (SampleRow, ExampleRow, ProposalRow, ScoreRow):
                     connection.execute(sql.delete(kind).where(kind.project == project, kind.task.in_(part)))
                 connection.execute(sql.delete(KnownTask).where(KnownTask.project == project, KnownTask.id.in_(part)))
                 mine = (KnownAnnotation.project == project, KnownAnnotation.task.in_(part))
@@ -123,9 +124,16 @@ class Labels(Database):
         return found
 
     def record_annotation(
-        self, project: int, seen: Annotation, made: Sequence[SampleRow], *, sampled_for: str, reason: str = ""
+        self,
+        project: int,
+        seen: Annotation,
+        made: Sequence[SampleRow],
+        *,
+        sampled_for: str,
+        reason: str = "",
+        examples: ExampleRow | None = None,
     ) -> None:
-        """Take over one annotation together with the samples made from it, in place of earlier ones.
+        """Take over one annotation together with the samples and examples made from it, in place of earlier ones.
 
         `sampled_for` names the checkpoint and targets; `reason` says why there are no samples or fewer.
         """
@@ -135,6 +143,10 @@ class Labels(Database):
         with self._write() as connection:
             self._upsert(connection, KnownAnnotation, [known.columns(project=project)])
             connection.execute(sql.delete(SampleRow).where(*mine))
+            old = (ExampleRow.project == project, ExampleRow.annotation == seen.id)
+            connection.execute(sql.delete(ExampleRow).where(*old))
+            if examples is not None:
+                connection.execute(sql.insert(ExampleRow), [examples.columns(project=project)])
             if made:
                 rows = [sample.columns(project=project, number=number) for number, sample in enumerate(made)]
                 connection.execute(sql.insert(SampleRow), rows)
@@ -148,9 +160,8 @@ class Labels(Database):
                     .where(KnownAnnotation.project == project, KnownAnnotation.id.in_(part))
                     .values(deleted=True)
                 )
-                connection.execute(
-                    sql.delete(SampleRow).where(SampleRow.project == project, SampleRow.annotation.in_(part))
-                )
+                for kind in (SampleRow, ExampleRow):
+                    connection.execute(sql.delete(kind).where(kind.project == project, kind.annotation.in_(part)))
 
     def new_labels(self, project: int) -> int:
         """How many annotations with samples no retraining has seen as they are now."""
@@ -171,6 +182,10 @@ class Labels(Database):
         """All samples for `checkpoint`, in a fixed order."""
         mine = (SampleRow.project == project, SampleRow.checkpoint == checkpoint)
         return self._all(sql.select(SampleRow).where(*mine).order_by(SampleRow.annotation, SampleRow.number))
+
+    def examples(self, project: int) -> list[ExampleRow]:
+        """All examples of a project, in a fixed order."""
+        return self._all(sql.select(ExampleRow).where(ExampleRow.project == project).order_by(ExampleRow.annotation))
 
 
 _OPEN = (~KnownTask.labeled, KnownTask.annotations == 0)

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from backend.store.database import Database, parts
 from backend.store.records import (
     Event,
+    ExampleRow,
     KnownAnnotation,
     KnownTask,
     ProjectRow,
@@ -27,6 +28,7 @@ from backend.store.records import (
 
 _OF_PROJECT = (
     SampleRow,
+    ExampleRow,
     ProposalRow,
     ScoreRow,
     KnownAnnotation,
@@ -89,6 +91,14 @@ class Projects(Database):
         """Note what a sync that looked at changes only has seen."""
         if cursor > self.cursor(project):
             self._set_project(project, cursor=cursor)
+
+    def classes(self, project: int) -> list[str]:
+        """The labels that the project's configuration offered when it was last looked at."""
+        return list(self._of_project(project, ProjectRow.classes) or [])
+
+    def set_classes(self, project: int, classes: Sequence[str]) -> None:
+        """Note the labels that the project's configuration offers."""
+        self._set_project(project, classes=[storable_text(name) for name in classes])
 
     # events
 

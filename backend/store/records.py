@@ -13,18 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sql
-from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
-from sqlalchemy.types import TypeDecorator
 
 from backend.label_studio.records import Json
+from backend.store.columns import Float16s, HalfFloats, JsonText, Known, Numbers
 from usam.active.refinement import Gain
 
-Float16s = npt.NDArray[np.float16]
-Float32s = npt.NDArray[np.float32]
 MAX_ID = 2**63 - 1
 """The largest whole number that a store can hold."""
 
@@ -37,55 +32,6 @@ def data_key(data: Mapping[str, Any]) -> str:
 def storable_text(text: str, length: int | None = None) -> str:
     """The text as every database can hold it: without lone surrogates and NUL, `length` characters at most."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:length]
-
-
-class JsonText(TypeDecorator[Any]):
-    """Anything that JSON can say, as text."""
-
-    impl, cache_ok = sql.Text, True
-
-    def process_bind_param(self, value: Any, _dialect: Dialect) -> str:
-        return json.dumps(value, separators=(",", ":"), sort_keys=True)
-
-    def process_result_value(self, value: str | None, _dialect: Dialect) -> Any:
-        return json.loads(value) if value is not None else None
-
-
-class Numbers(JsonText):
-    """A tuple of whole numbers, as text."""
-
-    cache_ok = True
-
-    def process_result_value(self, value: str | None, _dialect: Dialect) -> tuple[int, ...]:
-        return tuple(super().process_result_value(value, _dialect))
-
-
-class HalfFloats(TypeDecorator[Float16s]):
-    """An array of half floats: (D,), or (rows, D)."""
-
-    impl, cache_ok = sql.LargeBinary, True
-
-    def __init__(self, *rows: int) -> None:
-        super().__init__()
-        self.rows = rows
-
-    def process_bind_param(self, value: Float16s | None, _dialect: Dialect) -> bytes:
-        return np.asarray(value, "<f2").tobytes()
-
-    def process_result_value(self, value: bytes | None, _dialect: Dialect) -> Float16s:
-        return np.frombuffer(value or b"", "<f2").astype(np.float16).reshape(*self.rows, -1)
-
-
-class Known(TypeDecorator[float]):
-    """A number, NaN where it is not known."""
-
-    impl, cache_ok = sql.Float, True
-
-    def process_bind_param(self, value: float | None, _dialect: Dialect) -> float | None:
-        return None if value is None or math.isnan(value) else float(value)
-
-    def process_result_value(self, value: float | None, _dialect: Dialect) -> float:
-        return math.nan if value is None else value
 
 
 WHOLE = sql.BigInteger().with_variant(sql.Integer, "sqlite")
@@ -120,7 +66,8 @@ class About(Row):
 
 class ProjectRow(Row):
     """A project that is looked after. `stamp`: Label Studio's creation time; `cursor`: largest task change seen;
-    `served`: prediction version in use; `synced_at`: when every task was last looked at."""
+    `served`: prediction version in use; `synced_at`: when every task was last looked at; `classes`: the labels of its
+    configuration, as the last sync saw them."""
 
     __tablename__ = "projects"
     id: Mapped[Key]
@@ -128,6 +75,7 @@ class ProjectRow(Row):
     cursor: Mapped[Name40] = mapped_column(default="")
     served: Mapped[Name120] = mapped_column(default="")
     synced_at: Mapped[float] = mapped_column(default=0.0)
+    classes: Mapped[list[str]] = mapped_column(JsonText, default_factory=list)
 
 
 class Event(Row):
@@ -185,6 +133,12 @@ class KnownAnnotation(Row):
     reason: Mapped[str]
 
 
+def _of_annotation() -> sql.ForeignKeyConstraint:
+    return sql.ForeignKeyConstraint(
+        ["project", "annotation"], ["annotations.project", "annotations.id"], ondelete="CASCADE"
+    )
+
+
 class SampleRow(Row):
     """One labelled object as training data: tokens of the paper's single point, and what each head should say.
 
@@ -193,12 +147,7 @@ class SampleRow(Row):
     """
 
     __tablename__ = "samples"
-    __table_args__ = (
-        sql.ForeignKeyConstraint(
-            ["project", "annotation"], ["annotations.project", "annotations.id"], ondelete="CASCADE"
-        ),
-        sql.Index("samples_task", "project", "task"),
-    )
+    __table_args__ = (_of_annotation(), sql.Index("samples_task", "project", "task"))
     project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
     annotation: Mapped[Key]
     region: Mapped[str]
@@ -216,16 +165,30 @@ class SampleRow(Row):
         self.region, self.label = storable_text(self.region), storable_text(self.label)
 
 
+class ExampleRow(Row):
+    """What the objects of one annotated image look like, those that people marked and those that the model proposed
+    there (`learning.examples`), packed. `updated_at` is the annotation's."""
+
+    __tablename__ = "examples"
+    __table_args__ = (_of_annotation(),)
+    project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
+    annotation: Mapped[Key]
+    task: Mapped[int]
+    updated_at: Mapped[Name40]
+    features_version: Mapped[Name200]
+    arrays: Mapped[bytes] = mapped_column(repr=False)
+
+
 class ProposalRow(Row):
-    """What the model says of a task whatever the heads are: packed arrays, regions without scores, or the reason why
-    there are none. `key`: image, checkpoint and settings it was made with."""
+    """What the model says of a task whatever the heads are: packed objects and drawings of those that are shown, by
+    number, or the reason why there are none. `key`: image, checkpoint and settings it was made with."""
 
     __tablename__ = "proposals"
     project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
     task: Mapped[Key]
     key: Mapped[str] = mapped_column(sql.String(64))
     arrays: Mapped[bytes] = mapped_column(repr=False)
-    regions: Mapped[list[Json]] = mapped_column(JsonText, repr=False)
+    drawings: Mapped[dict[str, Json]] = mapped_column(JsonText, repr=False)
     reason: Mapped[str] = mapped_column(default="")
     made_at: Mapped[float] = mapped_column(init=False, repr=False, compare=False)
 

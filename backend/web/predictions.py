@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from backend.errors import EngineBusy, EngineStopped
 from backend.image_fetcher import ImageFetcher
-from backend.inference.engine import NO_HEADS, Engine, ObjectMask
+from backend.inference.engine import NO_HEADS, Engine
+from backend.inference.object_masks import ObjectMask, ProposedMasks
 from backend.inference.scheduler import Priority
 from backend.label_studio.messages import PredictAnswer, Prediction, PredictRequest, Task
 from backend.label_studio.regions import (
@@ -36,9 +37,9 @@ from backend.metrics.service import Metrics
 from backend.metrics.workers import Refinements
 from backend.pool.mask_selection import SelectionGains, mask_choice
 from backend.pool.policy import strategy_for
+from backend.pool.ranking import PoolTask, acquisition_of
 from backend.settings import Settings
 from backend.store.records import ScoreRow
-from usam.active.acquisition import image_score, object_scores
 from usam.errors import UsamError
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ class PredictionService:
                 name = self._registry.champion(project)
                 if name == self._in_use.get(project, ""):
                     return
-                self._engine.set_heads(project, self._registry.load(project, name) if name else None)
+                heads = self._registry.load(project, name) if name else None
+                learnt = self._registry.load_learnt(project, name) if name else None
+                self._engine.set_heads(project, heads, learnt, name)
             except (UsamError, OSError) as error:
                 log.warning("version %r of project %s is not used: %s", name, project, error)
                 return
@@ -208,8 +211,9 @@ class PredictionService:
             else:
                 own_version = f"{self._engine.checkpoint}+"
                 prompts = prompts_from_task(task.predictions, image.hw, own_version, controls.image_name)
-                objects = self._engine.propose(image, [labelled.prompt for labelled in prompts], project)
-                score = self._confidence(objects, task.id or 0, project)
+                found = self._engine.propose(image, [labelled.prompt for labelled in prompts], project)
+                objects = found.masks
+                score = self._confidence(found, task.id or 0, project)
         masks = [self._scored(one, prompts[one.source].label if prompts else None) for one in objects]
         result = masks_to_regions(
             masks,
@@ -220,7 +224,7 @@ class PredictionService:
         )
         return validated(result, score, controls), score
 
-    def _confidence(self, objects: Sequence[ObjectMask], task: int, project: int | None) -> float:
+    def _confidence(self, found: ProposedMasks, task: int, project: int | None) -> float:
         """Confidence 0..1 of an image, lower = served first, on the scale of the project's ranking.
 
         A task of the ranking has the confidence of its place there. Another task gets that of the place where its
@@ -228,16 +232,15 @@ class PredictionService:
         """
         heads = self._engine.heads(project)
         strategy, _ = strategy_for(self._settings, heads)
+        objects, rows = found.candidates.objects, found.shown.rows
+        columns = {**objects.scores, "samscore": objects.samscore}
+        covered = (objects.logits[rows] > 0).any(0).mean() if len(rows) else 0.0
+        subject = PoolTask(task, columns, objects.iou, found.shown, uncovered=1.0 - float(covered))
         quality = (heads.quality_for(self._engine.checkpoint) if heads is not None else "") or ""
-        ious = np.array([one.samscore for one in objects])
-        names = set.intersection(*(set(one.scores) for one in objects)) if objects else set()
-        scores = {name: np.array([one.scores[name] for one in objects]) for name in names}
-        rng = np.random.default_rng([self._settings.seed, project or 0, task])
         try:
-            worth = object_scores(scores, ious, strategy, quality=quality, rng=rng) if objects else ious
+            acquisition = acquisition_of(subject, strategy, quality, self._settings)
         except UsamError:
-            worth = object_scores(scores, ious, "samscore")
-        acquisition = image_score(worth, self._settings.image_rule)
+            acquisition = acquisition_of(subject, "samscore", quality, self._settings)
         places = self._ranking(project)
         if places is not None and places.confidences:
             return places.confidence(task, acquisition)
@@ -256,7 +259,8 @@ class PredictionService:
 
     def _scored(self, mask: ObjectMask, label: str | None) -> ScoredMask:
         notes = (f"mask by {mask.checkpoint}",) if mask.checkpoint != self._engine.checkpoint else ()
-        return ScoredMask(mask.mask, mask.iou, mask.gaps, label, notes)
+        label, sure = (label, None) if label is not None else (mask.label, mask.label_score)
+        return ScoredMask(mask.mask, mask.iou, mask.gaps, label, notes, sure)
 
 
 @dataclass(frozen=True)

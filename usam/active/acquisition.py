@@ -21,7 +21,9 @@ Floats = npt.NDArray[np.floating[Any]]
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-Strategy = Literal["task+epistemic", "task", "epistemic", "prompt", "predicted-iou", "entropy", "samscore", "random"]
+Strategy = Literal[
+    "expected-error", "task+epistemic", "task", "epistemic", "prompt", "predicted-iou", "entropy", "samscore", "random"
+]
 ImageRule = Literal["top-mean", "max", "mean", "sum"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 IMAGE_RULES: tuple[str, ...] = get_args(ImageRule)
@@ -55,6 +57,7 @@ def object_scores(
     | `task+epistemic` | task_gap + model_gap | what only a person or training settles; clicks would not |
     | `prompt` | prompt_gap | IoU that more clicks would add |
     | `predicted-iou` | 1 - quality head | expected error of the mask |
+    | `expected-error` | as `predicted-iou` | of one object; of an image it is `expected_error` |
     | `samscore` | 1 - SamScore | SAM's own expected error |
     | `entropy` | `scores["entropy"]` or `["h_std"]` | pixel entropy of the mask |
     | `random` | uniform draw from `rng` | the order that every other one has to beat |
@@ -74,7 +77,7 @@ def object_scores(
         return rng.random(count)
     if strategy == "samscore":
         return 1.0 - np.asarray(ious, np.float64)
-    if strategy == "predicted-iou":
+    if strategy in ("predicted-iou", "expected-error"):
         return 1.0 - _column(scores, quality or _quality_head(scores), count)
     if strategy == "entropy":
         name = next((name for name in _ENTROPIES if name in scores), _ENTROPIES[0])
@@ -173,6 +176,39 @@ def _known_or_one(values: Floats | None, count: int) -> Float64s:
     if known.shape != (count,):
         raise UsamError(f"{count} probabilities, one an object", f"shape {known.shape}", "pass the same objects")
     return np.where(np.isnan(known), 1.0, known)
+
+
+def image_acquisition(
+    strategy: str,
+    scores: Mapping[str, Floats],
+    samscore: Floats,
+    predicted_iou: Floats,
+    shown: Indices,
+    *,
+    rule: str = "expected",
+    quality: str = "",
+    wanted: Floats | None = None,
+    label: Floats | None = None,
+    uncovered: float = 1.0,
+    top: int = 3,
+) -> float:
+    """What a person's answer about one image is worth by any strategy but `random`, higher = ask first.
+
+    Parameters:
+        scores, samscore, quality: of all K distinct candidates, as `object_scores` takes them.
+        predicted_iou, wanted, label, uncovered: as `expected_error` takes them.
+        shown: rows of the candidates that are shown.
+        rule: `expected` sums over the objects that are expected there (`expected_gap`); any of `IMAGE_RULES` takes
+            those shown alone (`image_score`).
+
+    `expected-error` heeds no rule. Raises `HeadsError` and `UsamError` as `object_scores` does.
+    """
+    if strategy == "expected-error":
+        return expected_error(predicted_iou, wanted=wanted, label=label, uncovered=uncovered)
+    objects = object_scores(scores, samscore, strategy, quality=quality)
+    if rule == "expected":
+        return expected_gap(objects, predicted_iou, wanted)
+    return image_score(objects[shown], rule, top=top)
 
 
 def random_acquisition(task_ids: Sequence[object], seed: int) -> Float64s:

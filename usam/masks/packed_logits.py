@@ -8,6 +8,7 @@ Shapes: K masks, L side of the low-resolution masks.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,8 +94,13 @@ class PackedLogits:
     def of_arrays(cls, arrays: dict[str, npt.NDArray[Any]], prefix: str) -> PackedLogits:
         """What `arrays` gave. Raises `KeyError` where one is missing."""
         data, ends = arrays[f"{prefix}bytes"].tobytes(), [0, *arrays[f"{prefix}ends"].tolist()]
-        parts = tuple(data[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True))
+        parts = tuple(data[start:end] for start, end in itertools.pairwise(ends))
         return cls(int(arrays[f"{prefix}side"][0]), arrays[f"{prefix}boxes"], parts)
+
+
+def rounded(logits: Floats) -> Floats:
+    """Logits (..., L, L) as they are once packed: masks made of them are those made of packed ones."""
+    return _large(_small(logits))
 
 
 def _small(values: Floats) -> npt.NDArray[np.int8]:

@@ -21,7 +21,15 @@ _ARRAYS = ("mean", "scale", "weights", "bias", "examples")
 
 
 def save_project_heads(heads: ProjectHeads, path: Path) -> Path:
-    """Write the heads, whole or not at all. Weights are float32: a few classes by a few hundred features."""
+    """Write the heads, whole or not at all."""
+    with replacing(Path(path)) as partial:
+        partial.write_bytes(project_heads_file(heads))
+    return Path(path)
+
+
+def project_heads_file(heads: ProjectHeads) -> bytes:
+    """The heads as a file's content, the same for the same heads. Weights are float32: a few classes by a few hundred
+    features."""
     from safetensors.numpy import save
 
     arrays: dict[str, Any] = {}
@@ -43,9 +51,7 @@ def save_project_heads(heads: ProjectHeads, path: Path) -> Path:
             }
     if not arrays:
         arrays["none"] = np.zeros(1, np.float32)
-    with replacing(Path(path)) as partial:
-        partial.write_bytes(save(arrays, {"format": FORMAT, "heads": json.dumps(_without_nan(about))}))
-    return Path(path)
+    return bytes(save(arrays, {"format": FORMAT, "heads": json.dumps(_without_nan(about))}))
 
 
 def load_project_heads(path: Path) -> ProjectHeads:

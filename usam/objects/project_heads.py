@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from usam.errors import TrainingError
 from usam.objects.effort import Prices, Threshold, choose_threshold, worthwhile
-from usam.objects.linear import Float64s, Floats, LinearHead, fit_linear
-from usam.predictor.object_features import PLACE_NUMBERS
+from usam.objects.linear import FEW, Float64s, Floats, LinearHead, fit_linear
+from usam.predictor.object_features import PLACE_NUMBERS, SHAPE_NAMES
 
 WANTED_IOU, UNWANTED_IOU = 0.5, 0.3
 """Overlap with a person's region from which on a proposal shows a wanted object, and below which it does not; what
@@ -118,7 +118,8 @@ def fit_project(
     least_recall: float = 0.8,
     seed: int = 0,
 ) -> ProjectHeads:
-    """Teach both heads.
+    """Teach both heads. One that is no better on images left out than what is known without it is not used: the wanted
+    head than SAM's own estimate, the class head than the commonest class.
 
     `classes`: the configuration's labels as they are now; `renamed`: old name -> new name of labels that were renamed.
     Labels that the configuration does not have any more teach no class, though their objects were wanted still. An
@@ -157,6 +158,11 @@ def _classifier(
     if judged.any():
         right = left_out[judged].argmax(1) == goal[judged]
         figures["class_accuracy"] = float(np.average(right, weights=share[judged]))
+        commonest = np.bincount(goal[judged], weights=share[judged]).max() / share[judged].sum()
+        figures["class_accuracy_before"] = float(commonest)
+        enough = len(names) > 1 and np.sort(head.examples)[-2] >= FEW  # below, leaving one out leaves a class out
+        if enough and figures["class_accuracy"] < commonest:
+            return None, figures
     return head, figures
 
 
@@ -182,7 +188,21 @@ def _selector(
         "wanted_precision": threshold.precision,
         "wanted_recall": threshold.recall,
     }
-    return head, threshold, figures
+    shapes = np.asarray(examples.shapes)[told[rows]]
+    before = shapes[:, -1] if shapes.shape[1] == len(SHAPE_NAMES) else np.zeros(len(rows))  # SAM's own, else chance
+    learnt, plain = (_average_precision(order, yes[rows]) for order in (left_out[rows, 1], before))
+    figures |= {"wanted_ap": learnt, "wanted_ap_before": plain}
+    return (None, undecided, figures) if learnt < plain else (head, threshold, figures)
+
+
+def _average_precision(score: Floats, wanted: npt.NDArray[np.bool_]) -> float:
+    """Area under precision over recall, in [0, 1]; NaN where that cannot be told."""
+    from sklearn.metrics import average_precision_score
+
+    known = np.isfinite(score)
+    if not wanted[known].any():
+        return float("nan")
+    return float(average_precision_score(wanted[known], np.asarray(score)[known]))
 
 
 def _one_a_region(

@@ -75,7 +75,7 @@ def clicked(engine: Engine, address: str, load: LoadImage, *prompts: Prompt, pro
 
 def proposed(engine: Engine, address: str, load: LoadImage, *prompts: Prompt, project: int = 0) -> list[ObjectMask]:
     with engine.image(address, load, Priority.BATCH) as image:
-        return engine.propose(image, prompts, project)
+        return engine.propose(image, prompts, project).masks
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +266,7 @@ def test_a_budget_bounds_how_often_the_larger_model_is_asked() -> None:
     with Engine(settings(larger_model=LARGER, **given)) as engine:
         engine.wait_ready(60)
         engine.set_heads(1, heads(1, model_gap=1.0))
-        objects = [one for n in range(2) for one in proposed(engine, f"p{n}", lambda n=n: png(n), project=1)]
+        objects = [one for n in range(8) for one in proposed(engine, f"p{n}", lambda n=n: png(n), project=1)]
         seen = counted(engine, "action_considered_total", "larger")
         taken = counted(engine, "action_taken_total", "larger")
         assert seen == len(objects) > 20

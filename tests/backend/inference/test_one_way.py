@@ -16,9 +16,10 @@ from skimage import data
 from backend.inference.cache import EmbeddingFiles
 from backend.inference.engine import Engine
 from backend.inference.intake import SourceImage
-from backend.inference.model import LoadedModel, enlarged
+from backend.inference.model import LoadedModel
 from backend.metrics.service import Metrics
-from backend.pool.proposals import propose_objects
+from backend.pool.kept_objects import KeptObjects
+from backend.pool.proposals import propose_objects, score_many
 from backend.settings import Settings
 from usam.images import read_image
 
@@ -62,11 +63,14 @@ def test_a_prediction_without_a_context_has_the_pools_objects(
 ) -> None:
     file = as_png(name)
     with engine.image(name, lambda: file) as image:
-        answered = engine.propose(image)
+        answered = engine.propose(image).masks
     source = SourceImage.of(file, "nano-m", EmbeddingFiles(tmp_path, 0), read_image)
-    pooled = propose_objects(model, None, source.encoded_by(model), settings).found
-    masks = {enlarged(logits, pooled.hw).tobytes() for logits in pooled.objects.logits}
+    found = propose_objects(model, None, source.encoded_by(model), settings)
+    row = KeptObjects.of(found.found, found.labels).pack(1, "key", {})
+    (pooled,) = score_many(model.own_heads, None, settings, [KeptObjects.unpack(row)])
+    rows = pooled.shown.rows.tolist()
+    masks = {pooled.kept.mask(number).tobytes() for number in rows}
     assert len(masks) == len(answered) >= 2
     assert {one.mask.tobytes() for one in answered} == masks
-    assert [one.iou for one in answered] == pytest.approx(pooled.objects.iou.tolist())
-    assert (np.diff(pooled.objects.iou) <= 1e-6).all(), "best first"
+    assert [one.iou for one in answered] == pytest.approx([pooled.scores(number).iou for number in rows], abs=2e-3)
+    assert (np.diff(pooled.iou[rows]) <= 1e-6).all(), "best first"

@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from backend.errors import JobError
+from backend.jobs import score_pool
 from backend.jobs.score_pool import run
 from backend.jobs.sync import run as sync
 from backend.resources import Resources
 from tests.factories import brush, head_set, keep_proposals, resources
+from usam.errors import MaskError
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Resources]:
     """Four tasks that nobody has labelled, with proposals; whoever asks for SAM fails."""
-    opened = resources(tmp_path, strategy="samscore")
+    opened = resources(tmp_path, strategy="samscore", image_rule="top-mean")
     studio: Any = opened.label_studio
     for number in range(1, 5):
         studio.add_task(number)
@@ -41,7 +43,24 @@ def test_the_most_doubtful_is_first_and_written_with_its_masks(place: Resources)
     written = {one.task: one for one in studio.prediction_list}
     assert sorted(written) == [1, 2, 3, 4]
     assert written[4].score == min(one.score for one in written.values())
-    assert [region["score"] for region in written[4].result] == [0.86, 0.36]
+    assert [region["score"] for region in written[4].result] == [0.86, 0.56]
+    assert place.store.proposal_rows(1, [4])[4].drawings.keys() == {"0", "1"}, "what was drawn is kept"
+
+
+def test_a_damaged_mask_costs_its_task_the_masks_and_nothing_else(
+    place: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = score_pool.draw_shown
+
+    def drawn(one: Any, *rest: Any) -> Any:
+        if one.iou[0] < 0.87:
+            raise MaskError("a mask as it was packed", "damage", "make it again")
+        return real(one, *rest)
+
+    monkeypatch.setattr(score_pool, "draw_shown", drawn)
+    run(place, 1)
+    studio: Any = place.label_studio
+    assert {one.task: bool(one.result) for one in studio.prediction_list} == {1: True, 2: True, 3: True, 4: False}
 
 
 def test_an_order_that_is_right_is_left_alone(place: Resources) -> None:

@@ -8,17 +8,23 @@ import numpy as np
 import pytest
 
 from backend.errors import RegionError
+from backend.inference.shown import ShownObjects
 from backend.label_studio.config import parse_config
 from backend.label_studio.records import Annotation
-from backend.learning.audits import ScoredTask, audit_candidates, image_hw, pool_candidates, true_ious
-from backend.pool.proposals import ObjectScores
+from backend.learning.audits import ScoredTask, audit_candidates, final_label, pool_candidates, true_ious
+from backend.pool.proposals import ScoredObjects
 from backend.store.pseudo_label_store import with_provenance
+from tests.factories import kept_objects
 from usam.masks import encode_rle
 
 HW = (40, 50)
 BRUSH = parse_config(
     '<View><Image name="img" value="$image"/><BrushLabels name="brush" toName="img"><Label value="thing"/>'
     '</BrushLabels><Number name="task_gap" toName="img" perRegion="true"/></View>'
+)
+PETS = parse_config(
+    '<View><Image name="img" value="$image"/><BrushLabels name="brush" toName="img"><Label value="cat"/>'
+    '<Label value="dog"/></BrushLabels></View>'
 )
 BOXES = parse_config(
     '<View><Image name="img" value="$image"/><RectangleLabels name="brush" toName="img"><Label value="thing"/>'
@@ -32,7 +38,7 @@ def block(top: int, left: int, height: int, width: int) -> np.ndarray[Any, Any]:
     return mask
 
 
-def brush(mask: np.ndarray[Any, Any], name: str = "drawn") -> dict[str, Any]:
+def brush(mask: np.ndarray[Any, Any], name: str = "drawn", label: str = "thing") -> dict[str, Any]:
     return {
         "id": name,
         "from_name": "brush",
@@ -40,7 +46,7 @@ def brush(mask: np.ndarray[Any, Any], name: str = "drawn") -> dict[str, Any]:
         "type": "brushlabels",
         "original_width": HW[1],
         "original_height": HW[0],
-        "value": {"format": "rle", "rle": encode_rle(mask), "brushlabels": ["thing"]},
+        "value": {"format": "rle", "rle": encode_rle(mask), "brushlabels": [label]},
     }
 
 
@@ -49,36 +55,25 @@ def rectangle(**value: float) -> dict[str, Any]:
     return {**size, "from_name": "brush", "type": "rectanglelabels", "value": {"rotation": 0, **value}}
 
 
-def scored(task: int, *masks: np.ndarray[Any, Any], gap: float | None = 0.02) -> ScoredTask:
+def scored(
+    task: int, *masks: np.ndarray[Any, Any], gap: float | None = 0.02, labels: list[str | None] | None = None
+) -> ScoredTask:
     """A task with these proposals, of predicted IoU 0.9, 0.8, ..."""
-    heads = {} if gap is None else {"task_gap": gap}
-    regions = []
-    for number, mask in enumerate(masks):
-        number_of = {"from_name": "task_gap", "type": "number", "value": {"number": 0.02}}
-        regions += [{"object": number, "region": brush(mask)}, {"object": number, "region": number_of}]
-    return ScoredTask(task, regions, [ObjectScores(0.9 - 0.1 * k, heads) for k in range(len(masks))])
+    count = len(masks)
+    iou, nothing = 0.9 - 0.1 * np.arange(count, dtype=np.float32), np.full(count, np.nan)
+    columns = {"samscore": iou} | ({} if gap is None else {"task_gap": np.full(count, gap)})
+    shown = ShownObjects(np.arange(count), nothing, [None] * count, nothing)
+    return ScoredTask(task, ScoredObjects(kept_objects(*masks, labels=labels), iou, columns, shown))
 
 
 def annotation(number: int, task: int, *regions: dict[str, Any], cancelled: bool = False) -> Annotation:
     return Annotation(number, task, "", list(regions), cancelled)
 
 
-def test_a_mask_is_all_parts_of_its_object_and_nothing_else() -> None:
-    left, right, other = block(0, 0, 5, 5), block(20, 20, 5, 5), block(30, 30, 5, 5)
-    task = scored(1, left, other)
-    task.regions.append({"object": 0, "region": brush(right)})
-    found = task.mask(0, BRUSH)
-    assert found is not None
-    assert (found == (left | right)).all()
-    assert task.label(0) == "thing"
-    assert task.mask(7, BRUSH) is None
-    assert task.label(7) == ""
-
-
 def test_a_true_iou_is_the_highest_with_anything_that_was_drawn() -> None:
     task = scored(1, block(0, 0, 10, 10), block(20, 20, 10, 10))
     drawn = [brush(block(0, 0, 10, 5), "a"), brush(block(0, 0, 10, 8), "b")]
-    assert true_ious(task, drawn, BRUSH) == pytest.approx({0: 0.8, 1: 0.0})
+    assert true_ious(task, drawn, BRUSH) == pytest.approx({0: 0.8, 1: 0.0}, abs=0.05)
     assert true_ious(task, [], BRUSH) == {0: 0.0, 1: 0.0}
 
 
@@ -86,15 +81,18 @@ def test_boxes_judge_boxes_and_no_masks() -> None:
     drawn = [rectangle(x=0, y=0, width=20, height=25)]
     with pytest.raises(RegionError, match="masks"):
         true_ious(scored(1, block(0, 0, 10, 10)), drawn, BRUSH)
-    box = {"object": 0, "region": rectangle(x=0, y=0, width=20, height=25)}
-    assert true_ious(ScoredTask(1, [box], [ObjectScores(0.9, {})]), drawn, BOXES) == pytest.approx({0: 1.0})
+    ragged = block(0, 0, 10, 10)
+    ragged[4:, 4:] = False
+    assert true_ious(scored(1, ragged), drawn, BOXES) == pytest.approx({0: 1.0}, abs=0.1)
 
 
-def test_a_region_that_does_not_know_its_images_size_is_refused() -> None:
-    assert image_hw(brush(block(0, 0, 2, 2))) == HW
-    for wrong in ({}, {"original_height": 40}, {"original_height": "40", "original_width": 50}):
-        with pytest.raises(RegionError, match="size"):
-            image_hw(wrong)
+def test_a_wrong_label_is_as_wrong_as_a_wrong_mask() -> None:
+    mask = block(0, 0, 10, 10)
+    task = scored(1, mask, mask, mask, labels=["cat", "dog", None])
+    found = true_ious(task, [brush(mask, label="cat")], PETS)
+    assert found == pytest.approx({0: 1.0, 1: 0.0}, abs=0.1), "and what nobody can name is no candidate"
+    assert [final_label(task, number, PETS) for number in range(3)] == ["cat", "dog", None]
+    assert pool_candidates([task], PETS).names == ["1-0", "1-1"]
 
 
 def test_the_newest_answer_of_a_person_counts() -> None:
@@ -112,7 +110,9 @@ def test_the_newest_answer_of_a_person_counts() -> None:
     audit = audit_candidates(tasks, answers, BRUSH)
     assert audit.candidates.audited == [2, 1]
     assert audit.candidates.true_iou is not None
-    assert dict(zip(audit.candidates.images, audit.candidates.true_iou, strict=True)) == pytest.approx({2: 0.5, 1: 1.0})
+    assert dict(zip(audit.candidates.images, audit.candidates.true_iou, strict=True)) == pytest.approx(
+        {2: 0.5, 1: 1.0}, abs=0.1
+    )
     assert (audit.last_label, audit.left_out) == (12, {})
 
 
@@ -142,7 +142,7 @@ def test_an_audit_where_nothing_is_marked_makes_its_masks_wrong() -> None:
 
 def test_the_pool_carries_scores_and_no_truth() -> None:
     mask = block(0, 0, 5, 5)
-    pool = pool_candidates([scored(3, mask, mask), scored(4, mask), scored(5)])
+    pool = pool_candidates([scored(3, mask, mask), scored(4, mask), scored(5)], BRUSH)
     assert pool.names == ["3-0", "3-1", "4-0"]
     assert (pool.images, pool.audited, pool.image_count) == ([3, 3, 4], [3, 4, 5], 3)
     assert pool.predicted_iou == pytest.approx([0.9, 0.8, 0.9])
@@ -151,4 +151,4 @@ def test_the_pool_carries_scores_and_no_truth() -> None:
 
 
 def test_without_a_head_that_tells_it_there_is_no_task_gap() -> None:
-    assert pool_candidates([scored(3, block(0, 0, 5, 5), gap=None)]).task_gap is None
+    assert pool_candidates([scored(3, block(0, 0, 5, 5), gap=None)], BRUSH).task_gap is None

@@ -7,25 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.errors import StoreError
 from backend.inference.model import LoadedModel
 from backend.label_studio.config import parse_config
 from backend.label_studio.records import Prediction
 from backend.label_studio.regions import validated
 from backend.metrics.service import Metrics
+from backend.pool.kept_objects import KeptObjects
 from backend.pool.proposals import (
-    kept_prompts,
-    pack,
+    ScoredObjects,
+    draw_shown,
+    object_name,
     proposal_key,
     propose_objects,
-    rescored,
+    regions_of,
     score_many,
-    score_objects,
-    to_regions,
-    unpack,
 )
 from backend.settings import Settings
-from backend.store.records import ProposalRow
+from tests.factories import kept_objects
 from usam.heads.head_set import HeadSet
 
 CONFIG = """<View><Image name="img" value="$image"/>
@@ -62,9 +60,18 @@ def model(settings: Settings) -> LoadedModel:
 
 def propose(
     model: LoadedModel, heads: HeadSet | None, image: np.ndarray[Any, Any], settings: Settings, *given: Any
-) -> tuple[Any, list[Any]]:
+) -> ScoredObjects:
     found = propose_objects(model, heads, model.encode(image), settings, *given)
-    return to_regions(found, heads, "nano-s", parse_config(CONFIG), settings)
+    return scored(heads, KeptObjects.of(found.found, found.labels), settings)
+
+
+def scored(heads: HeadSet | None, kept: KeptObjects, settings: Settings) -> ScoredObjects:
+    return score_many(heads, None, settings, [kept])[0]
+
+
+def sent(one: ScoredObjects, settings: Settings, known: Any = None) -> list[dict[str, Any]]:
+    controls = parse_config(CONFIG)
+    return regions_of(one, draw_shown(one, controls, settings, known=known), controls, settings)
 
 
 @pytest.fixture(scope="module")
@@ -80,51 +87,48 @@ def test_objects_are_at_most_as_many_as_set_and_fit_the_configuration(
     model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any], with_heads: bool
 ) -> None:
     heads = head_set(0, model.width) if with_heads else None
-    controls = parse_config(CONFIG)
-    arrays, regions = propose(model, heads, image, settings)
-    count = len(arrays["output"])
-    assert 1 <= count <= 4
-    assert arrays["iou_token"].shape == (count, model.width)
-    assert arrays["mask_tokens"].shape == (count, 4, model.width)
-    assert {int(one) for one in arrays["output"]} <= {1, 2, 3}
-    result = rescored(regions, score_objects(heads, "nano-s", arrays), controls)
-    validated(result, 0.5, controls)
-    brushes = [one for one in result if one["type"] == "brushlabels"]
-    assert len(brushes) == count
-    assert sum(one["from_name"] == "predicted_iou" for one in result) == 1
+    one = propose(model, heads, image, settings)
+    count, shown = len(one.kept), len(one.shown.rows)
+    assert 1 <= shown <= 4 <= count <= 40
+    assert one.kept.iou_token.shape == (count, model.width)
+    assert one.kept.mask_tokens.shape == (count, 4, model.width)
+    assert {int(output) for output in one.kept.output} <= {1, 2, 3}
+    assert one.kept.looks.features.shape[0] == count
+    assert one.kept.looks.features.shape[1] > 100, "the trunk's maps are pooled"
+    result = sent(one, settings)
+    validated(result, 0.5, parse_config(CONFIG))
+    brushes = [region for region in result if region["type"] == "brushlabels"]
+    assert len(brushes) == shown
+    assert all(region["value"]["brushlabels"] == [] for region in brushes), "no label is guessed"
+    assert sum(region["from_name"] == "predicted_iou" for region in result) == 1
 
 
-def test_new_heads_change_numbers_and_nothing_else(
+def test_new_heads_change_numbers_and_no_mask(
     model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any]
 ) -> None:
-    controls = parse_config(CONFIG)
     old, new = head_set(0, model.width), head_set(1, model.width)
-    arrays, regions = propose(model, old, image, settings)
-    scores = score_objects(new, "nano-s", arrays)
-    before = rescored(regions, score_objects(old, "nano-s", arrays), controls)
-    after = rescored(regions, scores, controls)
-    for one, other in zip(before, after, strict=True):
-        if one["type"] == "brushlabels":
-            assert one["value"] == other["value"]
-            assert one["id"] == other["id"]
-            assert one["score"] != other["score"]
-            assert one["meta"]["text"] != other["meta"]["text"]
-            assert one["meta"]["text"][1:] == other["meta"]["text"][1:]
-    told = [one["value"]["number"] for one in after if one["from_name"] == "task_gap"]
-    assert told == pytest.approx([score.gaps["task_gap"] for score in scores], abs=1e-4)
-    (worst,) = (one["value"]["number"] for one in after if one["from_name"] == "predicted_iou")
-    assert worst == pytest.approx(min(score.iou for score in scores), abs=1e-4)
-    assert regions[0]["region"]["score"] == before[0]["score"], "what is kept is not changed"
+    one = propose(model, old, image, settings)
+    other = scored(new, one.kept, settings)
+    both = sorted(set(one.shown.rows.tolist()) & set(other.shown.rows.tolist()))
+    assert both
+    drawings = draw_shown(one, parse_config(CONFIG), settings)
+    again = draw_shown(other, parse_config(CONFIG), settings, known=drawings)
+    for number in both:
+        assert again[number] is drawings[number], "it is not traced again"
+        assert one.scores(number).iou != other.scores(number).iou
+    told = [region["value"]["number"] for region in sent(other, settings) if region["from_name"] == "task_gap"]
+    wanted = [other.scores(number).gaps["task_gap"] for number in other.shown.rows.tolist()]
+    assert told == pytest.approx(wanted, abs=1e-4)
 
 
 def test_scores_of_kept_tokens_are_those_of_the_heads(
     model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any]
 ) -> None:
     heads = head_set(0, model.width)
-    arrays, _ = propose(model, heads, image, settings)
-    table = heads.score(arrays["iou_token"].astype(np.float32), arrays["mask_tokens"].astype(np.float32))
-    for k, scores in enumerate(score_objects(heads, "nano-s", arrays)):
-        column = int(arrays["output"][k]) - 1
+    one = propose(model, heads, image, settings)
+    table = heads.score(one.kept.iou_token.astype(np.float32), one.kept.mask_tokens.astype(np.float32))
+    for k in range(len(one.kept)):
+        column, scores = int(one.kept.output[k]) - 1, one.scores(k)
         assert scores.scores["task_gap"] == pytest.approx(table["task_gap"][k, column], abs=1e-5)
         assert scores.iou == pytest.approx(float(np.clip(table["iou_nano_s"][k, column], 0, 1)), abs=1e-5)
 
@@ -133,15 +137,15 @@ def test_many_tasks_are_scored_as_one_by_one(
     model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any]
 ) -> None:
     heads = head_set(0, model.width)
-    first, _ = propose(model, heads, image, settings)
-    second, _ = propose(model, heads, image[:, ::-1].copy(), settings)
-    empty = {name: array[:0] for name, array in first.items()}
-    together = score_many(heads, "nano-s", [first, empty, second])
-    assert together[1] == []
+    first = propose(model, heads, image, settings)
+    second = propose(model, heads, image[:, ::-1].copy(), settings)
+    together = score_many(heads, None, settings, [first.kept, kept_objects(width=model.width), second.kept])
+    assert len(together[1].shown.rows) == 0
     for alone, joined in ((first, together[0]), (second, together[2])):
-        for one, other in zip(score_objects(heads, "nano-s", alone), joined, strict=True):
-            assert one.scores == pytest.approx(other.scores, abs=1e-5)
-    assert score_many(heads, "nano-s", []) == []
+        assert alone.shown.rows.tolist() == joined.shown.rows.tolist()
+        for name, values in alone.columns.items():
+            np.testing.assert_allclose(values, joined.columns[name], atol=1e-5)
+    assert score_many(heads, None, settings, []) == []
 
 
 def test_boxes_of_another_model_are_the_prompts(
@@ -157,21 +161,20 @@ def test_boxes_of_another_model_are_the_prompts(
         "image_rotation": 0,
         "value": {"x": 25, "y": 22.2, "width": 41.7, "height": 33.3, "rotation": 0, "rectanglelabels": ["other"]},
     }
-    others = [Prediction(1, 3, "detector-7", 0.5, [box])]
-    arrays, regions = propose(model, None, image, settings, others)
-    assert len(arrays["output"]) == 1
-    assert regions[0]["region"]["value"]["brushlabels"] == ["other"]
+    one = propose(model, None, image, settings, [Prediction(1, 3, "detector-7", 0.5, [box])])
+    assert (len(one.kept), one.kept.given) == (1, True)
+    assert sent(one, settings)[0]["value"]["brushlabels"] == ["other"]
 
 
-def test_kept_arrays_read_back_and_damage_is_said(
+def test_ids_are_the_same_each_time_where_that_is_asked_for(
     model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any]
 ) -> None:
-    arrays, regions = propose(model, None, image, settings)
-    row = pack(3, "key", arrays, regions)
-    for name, array in unpack(row).items():
-        np.testing.assert_array_equal(array, arrays[name])
-    with pytest.raises(StoreError, match="task 3"):
-        unpack(ProposalRow(3, "key", row.arrays[:20], []))
+    one, controls = propose(model, None, image, settings), parse_config(CONFIG)
+    drawings, number = draw_shown(one, controls, settings), int(one.shown.rows[0])
+    (first, *_), (again, *_) = (
+        regions_of(one, drawings, controls, settings, numbers=[number], prefix="v/1") for _ in range(2)
+    )
+    assert first["id"] == again["id"] == object_name("v/1", number) != object_name("v/2", number)
 
 
 def test_the_key_follows_image_model_and_configuration_but_not_heads(settings: Settings) -> None:
@@ -197,7 +200,7 @@ def test_masks_are_chosen_by_sams_own_score_where_that_is_what_pays(
     }
     box = {**prompt, "type": "rectanglelabels", "value": {"x": 25, "y": 22, "width": 42, "height": 33}}
     for others in ([Prediction(1, 3, "detector-7", 0.5, [prompt])], [Prediction(1, 3, "detector-7", 0.5, [box])]):
-        arrays, _ = propose(model, heads, image, settings, others, "samscore")
-        decoded = model.outputs(model.encode(image), kept_prompts(arrays)[:1])
-        assert int(arrays["output"][0]) == int(decoded.ious[0, 1:].argmax()) + 1
+        kept = propose(model, heads, image, settings, others, "samscore").kept
+        decoded = model.outputs(model.encode(image), kept.prompts[:1])
+        assert int(kept.output[0]) == int(decoded.ious[0, 1:].argmax()) + 1
     assert proposal_key(settings, CONFIG, "a") != proposal_key(settings, CONFIG, "a", "samscore")

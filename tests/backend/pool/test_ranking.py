@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from backend.inference.shown import ShownObjects
 from backend.pool.policy import audit_tasks
-from backend.pool.proposals import ObjectScores
 from backend.pool.ranking import PoolTask, rank
 from backend.settings import Settings
 from tests.usam.training.test_gate import constant
 
 
 def subject(task: int, *gaps: float, failure: str = "") -> PoolTask:
-    objects = [ObjectScores(0.8, {"task_gap": gap, "entropy": gap, "samscore": 1 - gap}) for gap in gaps]
+    values, count = np.array(gaps), len(gaps)
+    columns = {"task_gap": values, "entropy": values, "samscore": 1 - values}
+    nothing = np.full(count, np.nan)
+    shown = ShownObjects(np.arange(count), nothing, [None] * count, nothing)
     features = np.eye(64, dtype=np.float32)[task % 64]
-    return PoolTask(task, objects, features, failure)
+    return PoolTask(task, columns, np.full(count, 0.8, np.float32), shown, features, failure=failure)
 
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings.from_environment(model="nano-s", strategy="task", audit_share=0.0)
+    return Settings.from_environment(model="nano-s", strategy="task", image_rule="top-mean", audit_share=0.0)
 
 
 def test_the_most_doubtful_comes_first_with_the_lowest_confidence(settings: Settings) -> None:
@@ -44,7 +49,7 @@ def test_failures_come_last_and_say_why(settings: Settings) -> None:
 
 def test_near_duplicates_are_not_both_at_the_top(settings: Settings) -> None:
     twin = np.eye(64, dtype=np.float32)[0]
-    subjects = [PoolTask(n, subject(n, 0.9).objects, twin) for n in (1, 2)]
+    subjects = [replace(subject(n, 0.9), features=twin) for n in (1, 2)]
     subjects += [subject(n, 0.1 + n / 100) for n in range(3, 10)]
     rows = rank(subjects, constant(0.5), settings, 9, "v")
     assert rows[0].task == 1
@@ -64,6 +69,42 @@ def test_strategies_without_heads_rank_too(settings: Settings, strategy: str) ->
     rows = rank(subjects, None, chosen, 9, "v")
     assert sorted(row.task for row in rows) == [1, 2, 3, 4, 5]
     assert rows == rank(subjects, None, chosen, 9, "v")
+
+
+def judged(
+    task: int, *ious: float, wanted: float = float("nan"), sure: float = float("nan"), covered: float = 1.0
+) -> PoolTask:
+    made = subject(task, *([0.1] * len(ious)))
+    assert made.shown is not None
+    count = len(ious)
+    shown = ShownObjects(np.arange(count), np.full(count, np.nan), [None] * count, np.full(count, sure))
+    return replace(made, iou=np.array(ious, np.float32), shown=shown, uncovered=1 - covered)
+
+
+def test_by_default_the_work_expected_in_a_task_decides() -> None:
+    settings = Settings.from_environment(model="nano-s", audit_share=0.0)
+    assert settings.strategy == "expected-error"
+    subjects = [judged(1, 0.9, 0.95), judged(2, *[0.9] * 20), judged(3), judged(4, 0.5), judged(5, 0.9, covered=0.0)]
+    subjects += [judged(6, 0.9, sure=0.5), replace(subject(7), features=subject(7).features)]
+    rows = rank(subjects, constant(0.5), settings, 9, "v")
+    order = [row.task for row in rows]
+    assert set(order[:2]) == {3, 7}, "what shows nothing is all work"
+    assert order[2:4] == [6, 4], "then what is mislabelled or wrong"
+    assert order.index(1) == 6, "the best last"
+    assert abs(order.index(2) - order.index(1)) == 1, "many good objects are no reason to ask"
+    reasons = {row.task: row.reason for row in rows}
+    assert reasons[3] == "nothing found in it: all of it is yours to mark"
+    assert reasons[4].startswith("1 object shown, expected IoU 0.50")
+    assert "labels 50% sure" in reasons[6]
+    assert "100% of the image not covered" in reasons[5]
+
+
+def test_random_is_uniform_over_tasks_whatever_they_hold() -> None:
+    settings = Settings.from_environment(model="nano-s", strategy="random", audit_share=0.0)
+    subjects = [subject(n, *[0.3] * (n % 12)) for n in range(600)]
+    rows = rank(subjects, None, settings, 9, "v")
+    counts = np.array([row.task % 12 for row in rows], float)
+    assert abs(counts[:300].mean() - counts[300:].mean()) < 0.7
 
 
 def test_an_empty_pool_has_no_order(settings: Settings) -> None:

@@ -15,9 +15,11 @@ from backend.image_fetcher import ImageFetcher
 from backend.inference.model import LoadedModel
 from backend.label_studio.config import parse_config
 from backend.label_studio.records import Task
+from backend.label_studio.regions import ScoredMask, masks_to_regions
 from backend.metrics.service import Metrics
-from backend.pool.proposals import kept_prompts, pack, propose_objects, score_many, to_regions, unpack
-from backend.pool.refined_masks import BITS, alternative_predictions, shown_mask, true_gains
+from backend.pool.kept_objects import KeptObjects
+from backend.pool.proposals import propose_objects, score_many
+from backend.pool.refined_masks import BITS, alternative_predictions, true_gains
 from backend.pool.refinement import ObjectGaps, act_on_pool, gather, refine_pool_if_needed, within_budget
 from backend.resources import Resources
 from backend.settings import Settings
@@ -109,8 +111,8 @@ class Place:
         self.store.record_tasks(PROJECT, seen)
         for number in range(1, TASKS + 1):
             found = propose_objects(model, HEADS, model.encode(picture(number)), settings(folder))
-            arrays, regions = to_regions(found, HEADS, "nano-s", CONTROLS, settings(folder))
-            self.store.put_proposal(PROJECT, pack(number, "key", arrays, regions))
+            kept = KeptObjects.of(found.found, found.labels)
+            self.store.put_proposal(PROJECT, kept.pack(number, "key", {}))
 
     def context(self, **given: Any) -> Resources:
         made = settings(self.folder, **given)
@@ -129,76 +131,69 @@ class Place:
         resources = self.context(**given)
         pool = self.store.tasks(PROJECT, unlabelled=True)
         with resources.run(PROJECT, "score_pool") as progress:
-            return act_on_pool(resources, PROJECT, pool, heads, CONTROLS, "predicted-iou", progress)
+            return act_on_pool(resources, PROJECT, pool, heads, None, CONTROLS, "predicted-iou", progress)
 
-    def kept(self) -> dict[int, tuple[dict[str, Any], list[Any]]]:
+    def kept(self) -> dict[int, KeptObjects]:
         rows = self.store.proposal_rows(PROJECT, list(range(1, TASKS + 1)))
-        return {task: (unpack(row), row.regions) for task, row in rows.items()}
+        return {task: KeptObjects.unpack(row) for task, row in rows.items()}
+
+    def packed(self) -> dict[int, bytes]:
+        rows = self.store.proposal_rows(PROJECT, list(range(1, TASKS + 1)))
+        return {task: row.arrays for task, row in rows.items()}
 
 
 def test_prompts_are_kept_with_proposals(place: Place) -> None:
-    arrays, _ = place.kept()[1]
-    prompts = kept_prompts(arrays)
-    assert len(prompts) == len(arrays["output"])
-    decoded = place.model.outputs(place.model.encode(picture(1)), prompts)
-    np.testing.assert_allclose(decoded.iou_token, arrays["iou_token"], atol=2e-2)
+    kept = place.kept()[1]
+    assert len(kept.prompts) == len(kept)
+    decoded = place.model.outputs(place.model.encode(picture(1)), kept.prompts)
+    np.testing.assert_allclose(decoded.iou_token, kept.iou_token, atol=2e-2)
 
 
 def test_the_larger_model_decodes_half_of_the_images(place: Place) -> None:
-    before = place.kept()
+    before = place.packed()
     report = place.act()
     larger, after = report["larger"], place.kept()
-    acted = {task for task, (arrays, _) in after.items() if "acted" in arrays and arrays["acted"].any()}
+    acted = {task for task, kept in after.items() if kept.acted.any()}
     assert 1 <= len(acted) <= TASKS * 0.5
     assert larger["share_of_cost"] <= 0.5
-    assert larger["last"]["acted"] == sum(int((after[task][0]["acted"] > 0).sum()) for task in acted)
-    assert larger["last"]["kept"] > 0
+    assert larger["last"]["acted"] == sum(int((after[task].acted > 0).sum()) for task in acted)
+    assert larger["last"]["kept"] == sum(len(kept.larger) for kept in after.values()) > 0
     assert larger["cost"]["encode_s"] > larger["cost"]["decode_s"] > 0
-    for task in set(after) - acted:
-        assert after[task][1] == before[task][1], "other tasks are left alone"
+    assert {task: place.packed()[task] for task in set(after) - acted} == {
+        task: before[task] for task in set(after) - acted
+    }, "other tasks are left alone"
     for task in acted:
-        arrays, regions = after[task]
-        scores = score_many(HEADS, "nano-s", [arrays])[0]
-        for number in range(len(scores)):
-            assert [one["object"] for one in regions if one["object"] == number], "every object keeps a region"
-            if f"before_{number}" in arrays:
-                assert scores[number].iou == pytest.approx(float(arrays["acted_iou"][number]))
-                old = shown_mask(before[task][1], number, CONTROLS, HW)
-                new = shown_mask(regions, number, CONTROLS, HW)
-                assert old is not None
-                assert new is not None
-                shown = next(one["region"] for one in regions if one["object"] == number)
-                assert "mask by nano-m" in shown["meta"]["text"]
+        (scored,) = score_many(HEADS, None, settings(place.folder), [after[task]])
+        assert set(np.flatnonzero(after[task].acted)) <= set(scored.shown.rows.tolist()), "what nobody sees waits"
+        for number, better in after[task].larger.items():
+            assert scored.scores(number).iou == pytest.approx(min(better.iou, 1.0))
+            drawing = after[task].drawing(number, "brush", 1.5)
+            assert "mask by nano-m" in scored.scored_mask(number, drawing).notes
 
 
 def test_nothing_is_done_twice_or_beyond_the_budget_under_new_heads(place: Place) -> None:
     first = place.act()
-    state = place.kept()
+    state = place.packed()
     again = place.act()
     assert again["larger"]["last"]["acted"] == 0
     assert again["larger"]["total"]["acted"] == first["larger"]["total"]["acted"] > 0
-    assert {t: r for t, (_, r) in place.kept().items()} == {t: r for t, (_, r) in state.items()}
+    assert place.packed() == state
     place.act(opposite(HEADS))
-    acted = [task for task, (arrays, _) in place.kept().items() if "acted" in arrays and arrays["acted"].any()]
-    assert len(acted) <= TASKS * 0.5
+    assert sum(kept.acted.any() for kept in place.kept().values()) <= TASKS * 0.5
 
 
 def test_alternatives_are_another_reading_of_the_same_objects(place: Place) -> None:
     report = place.act(larger_budget=0.0, alternatives_budget=0.25)
     assert report["alternatives"]["last"]["acted"] > 0
     kept = place.kept()
-    (task,) = [task for task, (arrays, _) in kept.items() if "acted" in arrays]
-    resources = place.context()
-    objects = {number: score_many(HEADS, "nano-s", [arrays])[0] for number, (arrays, _) in kept.items()}
+    (task,) = [task for task, one in kept.items() if one.acted.any()]
     rows = [ScoreRow(number, "v", 0.1, number / TASKS, number - 1, False) for number in kept]
-    (second,) = alternative_predictions(resources, PROJECT, rows, objects, CONTROLS, "v")
+    (second,) = alternative_predictions(place.context(), PROJECT, rows, HEADS, None, CONTROLS, "v")
     assert (second["task"], second["score"], second["model_version"]) == (task, task / TASKS, "v")
-    _, regions = kept[task]
-    assert len(second["result"]) == len(regions)
     readings = [one for one in second["result"] if any("another reading" in text for text in one["meta"]["text"])]
-    assert len(readings) == report["alternatives"]["last"]["acted"]
-    shown = {one["region"]["id"] for one in regions}
-    assert all(one["id"] not in shown for one in readings)
+    assert len(readings) == len(kept[task].alternatives) == report["alternatives"]["last"]["acted"]
+    (scored,) = score_many(HEADS, None, settings(place.folder), [kept[task]])
+    assert len(second["result"]) == len(scored.shown.rows)
 
 
 def test_low_gaps_and_missing_heads_are_left_alone(place: Place) -> None:
@@ -206,7 +201,7 @@ def test_low_gaps_and_missing_heads_are_left_alone(place: Place) -> None:
     resources = place.context()
     pool = place.store.tasks(PROJECT, unlabelled=True)
     with resources.run(PROJECT, "score_pool") as progress:
-        assert refine_pool_if_needed(resources, PROJECT, pool, None, CONTROLS, "predicted-iou", progress, 4) == {}
+        assert refine_pool_if_needed(resources, PROJECT, pool, None, None, CONTROLS, "predicted-iou", progress, 4) == {}
     report = place.act(sure, larger_budget=1.0, alternatives_budget=1.0)
     assert all(report[action]["chosen"] == 0 for action in BITS)
 
@@ -217,15 +212,15 @@ def test_a_ranking_without_new_images_waits_for_nothing(place: Place) -> None:
     first["larger"]["asked"] = [0.5, 0.0, "nano-m"]
     with resources.run(PROJECT, "score_pool") as progress:
         resources.store.put_refinements(PROJECT, progress.id, first)
-    state = place.kept()
+    state = place.packed()
     pool = place.store.tasks(PROJECT, unlabelled=True)
     found = []
     for made in (0, 2):
         with resources.run(PROJECT, "score_pool") as progress:
             found.append(
-                refine_pool_if_needed(resources, PROJECT, pool, HEADS, CONTROLS, "predicted-iou", progress, made)
+                refine_pool_if_needed(resources, PROJECT, pool, HEADS, None, CONTROLS, "predicted-iou", progress, made)
             )
-        assert (place.kept()[1][1] == state[1][1]) or made
+        assert place.packed() == state or made
     assert found[0] == {
         action: {name: value for name, value in figures.items() if name != "last"} for action, figures in first.items()
     }
@@ -234,14 +229,14 @@ def test_a_ranking_without_new_images_waits_for_nothing(place: Place) -> None:
 
 def test_true_gains_are_those_of_the_marked_object(place: Place) -> None:
     place.act()
-    arrays, regions = next(kept for kept in place.kept().values() if any(n.startswith("before") for n in kept[0]))
-    number = next(int(name.removeprefix("before_")) for name in arrays if name.startswith("before_"))
-    new = next(one["region"] for one in regions if one["object"] == number)
-    found = true_gains(arrays, regions, [new], CONTROLS)
+    kept = next(kept for kept in place.kept().values() if kept.larger)
+    number = next(iter(kept.larger))
+    (region,) = masks_to_regions([ScoredMask(kept.mask(number), 0.9, label="thing")], CONTROLS)
+    found = true_gains(kept, [region], CONTROLS)
     assert found
     assert {action for action, _ in found} == {"larger"}
     assert max(gain for _, gain in found) > 0, "who marks just the new mask says that it was better"
-    assert true_gains(arrays, regions, [], CONTROLS) == []
+    assert true_gains(kept, [], CONTROLS) == []
 
 
 def test_what_is_spent_stays_spent() -> None:
@@ -255,6 +250,6 @@ def test_what_is_spent_stays_spent() -> None:
 
 
 def test_gaps_below_the_floor_do_not_count(place: Place) -> None:
-    low = gather(place.context(act_gap_above=0.5), PROJECT, HEADS)
+    low = gather(place.context(act_gap_above=0.5), PROJECT, HEADS, None)
     assert (low.gaps["model_gap"] <= 0).all()
-    assert (gather(place.context(), PROJECT, HEADS).gaps["model_gap"] > 0).any()
+    assert (gather(place.context(), PROJECT, HEADS, None).gaps["model_gap"] > 0).any()

@@ -23,7 +23,6 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from backend.errors import StoreError
-from backend.pool.proposals import kept_prompts, unpack
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.migrations import FOLDER, HEAD
@@ -32,7 +31,7 @@ from backend.store.records import Row
 
 ARCHIVE = Path(__file__).parent / "before-migrations.tar.gz"
 CHAMPION = "2438cc3f786d"
-KEPT_AS_THEY_ARE = ("projects", "events", "tasks", "annotations", "proposals", "scores")
+KEPT_AS_THEY_ARE = ("events", "tasks", "annotations", "scores")
 
 
 @pytest.fixture
@@ -62,10 +61,12 @@ def rows_of(path: Path, table: str) -> list[dict[str, Any]]:
 
 
 def test_every_row_of_every_table_is_there(folder: Path) -> None:
-    before = {table: rows_of(folder / "usam.db", table) for table in (*KEPT_AS_THEY_ARE, "samples", "runs")}
+    before = {table: rows_of(folder / "usam.db", table) for table in (*KEPT_AS_THEY_ARE, "projects", "samples", "runs")}
     Store(address(folder)).close()
     for table in KEPT_AS_THEY_ARE:
         assert rows_of(folder / "usam.db", table) == before[table]
+    (project,) = rows_of(folder / "usam.db", "projects")
+    assert [{name: value for name, value in project.items() if name != "classes"}] == before["projects"]
     interrupted = [run | {"state": run["state"].replace("cut-short", "interrupted")} for run in before["runs"]]
     assert rows_of(folder / "usam.db", "runs") == interrupted
     samples = rows_of(folder / "usam.db", "samples")
@@ -87,10 +88,9 @@ def test_labels_proposals_ranking_and_served_version_are_read(store: Store) -> N
     assert all(np.isfinite(sample.targets["iou_nano_s"]).all() for sample in samples)
     (event,) = store.open_events(1)
     assert (event.action, event.subjects) == ("ANNOTATION_CREATED", (7,))
-    proposals = store.proposal_rows(1, [task.id for task in store.tasks(1)])
-    assert len(proposals) == 10
-    for row in proposals.values():
-        assert len(kept_prompts(unpack(row))) == len({region["object"] for region in row.regions}) == 2
+    assert store.proposal_keys(1) == {}, "they are made again, with more candidates"
+    assert store.classes(1) == []
+    assert store.examples(1) == []
 
 
 def test_runs_verdicts_gains_and_refinements_are_read(store: Store) -> None:
@@ -171,7 +171,7 @@ def test_an_old_store_on_postgresql_opens_with_everything_in_it(folder: Path, po
     script.metadata.create_all(target)
     old.reflect(source)
     with source.connect() as reader, target.begin() as writer:
-        for name in ("about", *KEPT_AS_THEY_ARE, "samples", "runs"):
+        for name in ("about", "projects", *KEPT_AS_THEY_ARE, "samples", "runs"):
             rows = [dict(row._mapping) for row in reader.execute(sql.select(script.metadata.tables[name]))]
             writer.execute(script.metadata.tables[name].insert(), rows)
     source.dispose()

@@ -15,23 +15,23 @@ def test_a_ranking_replaces_the_one_before(store: Store) -> None:
 
 
 def test_proposals_are_kept_by_key(store: Store) -> None:
-    store.put_proposal(1, ProposalRow(4, "k1", b"abc", [{"id": "x"}]))
-    assert store.proposal(1, 4, "k1") == ProposalRow(4, "k1", b"abc", [{"id": "x"}])
+    store.put_proposal(1, ProposalRow(4, "k1", b"abc", {"0": {"kind": "x"}}))
+    assert store.proposal(1, 4, "k1") == ProposalRow(4, "k1", b"abc", {"0": {"kind": "x"}})
     assert store.proposal(1, 4, "k2") is None
-    store.put_proposal(1, ProposalRow(4, "k2", b"", [], "broken"))
+    store.put_proposal(1, ProposalRow(4, "k2", b"", {}, "broken"))
     assert store.proposal_keys(1) == {4: "k2"}
 
 
 def test_a_task_is_unreadable_until_the_model_could_be_asked_about_it(store: Store) -> None:
-    store.put_proposal(1, ProposalRow(4, "k1", b"", [], "no such file"))
-    store.put_proposal(1, ProposalRow(5, "k1", b"abc", []))
+    store.put_proposal(1, ProposalRow(4, "k1", b"", {}, "no such file"))
+    store.put_proposal(1, ProposalRow(5, "k1", b"abc", {}))
     assert store.unreadable(1) == {4: "no such file"}
-    store.put_proposal(1, ProposalRow(4, "k1", b"abc", []))
+    store.put_proposal(1, ProposalRow(4, "k1", b"abc", {}))
     assert store.unreadable(1) == {}
 
 
 def test_what_one_project_keeps_is_not_found_under_another(store: Store) -> None:
-    store.put_proposal(1, ProposalRow(4, "k1", b"abc", []))
+    store.put_proposal(1, ProposalRow(4, "k1", b"abc", {}))
     store.put_scores(1, [score(4, 0)])
     store.put_scores(2, [score(4, 0), score(5, 1)])
     store.put_scores(2, [])

@@ -1,27 +1,13 @@
-"""What goes into a column comes out of it, also where a database cannot hold it as it is."""
+"""Records say what is in their table, also where a database cannot hold a text as it is."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
-from sqlalchemy.dialects import sqlite
 
-from backend.store.records import (
-    HalfFloats,
-    JsonText,
-    Known,
-    Numbers,
-    ProjectRow,
-    RefinementState,
-    SampleRow,
-    data_key,
-    storable_text,
-)
+from backend.store.records import ProjectRow, RefinementState, SampleRow, data_key, storable_text
 from tests.backend.store.rows import sample, score
-
-DIALECT = sqlite.dialect()
 
 
 def test_another_picture_gives_another_data_key_and_another_order_of_keys_does_not() -> None:
@@ -42,35 +28,6 @@ def test_text_is_cut_at_its_length() -> None:
     assert storable_text("abcdef", 4) == "abcd"
 
 
-@pytest.mark.parametrize("value", [None, {"a": [1, 2.5, None, "ü"]}, [], "x", False])
-def test_json_comes_back_as_it_was(value: object) -> None:
-    column = JsonText()
-    assert column.process_result_value(column.process_bind_param(value, DIALECT), DIALECT) == value
-
-
-def test_whole_numbers_come_back_as_a_tuple() -> None:
-    column = Numbers()
-    assert column.process_result_value(column.process_bind_param([3, 1], DIALECT), DIALECT) == (3, 1)
-
-
-@pytest.mark.parametrize("shape", [(6,), (4, 6)])
-def test_half_floats_come_back_in_their_shape(shape: tuple[int, ...]) -> None:
-    array = np.linspace(-2, 2, int(np.prod(shape)), dtype=np.float16).reshape(shape)
-    column = HalfFloats(*shape[:-1])
-    stored = column.process_bind_param(array, DIALECT)
-    assert len(stored) == 2 * array.size
-    back = column.process_result_value(stored, DIALECT)
-    assert back.dtype == np.float16
-    np.testing.assert_array_equal(back, array)
-
-
-def test_a_number_that_is_not_known_is_no_number_in_the_store_and_none_outside() -> None:
-    column = Known()
-    assert column.process_bind_param(math.nan, DIALECT) is None
-    assert math.isnan(column.process_result_value(None, DIALECT))
-    assert column.process_result_value(column.process_bind_param(0.0, DIALECT), DIALECT) == 0.0
-
-
 def test_a_record_gives_its_columns_and_takes_others_in_their_place() -> None:
     assert ProjectRow(3, "then").columns(served="v") == {
         "id": 3,
@@ -78,6 +35,7 @@ def test_a_record_gives_its_columns_and_takes_others_in_their_place() -> None:
         "cursor": "",
         "served": "v",
         "synced_at": 0.0,
+        "classes": [],
     }
     assert score(1, 0).columns(project=7)["project"] == 7
 

@@ -9,6 +9,7 @@ from usam.active.acquisition import (
     STRATEGIES,
     expected_error,
     expected_gap,
+    image_acquisition,
     image_score,
     object_scores,
     random_acquisition,
@@ -63,7 +64,7 @@ def test_bad_requests_say_what_to_do() -> None:
         object_scores({"iou_large": SAMSCORE}, SAMSCORE, "task")
     with pytest.raises(UsamError, match="2 values"):
         object_scores(SCORES, SAMSCORE[:2], "task")
-    assert len(STRATEGIES) == 8
+    assert len(STRATEGIES) == 9
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("top-mean", 0.8), ("max", 0.9), ("mean", 0.65), ("sum", 2.6)])
@@ -113,3 +114,19 @@ def test_random_is_uniform_over_tasks() -> None:
     assert abs(np.mean(draws) - 0.5) < 0.03
     assert (draws == random_acquisition(range(2000), seed=1)).all()
     assert abs(np.corrcoef(draws, np.arange(2000))[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
+def test_an_images_acquisition_counts_what_is_expected_there(strategy: str) -> None:
+    scores = SCORES | {"entropy": SCORES["task_gap"]}
+    iou = np.array([0.9, 0.5, 0.1])
+    found = image_acquisition(strategy, scores, SAMSCORE, iou, np.array([0]), quality="iou_nano_m", uncovered=0.5)
+    if strategy == "expected-error":
+        assert found == pytest.approx(expected_error(iou, uncovered=0.5))
+    else:
+        worth = object_scores(scores, SAMSCORE, strategy, quality="iou_nano_m")
+        assert found == pytest.approx(expected_gap(worth, iou))
+        alone = image_acquisition(
+            strategy, scores, SAMSCORE, iou, np.array([1]), rule="max", quality="iou_nano_m", uncovered=0.5
+        )
+        assert alone == pytest.approx(worth[1]), "any other rule takes what is shown"

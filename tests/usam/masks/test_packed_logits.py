@@ -5,7 +5,7 @@ import pytest
 
 from usam.errors import MaskError
 from usam.masks import iou, resize_logits
-from usam.masks.packed_logits import PackedLogits
+from usam.masks.packed_logits import PackedLogits, rounded
 
 
 def _blobs(count: int, side: int = 112) -> np.ndarray:
@@ -52,3 +52,10 @@ def test_damaged_bytes_and_other_shapes_are_refused() -> None:
         PackedLogits(32, packed.boxes, (b"nothing",)).logits([0])
     with pytest.raises(MaskError, match="K, L, L"):
         PackedLogits.of(np.zeros((3, 4, 5), np.float32))
+
+
+@pytest.mark.parametrize("hw", [(700, 1000), (90, 60)])
+def test_rounded_logits_give_the_masks_of_packed_ones(hw: tuple[int, int]) -> None:
+    logits = rounded(_blobs(12))
+    back = PackedLogits.of(logits).logits(range(12))
+    assert np.array_equal(resize_logits(logits, hw) > 0, resize_logits(back, hw) > 0)

@@ -137,3 +137,12 @@ def test_broken_files_and_other_features_are_refused(tmp_path: Path) -> None:
         heads.judge(np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float32))
     with pytest.raises(TrainingError, match="label"):
         fit_project(blobs({"cat": 6}), (), **VERSION)
+
+
+def test_what_teaches_nothing_is_not_used() -> None:
+    examples = blobs({"cat": 30, "dog": 30, "": 60}, spread=0.8)
+    rng = np.random.default_rng(2)
+    shuffled = replace(examples, features=rng.normal(size=examples.features.shape), shapes=rng.random((120, 12)))
+    shuffled.shapes[:, -1] = shuffled.overlap  # SAM's own estimate tells all
+    heads = fit_project(shuffled, ("cat", "dog"), **VERSION)
+    assert heads.selector is None or heads.figures["wanted_ap"] >= heads.figures["wanted_ap_before"]

@@ -1,0 +1,99 @@
+"""Which of an image's candidates are shown, as what: the same for `/predict` and the pool.
+
+Before a project has learnt what it wants, few and clean: no nested, background or whole-image masks, the best by
+predicted IoU. After that, what is likely enough to be wanted, by a threshold that costs people least. What other models
+marked is shown as it is, without near-copies.
+
+Legend: K candidates of one image; C classes of the project.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.inference.model import CANDIDATES, ObjectLooks
+from backend.settings import Settings
+from usam.predictor.clean_proposals import Layout, ProposalRules, clean_proposals
+
+if TYPE_CHECKING:
+    from usam.objects.project_heads import ProjectHeads
+
+Floats = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.int64]
+GIVEN = 20
+"""Most objects that are shown of what another model marked on an image."""
+LEAST_LABEL = 0.5
+"""Probability from which a learnt label is shown: one that is more likely wrong than right is left to people."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShownObjects:
+    """What is shown of K candidates.
+
+    rows         those shown, best first
+    wanted       (K,) probability that the project wants each; NaN where that is not learnt
+    labels       (K,) the likeliest class of each, None where it is not learnt or not likely enough
+    label_score  (K,) probability of the likeliest class; NaN where it is not learnt
+    """
+
+    rows: IntArray
+    wanted: npt.NDArray[np.float64]
+    labels: list[str | None]
+    label_score: npt.NDArray[np.float64]
+
+    def label(self, row: int, given: str | None = None) -> tuple[str | None, float | None]:
+        """The label of a candidate and how sure what was learnt is of it; one that came with its prompt goes first."""
+        if given is not None or self.labels[row] is None:
+            return given, None
+        return self.labels[row], float(self.label_score[row])
+
+
+def choose_shown(
+    layout: Layout,
+    looks: ObjectLooks,
+    iou: Floats,
+    settings: Settings,
+    learnt: ProjectHeads | None = None,
+    *,
+    given: bool = False,
+) -> ShownObjects:
+    """What to show of K candidates with these predicted IoUs (K,).
+
+    `learnt`: what the project's labels taught; it says nothing where it was taught on other features. `given`: whether
+    another model marked the candidates.
+    """
+    wanted, label_score, labels = judged(looks, learnt)
+    if given:
+        rules = ProposalRules(settings.pred_iou_thresh, settings.nms_iou, 1.0, 0.0, 1.0, 1.0, GIVEN)
+        rows = clean_proposals(layout, iou, rules)
+    elif learnt is not None and not np.isnan(wanted).any():
+        most = settings.max_regions if "max_regions" in settings.model_fields_set else CANDIDATES
+        rules = ProposalRules(learnt.threshold.value, settings.nms_iou, largest=1.0, border=1.0, most=most)
+        rows = clean_proposals(layout, wanted, rules)
+    else:
+        rules = ProposalRules(settings.pred_iou_thresh, settings.nms_iou, most=settings.max_regions)
+        rows = clean_proposals(layout, iou, rules)
+    return ShownObjects(rows, wanted, labels, label_score)
+
+
+def judged(
+    looks: ObjectLooks, learnt: ProjectHeads | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], list[str | None]]:
+    """Of K objects: probability of being wanted and of the likeliest class, NaN where it is not learnt, and that class
+    where it is likely enough."""
+    count = len(looks.shapes)
+    nothing = np.full(count, np.nan)
+    if learnt is None or not count or looks.version != learnt.features_version:
+        return nothing, nothing, [None] * count
+    wanted, classes = learnt.judge(looks.features, looks.shapes)
+    if np.isnan(classes).any():
+        return wanted, nothing, [None] * count
+    likeliest, score = classes.argmax(1), classes.max(1)
+    labels = [
+        learnt.classes[index] if value >= LEAST_LABEL else None for index, value in zip(likeliest, score, strict=True)
+    ]
+    return wanted, score, labels

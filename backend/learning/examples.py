@@ -1,0 +1,181 @@
+"""From an annotated image to examples of what a project wants: the objects that people marked, and those that the model
+proposed there and nobody marked.
+
+A task is *finished* when somebody submitted it, marked or empty: then a proposal that no region overlaps is unwanted.
+Skipped tasks, drafts and what a machine accepted teach nothing. Where a project marks only a part, what is unmarked
+teaches nothing either.
+
+Legend: N examples of one annotation; K candidates of its image; F, S numbers of an object's features and shape; L side
+of the low-resolution masks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import StoreError
+from backend.inference.model import ObjectLooks
+from backend.label_studio.records import Annotation
+from backend.store.records import ExampleRow
+from usam.checkpoints.registry import weights_of
+
+if TYPE_CHECKING:
+    from usam.objects.project_heads import Examples, ProjectHeads
+
+BoolMask = npt.NDArray[np.bool_]
+LooksOf = Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], ObjectLooks]
+INSIDE = 8.0
+"""Logit of a cell that a person's region covers."""
+
+
+@dataclass(frozen=True, eq=False)
+class MarkedObject:
+    """A person's region: its label (empty for none), its mask (H, W), and whether it only says where the object is."""
+
+    name: str
+    label: str
+    mask: BoolMask
+    box_only: bool
+
+
+def make_examples(
+    annotation: Annotation,
+    regions: Sequence[MarkedObject],
+    proposed: tuple[ObjectLooks, npt.NDArray[np.bool_]],
+    looks_of: LooksOf | None,
+    *,
+    marked_in_part: bool = False,
+) -> ExampleRow | None:
+    """The examples of one annotation; None where the model's trunk tells no features.
+
+    `proposed`: looks and low-resolution masks (K, L, L) of the candidates of the same image; `looks_of` tells the looks
+    of low-resolution logits with their SamScores, needed only where something is marked.
+    """
+    looks, masks = proposed
+    if not looks.version:
+        return None
+    side = masks.shape[-1]
+    small = np.array([_squeezed(one.mask, side) for one in regions], bool).reshape(len(regions), side, side)
+    own = ObjectLooks(looks.features[:0], looks.shapes[:0], looks.version)
+    if looks_of is not None and len(small):
+        own = looks_of(np.where(small, INSIDE, -INSIDE).astype(np.float32), np.ones(len(small), np.float32))
+    overlap = _overlaps(masks, small)
+    if boxes := [k for k, one in enumerate(regions) if one.box_only]:
+        overlap[:, boxes] = _overlaps(np.array([_box(mask) for mask in masks]).reshape(masks.shape), small[boxes])
+    best = overlap.max(1, initial=0.0)
+    nearest = overlap.argmax(1) if len(regions) else np.zeros(len(masks), np.int64)
+    told = np.where(best > 0, best, np.nan) if marked_in_part else best
+    names = [one.name for one in regions]
+    about = {
+        "labels": [regions[k].label if iou >= 0.5 else "" for k, iou in zip(nearest, best, strict=True)]
+        + [one.label for one in regions],
+        "regions": [names[k] if len(names) else "" for k in nearest] + names,
+    }
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "features": np.concatenate([looks.features, own.features]),
+        "shapes": np.concatenate([looks.shapes, own.shapes]),
+        "overlap": np.concatenate([told, np.ones(len(regions))]).astype(np.float32),
+        "proposed": np.r_[np.ones(len(masks), np.uint8), np.zeros(len(regions), np.uint8)],
+        "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+    }
+    from safetensors.numpy import save
+
+    packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return ExampleRow(annotation.id, annotation.task, annotation.updated_at, looks.version, packed)
+
+
+def join_examples(rows: Sequence[ExampleRow]) -> Examples:
+    """The examples of several annotations, of one version of features. An image that two people answered counts once
+    as an image. Raises `StoreError` where one is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    from usam.objects.project_heads import Examples
+
+    parts: dict[str, list[Any]] = {name: [] for name in ("features", "shapes", "overlap", "proposed")}
+    images: list[int] = []
+    regions: list[str] = []
+    labels: list[tuple[str, ...]] = []
+    for row in rows:
+        try:
+            arrays = load(row.arrays)
+            about = json.loads(arrays["about"].tobytes())
+            for name, part in parts.items():
+                part.append(arrays[name])
+            labels += [(label,) if label else () for label in about["labels"]]
+            regions += [f"{row.annotation}/{name}" for name in about["regions"]]
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise StoreError(f"readable examples of annotation {row.annotation}", str(error), "sync again") from error
+        images += [row.task] * len(arrays["overlap"])
+    joined = {name: np.concatenate(part) for name, part in parts.items()}
+    return Examples(
+        joined["features"], joined["shapes"], images, regions, labels, joined["overlap"], joined["proposed"] > 0
+    )
+
+
+def learn_project(
+    rows: Sequence[ExampleRow], classes: Sequence[str], checkpoint: str, seed: int
+) -> ProjectHeads | None:
+    """What the newest version of features of these examples teaches; None where there is nothing to teach it.
+
+    Raises `TrainingError` where it fails.
+    """
+    from usam.objects.project_heads import fit_project
+
+    versions = [row.features_version for row in rows if f"/{weights_of(checkpoint)}/" in row.features_version]
+    if not versions or not classes:
+        return None
+    version = versions[-1]
+    examples = join_examples([row for row in rows if row.features_version == version])
+    if not len(examples.overlap):
+        return None
+    heads = fit_project(examples, classes, features_version=version, checkpoint=checkpoint, seed=seed % 2**31)
+    return heads if heads.classifier is not None or heads.selector is not None else None
+
+
+def known_figures(learnt: ProjectHeads) -> dict[str, float]:
+    """What was measured of it on images left out, for records."""
+    return {name: round(value, 4) for name, value in learnt.figures.items() if value == value}
+
+
+def learnt_line(learnt: ProjectHeads) -> str:
+    """One line for people."""
+    figures, lines = known_figures(learnt), []
+    if learnt.selector is not None:
+        lines.append(
+            f"what is wanted: {figures.get('wanted_precision', 0):.0%} of what would be shown, "
+            f"{figures.get('wanted_recall', 0):.0%} of the wanted"
+        )
+    if learnt.classifier is not None and "class_accuracy" in figures and len(learnt.classes) > 1:
+        lines.append(f"labels right: {figures['class_accuracy']:.0%}")
+    return ", ".join(lines) + " (images left out)" if lines else ""
+
+
+def _squeezed(mask: BoolMask, side: int) -> BoolMask:
+    """A mask (H, W) on a grid of cells; the smallest object keeps the cell that it covers most."""
+    import cv2
+
+    cells = cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray((cells >= min(0.5, float(cells.max()))) & (cells > 0))
+
+
+def _box(mask: BoolMask) -> BoolMask:
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = np.zeros_like(mask)
+    if len(ys):
+        box[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1] = True
+    return box
+
+
+def _overlaps(masks: BoolMask, others: BoolMask) -> npt.NDArray[np.float32]:
+    """IoU (K, T) of (K, L, L) with (T, L, L)."""
+    cells = masks.shape[-2] * masks.shape[-1]
+    rows, columns = (part.reshape(len(part), cells).astype(np.float32) for part in (masks, others))
+    both = rows @ columns.T
+    return np.asarray(both / np.maximum(rows.sum(1)[:, None] + columns.sum(1)[None] - both, 1), np.float32)

@@ -1,0 +1,66 @@
+"""Tasks that the model was not asked about are asked about once; one that fails is one that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.inference.model import LoadedModel
+from backend.jobs.sync import run as sync
+from backend.label_studio.config import parse_config
+from backend.metrics.service import Metrics
+from backend.pool.kept_objects import KeptObjects
+from backend.pool.proposing import propose_missing
+from backend.resources import Resources
+from backend.settings import Settings
+from tests.factories import resources
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    made = Settings.from_environment(model="nano-s", heads="none", threads=1)
+    return LoadedModel.load("nano-s", made, Metrics(), None)
+
+
+@pytest.fixture
+def place(tmp_path: Path, model: LoadedModel) -> Iterator[Resources]:
+    opened = resources(tmp_path, model, points_per_side=3, pred_iou_thresh=0.0)
+    studio: Any = opened.label_studio
+    for number in range(1, 4):
+        studio.add_task(number)
+    sync(opened, 1)
+    yield opened
+    opened.store.close()
+
+
+def propose(place: Resources) -> int:
+    known = place.label_studio.project(1)
+    controls, pool = parse_config(known.label_config), place.store.tasks(1)
+    with place.run(1, "score_pool") as progress:
+        return propose_missing(place, known, pool, None, controls, progress)
+
+
+def test_every_task_is_asked_about_once_and_what_is_shown_is_drawn(place: Resources) -> None:
+    assert propose(place) == 3
+    for row in place.store.proposal_rows(1, [1, 2, 3]).values():
+        kept = KeptObjects.unpack(row)
+        assert 1 <= len(kept) <= 40
+        assert kept.looks.features.shape[1] > 100
+        assert {int(number) for number in row.drawings} <= set(range(len(kept)))
+        assert row.drawings
+        assert np.isfinite(kept.samscore).all()
+    assert propose(place) == 0
+
+
+def test_a_task_whose_image_is_broken_says_why_and_is_tried_again(place: Resources) -> None:
+    images: Any = place.images
+    images.broken[2] = ValueError("no image at all")
+    assert propose(place) == 3
+    assert place.store.unreadable(1) == {2: "ValueError: no image at all"}
+    images.broken.clear()
+    assert propose(place) == 1
+    assert place.store.unreadable(1) == {}
