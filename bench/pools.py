@@ -2,8 +2,9 @@
 
 Legend: K candidates and T true objects of an image, F feature width, h = w side of the low-resolution masks.
 
-Candidates are more than the pool shows (a low threshold, little suppression), so that its rules can be applied to
-them afterwards: `PoolImage.shown_today` is what the service shows before it has learnt anything.
+What is made is more than the pool keeps (little suppression), so that rules can be applied to it afterwards:
+`PoolImage.candidates` is what the service keeps, `shown_clean` what it shows before it has learnt anything, and
+`shown_before` what release 0.1 showed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from bench.tables import data_folder
 
 MODEL = "nano-m"
 LOWEST_IOU, LOOSE_NMS = 0.2, 0.85
-TODAY_IOU, TODAY_NMS, TODAY_MOST = 0.5, 0.7, 20
+BEFORE_IOU, BEFORE_NMS, BEFORE_MOST = 0.5, 0.7, 20
+"""Release 0.1: everything above the threshold that is no near-copy."""
 Floats = npt.NDArray[np.floating[Any]]
 Indices = npt.NDArray[np.int64]
 
@@ -57,14 +60,47 @@ class PoolImage:
         bits = np.unpackbits(self.packed, axis=1, count=self.side**2)
         return bits.reshape(-1, self.side, self.side).astype(bool)
 
-    def shown_today(self) -> Indices:
-        """Rows of the candidates that the service shows by its default settings, best first."""
+    @cached_property
+    def candidates(self) -> Indices:
+        """Rows that the service keeps, best first."""
+        from backend.inference.model import CANDIDATES, LEAST_IOU
         from usam.masks import nms
 
-        good = np.flatnonzero(self.rank >= TODAY_IOU)
+        good = np.flatnonzero(self.rank >= LEAST_IOU)
+        return good[nms(self.masks[good], self.rank[good], BEFORE_NMS)][:CANDIDATES] if len(good) else good
+
+    @cached_property
+    def layout(self) -> Any:
+        """How the candidates lie (`usam.predictor.clean_proposals.Layout`)."""
+        from usam.predictor.clean_proposals import Layout
+
+        return Layout.of(self.masks[self.candidates])
+
+    def shown_by(self, learnt: Any = None) -> tuple[Indices, list[str | None]]:
+        """Rows that the service shows with what it has learnt (`ProjectHeads`, None for nothing), best first, and the
+        label that each of its candidates has."""
+        from backend.inference.model import ObjectLooks
+        from backend.inference.shown import choose_shown
+        from backend.settings import Settings
+
+        rows = self.candidates
+        version = learnt.features_version if learnt is not None else ""
+        looks = ObjectLooks(np.asarray(self.features[rows], np.float16), self.shapes[rows], version)
+        shown = choose_shown(self.layout, looks, self.rank[rows], Settings(model=MODEL), learnt)
+        return rows[shown.rows], [shown.labels[row] for row in shown.rows.tolist()]
+
+    def shown_clean(self) -> Indices:
+        """Rows that the service shows before it has learnt anything, best first."""
+        return self.shown_by()[0]
+
+    def shown_before(self) -> Indices:
+        """Rows that release 0.1 showed by its default settings, best first."""
+        from usam.masks import nms
+
+        good = np.flatnonzero(self.rank >= BEFORE_IOU)
         if not len(good):
             return good
-        return good[nms(self.masks[good], self.rank[good], TODAY_NMS)][:TODAY_MOST]
+        return good[nms(self.masks[good], self.rank[good], BEFORE_NMS)][:BEFORE_MOST]
 
     def partner(self, rows: Indices, wanted: npt.NDArray[np.bool_], least: float = 0.5) -> Indices:
         """The true object among those `wanted` (T,) that each of `rows` shows, one to one; -1 for none."""

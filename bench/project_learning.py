@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from bench.rows import Row
 
 DRAWS = 5
 EIGHT = ("person", "chair", "bowl", "cup", "dining table", "bottle", "wine glass", "potted plant")
-MOST_SHOWN = 50
 Flags = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 
@@ -75,33 +73,12 @@ def _draw(project: Project, images: Sequence[PoolImage], draw: int) -> tuple[lis
     return [images[i] for i in order[: project.labelled]], [images[i] for i in order[project.labelled :]]
 
 
-@cache
-def _today(image: PoolImage) -> Indices:
-    return image.shown_today()
-
-
-@cache
-def _layout(image: PoolImage) -> Any:
-    from usam.predictor.clean_proposals import Layout
-
-    return Layout.of(image.masks[_candidates(image)])
-
-
-@cache
-def _candidates(image: PoolImage) -> Indices:
-    """All proposals by today's settings, without the cap."""
-    from usam.predictor.clean_proposals import Layout, ProposalRules, clean_proposals
-
-    rules = ProposalRules(nested=1.0, largest=1.0, border=1.0, most=1000)
-    return clean_proposals(Layout.of(image.masks), image.rank, rules)
-
-
 def _examples(project: Project, images: Sequence[PoolImage]) -> Any:
     from usam.objects.project_heads import Examples
 
     features, shapes, names, regions, labels, overlaps, proposed = [], [], [], [], [], [], []
     for image in images:
-        wanted, rows = np.flatnonzero(_wanted(project, image)), _candidates(image)
+        wanted, rows = np.flatnonzero(_wanted(project, image)), image.candidates
         overlap = image.overlap[rows][:, wanted]
         nearest, best = wanted[overlap.argmax(1)] if len(rows) else wanted[:0], overlap.max(1, initial=0.0)
         features += [image.features[rows], image.true_features[wanted]]
@@ -119,7 +96,7 @@ def _examples(project: Project, images: Sequence[PoolImage]) -> Any:
 @dataclass
 class Counts:
     """Of one image, draws added up: objects shown, wanted ones among them, right labels among those, wanted objects,
-    those that all proposals hold, and seconds of work as the service leaves it, as today, and without any machine."""
+    those that all proposals hold, and seconds of work as the service leaves it, and without any machine."""
 
     shown: float = 0
     kept: float = 0
@@ -130,7 +107,7 @@ class Counts:
     by_hand: float = 0
 
 
-def _count(project: Project, image: PoolImage, rows: Indices, labels: Sequence[str], into: Counts) -> None:
+def _count(project: Project, image: PoolImage, rows: Indices, labels: Sequence[str | None], into: Counts) -> None:
     from usam.objects.effort import Prices, count_work
 
     wanted = _wanted(project, image)
@@ -146,39 +123,34 @@ def _count(project: Project, image: PoolImage, rows: Indices, labels: Sequence[s
     into.kept += int(hit.sum())
     into.right += int(right.sum())
     into.objects += int(wanted.sum())
-    into.held += int((image.partner(_candidates(image), wanted) >= 0).sum())
+    into.held += int((image.partner(image.candidates, wanted) >= 0).sum())
     by_hand = Prices.by_hand()
     into.seconds += count_work(partner, iou, right, int(wanted.sum()), good_iou=0.5).seconds(by_hand)
     into.by_hand += int(wanted.sum()) * by_hand.add
 
 
 def _shown(project: Project) -> list[Row]:
-    """What is shown after some labelled images: today's, a random choice of as many, and the learnt one."""
+    """What is shown after some labelled images: as release 0.1 did, a random choice of as many, and the learnt one."""
     from usam.objects.project_heads import fit_project
-    from usam.predictor.clean_proposals import ProposalRules, clean_proposals
 
     images = _images(project)
     classes = project.wanted or (images[0].categories[0],)
-    learnt, today, random = ({image.name: Counts() for image in images} for _ in range(3))
+    learnt, before, random = ({image.name: Counts() for image in images} for _ in range(3))
     for draw in range(DRAWS):
         labelled, rest = _draw(project, images, draw)
         rng = np.random.default_rng(draw)
         heads = fit_project(_examples(project, labelled), classes, features_version="bench", checkpoint="nano-m")
         for image in rest:
-            rows = _candidates(image)
-            wanted, probability = heads.judge(image.features[rows], image.shapes[rows])
-            rules = ProposalRules(heads.threshold.value, largest=1.0, border=1.0, most=MOST_SHOWN)
-            kept = clean_proposals(_layout(image), wanted, rules)
-            names = [classes[int(row)] for row in probability[kept].argmax(1)]
-            _count(project, image, rows[kept], names, learnt[image.name])
-            drawn = rng.permutation(rows)[: len(kept)]
+            kept, names = image.shown_by(heads)
+            _count(project, image, kept, names, learnt[image.name])
+            drawn = rng.permutation(image.candidates)[: len(kept)]
             _count(project, image, drawn, [classes[0]] * len(drawn), random[image.name])
-            now = _today(image)
-            _count(project, image, now, [classes[0]] * len(now), today[image.name])
+            now = image.shown_before()
+            _count(project, image, now, [classes[0]] * len(now), before[image.name])
     what = f"{project.name}, after {project.labelled} labelled images"
     few = project.labelled == 20 or not project.by_part
     rows_made: list[Row] = []
-    for way, counts in ((learnt, "learnt"), (today, "today"), (random, "random")):
+    for way, counts in ((learnt, "learnt"), (before, "release 0.1"), (random, "random")):
         ours = counts == "learnt"
         held = _ratio(way, "kept", "held")
         note = f"{held[0]:.2f} of the recall of all proposals; "
@@ -232,7 +204,7 @@ def _row(figure: str, found: Figure, unit: str, target: str = "", note: str = ""
 
 def _classes(count: int, target: float) -> list[Row]:
     """Accuracy of the label among eight classes after so many marked objects, on marked objects of unseen images over
-    0.5 % of the image; the first label of the configuration (today) and the commonest beside."""
+    0.5 % of the image; the first label of the configuration and the commonest beside."""
     from usam.objects.project_heads import Examples, fit_project
 
     def objects(images: Sequence[PoolImage]) -> tuple[Any, ...]:
@@ -276,16 +248,14 @@ def _classes(count: int, target: float) -> list[Row]:
 
 
 def _clean(dataset: str) -> list[Row]:
-    """Before anything is learnt: few and clean against today's, all labelled objects wanted."""
-    from usam.predictor.clean_proposals import Layout, clean_proposals
-
+    """Before anything is learnt: few and clean against release 0.1, all labelled objects wanted."""
     project = Project(dataset, dataset, None, 0, dataset == "coco")
     images = _images(project)
     images = [image for image in images if image.part != "train"] if dataset == "coco" else images
     rows = []
     choices: tuple[tuple[str, Callable[[PoolImage], Indices]], ...] = (
-        ("few and clean", lambda image: clean_proposals(Layout.of(image.masks), image.rank)),
-        ("today", PoolImage.shown_today),
+        ("few and clean", PoolImage.shown_clean),
+        ("release 0.1", PoolImage.shown_before),
     )
     for name, choose in choices:
         counts = {image.name: Counts() for image in images}
