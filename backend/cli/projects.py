@@ -91,6 +91,8 @@ def versions(project: ProjectId, as_json: AsJson = False) -> None:
         mark = "*" if version.version == champion else " "
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.made_at))
         typer.echo(f"{mark} {version.version}  made {made} from {version.samples} objects; {_figures(version.figures)}")
+        if version.learnt_sha256:
+            typer.echo(f"    learnt of {', '.join(version.classes)}: {_figures(version.learnt_figures)}")
     for name, reason in damaged.items():
         typer.echo(f"! {name}  cannot be used: {reason}")
 
@@ -158,6 +160,7 @@ def _mend_store(settings: Settings, projects: list[int]) -> list[str]:
 
 def project_state(settings: Settings, store: Store, number: int) -> dict[str, Any]:
     """What `status` shows of a project, as JSON values."""
+    from backend.learning.work import summarize_work
     from backend.metrics.workers import refinement_lines
     from backend.store.head_registry import Registry
 
@@ -167,6 +170,7 @@ def project_state(settings: Settings, store: Store, number: int) -> dict[str, An
     except RegistryError as error:
         heads, warning = "not known", str(error)
     counts = store.counts(number)
+    work = summarize_work(store.work(number))
     return {
         "project": number,
         "predictions": store.served(number),
@@ -177,6 +181,7 @@ def project_state(settings: Settings, store: Store, number: int) -> dict[str, An
         "annotations": counts.annotations,
         "runs": [asdict(run) for run in store.runs(number, limit=RUNS)],
         "refinement": refinement_lines(store.refinements(number)),
+        "work": [one.facts() for one in work],
         "ranked_first": ranked_first(store, number, RANKED_FIRST),
         "unreadable": unreadable(store, number),
     }
@@ -244,6 +249,8 @@ def _print_state(state: dict[str, Any]) -> None:
             progress += f", {failed} not usable"
         table.add_row(run["job"], run["state"], progress, f"{seconds:.0f} s", run["reason"])
     console.print(table)
+    for work in state["work"][-2:]:
+        console.print(f"{work['version']}: {work['line']}", highlight=False, markup=False)
     for line in state["refinement"]:
         console.print(line, highlight=False)
     if state["unreadable"]:

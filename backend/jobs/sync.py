@@ -7,7 +7,7 @@ time, compares counts so that nothing deleted stays unnoticed, and looks at ever
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from backend.errors import (
@@ -24,13 +24,14 @@ from backend.label_studio.records import Annotation, Project
 from backend.label_studio.shapes import drawn_masks
 from backend.learning.examples import make_examples
 from backend.learning.samples import AnnotatedImage, sampling_key
+from backend.learning.work import WorkCounter
 from backend.pool.absence import Absences, is_missing
 from backend.pool.kept_objects import KeptObjects
 from backend.pool.ranking import ranking_is_stale
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.store.pseudo_label_store import PseudoLabelStore, accepting_version
-from backend.store.records import MAX_ID, ExampleRow, KnownAnnotation, KnownTask, SampleRow
+from backend.store.records import MAX_ID, ExampleRow, KnownAnnotation, KnownTask, SampleRow, WorkRow
 
 _RETRAIN = "START_TRAINING"
 SET_ASIDE_SHOWN = 3
@@ -170,8 +171,12 @@ def take_annotations(resources: Resources, project: Project, touched: Iterable[i
             todo[annotation.task].append(annotation)
     store.mark_tasks_synced(project.id, due - todo.keys())
     total = sum(map(len, todo.values()))
+    counter = WorkCounter(resources, project.id, project.label_config)
     for number, changed in todo.items():
-        for samples, is_broken in _sample_task(resources, project, tasks[number], changed, key, taken.set_aside):
+        known = {one.id: before[one.id].updated_at for one in changed if one.id in before}
+        fresh = {one.id for one in changed if known.get(one.id) != one.updated_at}
+        made = _sample_task(resources, project, tasks[number], changed, fresh, key, counter, taken.set_aside)
+        for samples, is_broken in made:
             taken.annotations, taken.samples = taken.annotations + 1, taken.samples + samples
             taken.broken += is_broken
         store.mark_tasks_synced(project.id, [number])
@@ -184,15 +189,20 @@ def _sample_task(
     project: Project,
     task: KnownTask,
     annotations: Sequence[Annotation],
+    fresh: Collection[int],
     key: str,
+    counter: WorkCounter,
     set_aside: list[str],
 ) -> Iterator[tuple[int, bool]]:
-    """Store each annotation of one task with its samples; yields how many, and whether something is wrong. What cannot
-    be used is stored with the reason; what cannot be stored either is named in `set_aside`."""
+    """Store each annotation of one task with its samples, and the work that those in `fresh` took; yields how many
+    samples, and whether something is wrong. What cannot be used is stored with the reason; what cannot be stored
+    either is named in `set_aside`."""
     store, images = resources.store, TaskImages(resources, project.label_config, task)
+    kept = kept_objects(resources, project.id, task.id)
     for annotation in annotations:
         rows: list[SampleRow] = []
         examples: ExampleRow | None = None
+        work: WorkRow | None = None
         is_broken, made_for = False, key
         if annotation.cancelled:
             reason = "skipped by the annotator"
@@ -201,12 +211,13 @@ def _sample_task(
         else:
             rows, reason = images.samples(annotation) if annotation.result else ([], "")
             is_broken = bool(reason)
-            examples, trouble = images.examples(annotation, kept_objects(resources, project.id, task.id))
+            examples, trouble = images.examples(annotation, kept)
+            work = counter.of(annotation, kept) if annotation.id in fresh else None
             reason = reason or trouble or ("" if annotation.result else "nothing is marked")
             made_for = "" if images.try_again else key
         try:
             store.record_annotation(
-                project.id, annotation, rows, sampled_for=made_for, reason=reason, examples=examples
+                project.id, annotation, rows, sampled_for=made_for, reason=reason, examples=examples, work=work
             )
         except ITEM_ERRORS as error:
             set_aside.append(f"annotation {annotation.id} of task {task.id}: {reason_of(error)}")

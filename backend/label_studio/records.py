@@ -93,23 +93,26 @@ class Task:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One person's answer on one task; `cancelled` means skipped."""
+    """One person's answer on one task; `cancelled` means skipped; `lead_s` are the seconds it took by Label Studio's
+    clock, None where it does not say."""
 
     id: int
     task: int
     updated_at: str
     result: list[Json] = field(repr=False)
     cancelled: bool = False
+    lead_s: float | None = None
 
     @classmethod
     def read(cls, item: Mapping[str, Any], task: int) -> Annotation:
-        result = item.get("result")
+        result, lead = item.get("result"), item.get("lead_time")
         return cls(
             id=_id(item, "annotation"),
             task=task,
             updated_at=str(item.get("updated_at") or ""),
             result=[one for one in result if isinstance(one, dict)] if isinstance(result, list) else [],
             cancelled=bool(item.get("was_cancelled")),
+            lead_s=float(lead) if isinstance(lead, int | float) and 0 <= lead < 1e9 else None,
         )
 
 

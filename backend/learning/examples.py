@@ -61,13 +61,11 @@ def make_examples(
     if not looks.version:
         return None
     side = masks.shape[-1]
-    small = np.array([_squeezed(one.mask, side) for one in regions], bool).reshape(len(regions), side, side)
+    small = _all_squeezed(regions, side)
     own = ObjectLooks(looks.features[:0], looks.shapes[:0], looks.version)
     if looks_of is not None and len(small):
         own = looks_of(np.where(small, INSIDE, -INSIDE).astype(np.float32), np.ones(len(small), np.float32))
-    overlap = _overlaps(masks, small)
-    if boxes := [k for k, one in enumerate(regions) if one.box_only]:
-        overlap[:, boxes] = _overlaps(np.array([_box(mask) for mask in masks]).reshape(masks.shape), small[boxes])
+    overlap = overlaps_of(masks, regions)
     best = overlap.max(1, initial=0.0)
     nearest = overlap.argmax(1) if len(regions) else np.zeros(len(masks), np.int64)
     told = np.where(best > 0, best, np.nan) if marked_in_part else best
@@ -155,6 +153,19 @@ def learnt_line(learnt: ProjectHeads) -> str:
     if learnt.classifier is not None and "class_accuracy" in figures and len(learnt.classes) > 1:
         lines.append(f"labels right: {figures['class_accuracy']:.0%}")
     return ", ".join(lines) + " (images left out)" if lines else ""
+
+
+def overlaps_of(masks: BoolMask, regions: Sequence[MarkedObject]) -> npt.NDArray[np.float32]:
+    """IoU (K, T) of low-resolution masks (K, L, L) with people's regions; of boxes where a region is only a box."""
+    small = _all_squeezed(regions, masks.shape[-1])
+    overlap = _overlaps(masks, small)
+    if boxes := [k for k, one in enumerate(regions) if one.box_only]:
+        overlap[:, boxes] = _overlaps(np.array([_box(mask) for mask in masks]).reshape(masks.shape), small[boxes])
+    return overlap
+
+
+def _all_squeezed(regions: Sequence[MarkedObject], side: int) -> BoolMask:
+    return np.array([_squeezed(one.mask, side) for one in regions], bool).reshape(len(regions), side, side)
 
 
 def _squeezed(mask: BoolMask, side: int) -> BoolMask:

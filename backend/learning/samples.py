@@ -94,13 +94,7 @@ class AnnotatedImage:
         model, embedding = self._model, self._embedding
         if not (version := model.looks_version(embedding)):
             return None
-        regions = []
-        for one in drawn:
-            with suppress(*ITEM_ERRORS):
-                mask = region_to_mask(one.region, self.hw)
-                if mask.any():
-                    box_only = str(one.region["type"]).lower().startswith("rectangle")
-                    regions.append(MarkedObject(one.name, one.label or "", mask, box_only))
+        regions = marked_objects(drawn, self.hw)
         if kept is not None and (kept.hw, kept.looks.version) == (self.hw, version):
             proposed = kept.looks, kept.masks.logits(range(len(kept))) > 0
         else:
@@ -132,6 +126,18 @@ class AnnotatedImage:
             mask_tokens=small.mask_tokens[0].astype(np.float16),
             targets=targets,
         )
+
+
+def marked_objects(drawn: Sequence[DrawnMask], hw: tuple[int, int]) -> list[MarkedObject]:
+    """The objects of an annotation on an image of (H, W), without those that cannot be read or are empty."""
+    regions = []
+    for one in drawn:
+        with suppress(*ITEM_ERRORS):
+            mask = region_to_mask(one.region, hw)
+            if mask.any():
+                box_only = str(one.region["type"]).lower().startswith("rectangle")
+                regions.append(MarkedObject(one.name, one.label or "", mask, box_only))
+    return regions
 
 
 def paper_prompts(mask: BoolMask, name: str) -> list[Prompt]:

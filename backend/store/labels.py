@@ -17,6 +17,7 @@ from backend.store.records import (
     SampleRow,
     ScoreRow,
     TaskChanges,
+    WorkRow,
     data_key,
     storable_text,
 )
@@ -132,10 +133,12 @@ class Labels(Database):
         sampled_for: str,
         reason: str = "",
         examples: ExampleRow | None = None,
+        work: WorkRow | None = None,
     ) -> None:
         """Take over one annotation together with the samples and examples made from it, in place of earlier ones.
 
-        `sampled_for` names the checkpoint and targets; `reason` says why there are no samples or fewer.
+        `sampled_for` names the checkpoint and targets; `reason` says why there are no samples or fewer; `work` is added
+        to what is known, where it could be counted.
         """
         reason = storable_text(reason)
         known = KnownAnnotation(seen.id, seen.task, seen.updated_at, seen.cancelled, False, sampled_for, 0, reason)
@@ -145,6 +148,8 @@ class Labels(Database):
             connection.execute(sql.delete(SampleRow).where(*mine))
             old = (ExampleRow.project == project, ExampleRow.annotation == seen.id)
             connection.execute(sql.delete(ExampleRow).where(*old))
+            if work is not None:
+                self._upsert(connection, WorkRow, [work.columns(project=project)])
             if examples is not None:
                 connection.execute(sql.insert(ExampleRow), [examples.columns(project=project)])
             if made:
@@ -160,7 +165,7 @@ class Labels(Database):
                     .where(KnownAnnotation.project == project, KnownAnnotation.id.in_(part))
                     .values(deleted=True)
                 )
-                for kind in (SampleRow, ExampleRow):
+                for kind in (SampleRow, ExampleRow, WorkRow):
                     connection.execute(sql.delete(kind).where(kind.project == project, kind.annotation.in_(part)))
 
     def new_labels(self, project: int) -> int:
@@ -186,6 +191,10 @@ class Labels(Database):
     def examples(self, project: int) -> list[ExampleRow]:
         """All examples of a project, in a fixed order."""
         return self._all(sql.select(ExampleRow).where(ExampleRow.project == project).order_by(ExampleRow.annotation))
+
+    def work(self, project: int) -> list[WorkRow]:
+        """What annotators changed of the masks that they were shown, oldest first."""
+        return self._all(sql.select(WorkRow).where(WorkRow.project == project).order_by(WorkRow.at, WorkRow.annotation))
 
 
 _OPEN = (~KnownTask.labeled, KnownTask.annotations == 0)

@@ -23,10 +23,12 @@ from backend.store.records import (
     ScoreRow,
     SelectionGain,
     VerdictRow,
+    WorkRow,
     storable_text,
 )
 
 _OF_PROJECT = (
+    WorkRow,
     SampleRow,
     ExampleRow,
     ProposalRow,

@@ -54,3 +54,8 @@ class Rankings(Database):
         """The last ranking, first to be served first."""
         query = sql.select(ScoreRow).where(ScoreRow.project == project)
         return self._all(query.order_by(ScoreRow.place).limit(limit))
+
+    def place(self, project: int, task: int) -> ScoreRow | None:
+        """The place of a task in the last ranking, None where it has none."""
+        found = self._all(sql.select(ScoreRow).where(ScoreRow.project == project, ScoreRow.task == task))
+        return found[0] if found else None

@@ -179,6 +179,26 @@ class ExampleRow(Row):
     arrays: Mapped[bytes] = mapped_column(repr=False)
 
 
+class WorkRow(Row):
+    """What an annotator changed of the masks that the prediction `version` showed on one task: objects kept as they
+    were, deleted, relabelled, corrected, and added (`usam.objects.effort.Work`). `lead_s`: Label Studio's clock, NaN
+    where it does not say; `at`: when it was counted."""
+
+    __tablename__ = "work"
+    __table_args__ = (_of_annotation(),)
+    project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
+    annotation: Mapped[Key]
+    task: Mapped[int]
+    version: Mapped[Name120]
+    kept: Mapped[int]
+    deleted: Mapped[int]
+    relabelled: Mapped[int]
+    corrected: Mapped[int]
+    added: Mapped[int]
+    lead_s: Mapped[Unknown]
+    at: Mapped[float]
+
+
 class ProposalRow(Row):
     """What the model says of a task whatever the heads are: packed objects and drawings of those that are shown, by
     number, or the reason why there are none. `key`: image, checkpoint and settings it was made with."""

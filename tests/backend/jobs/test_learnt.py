@@ -19,6 +19,7 @@ from backend.jobs.score_pool import run as score_pool
 from backend.jobs.sync import run as sync
 from backend.label_studio.records import Annotation, Project, Task
 from backend.label_studio.shapes import region_to_mask
+from backend.learning.work import summarize_work
 from backend.metrics.service import Metrics
 from backend.pool.policy import learnt_in_use
 from backend.resources import Resources
@@ -123,6 +124,10 @@ def test_labels_teach_what_is_wanted_and_what_it_is_called(place: Resources) -> 
     annotate(place)
     sync(place, 1)
     assert len(place.store.examples(1)) == len(LABELLED)
+    (work,) = summarize_work(place.store.work(1))
+    assert work.tasks == len(LABELLED)
+    assert work.work.deleted > 0, "a bar that was shown for nothing"
+    assert work.work.shown + work.work.added >= 2 * len(LABELLED)
     assert retrain(place, 1) == "done"
     current = place.registry.current(1)
     assert current is not None

@@ -1,4 +1,5 @@
-"""Masks of proposals are kept as masks, and what a project is about is learnt from its labels.
+"""Masks of proposals are kept as masks, what a project is about is learnt from its labels, and the work that masks left
+to people is counted.
 
 Proposals are made again: those of earlier releases hold regions of Label Studio, and only those that were shown.
 """
@@ -10,11 +11,12 @@ from alembic import op
 
 revision = "0003"
 down_revision = "0002"
+WORK = ("kept", "deleted", "relabelled", "corrected", "added")
 Whole = sql.BigInteger().with_variant(sql.Integer, "sqlite")
 
 
 def upgrade() -> None:
-    """Make the proposals' table anew, a table of examples, and a column for a project's labels."""
+    """Make the proposals' table anew, tables of examples and of work, and a column for a project's labels."""
     op.drop_table("proposals")
     op.create_table(
         "proposals",
@@ -34,6 +36,19 @@ def upgrade() -> None:
         sql.Column("updated_at", sql.String(40), nullable=False),
         sql.Column("features_version", sql.String(200), nullable=False),
         sql.Column("arrays", sql.LargeBinary, nullable=False),
+        sql.ForeignKeyConstraint(
+            ["project", "annotation"], ["annotations.project", "annotations.id"], ondelete="CASCADE"
+        ),
+    )
+    op.create_table(
+        "work",
+        sql.Column("project", Whole, primary_key=True, autoincrement=False),
+        sql.Column("annotation", Whole, primary_key=True, autoincrement=False),
+        sql.Column("task", Whole, nullable=False),
+        sql.Column("version", sql.String(120), nullable=False),
+        *(sql.Column(name, Whole, nullable=False) for name in WORK),
+        sql.Column("lead_s", sql.Float),
+        sql.Column("at", sql.Float, nullable=False),
         sql.ForeignKeyConstraint(
             ["project", "annotation"], ["annotations.project", "annotations.id"], ondelete="CASCADE"
         ),
