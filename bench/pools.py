@@ -14,7 +14,7 @@ import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ import numpy.typing as npt
 from bench.tables import data_folder
 
 MODEL = "nano-m"
+SIDE = 8
+"""Points a side of the service's grid by default."""
 LOWEST_IOU, LOOSE_NMS = 0.2, 0.85
 BEFORE_IOU, BEFORE_NMS, BEFORE_MOST = 0.5, 0.7, 20
 """Release 0.1: everything above the threshold that is no near-copy."""
@@ -63,30 +65,36 @@ class PoolImage:
     @cached_property
     def candidates(self) -> Indices:
         """Rows that the service keeps, best first."""
-        from backend.inference.model import CANDIDATES, LEAST_IOU
+        from backend.inference.model import CANDIDATES
+
+        return self.kept(CANDIDATES)
+
+    def kept(self, most: int) -> Indices:
+        """Rows that the service keeps where it keeps so many at most, best first."""
+        from backend.inference.model import LEAST_IOU
         from usam.masks import nms
 
         good = np.flatnonzero(self.rank >= LEAST_IOU)
-        return good[nms(self.masks[good], self.rank[good], BEFORE_NMS)][:CANDIDATES] if len(good) else good
+        return good[nms(self.masks[good], self.rank[good], BEFORE_NMS)][:most] if len(good) else good
 
-    @cached_property
-    def layout(self) -> Any:
+    @cache  # noqa: B019  (images live as long as the program)
+    def layout(self, most: int) -> Any:
         """How the candidates lie (`usam.predictor.clean_proposals.Layout`)."""
         from usam.predictor.clean_proposals import Layout
 
-        return Layout.of(self.masks[self.candidates])
+        return Layout.of(self.masks[self.kept(most)])
 
-    def shown_by(self, learnt: Any = None) -> tuple[Indices, list[str | None]]:
+    def shown_by(self, learnt: Any = None, most: int = 0) -> tuple[Indices, list[str | None]]:
         """Rows that the service shows with what it has learnt (`ProjectHeads`, None for nothing), best first, and the
-        label that each of its candidates has."""
-        from backend.inference.model import ObjectLooks
+        label of each, where it keeps `most` candidates (0: its default)."""
+        from backend.inference.model import CANDIDATES, ObjectLooks
         from backend.inference.shown import choose_shown
         from backend.settings import Settings
 
-        rows = self.candidates
+        rows = self.kept(most or CANDIDATES)
         version = learnt.features_version if learnt is not None else ""
         looks = ObjectLooks(np.asarray(self.features[rows], np.float16), self.shapes[rows], version)
-        shown = choose_shown(self.layout, looks, self.rank[rows], Settings(model=MODEL), learnt)
+        shown = choose_shown(self.layout(len(rows)), looks, self.rank[rows], Settings(model=MODEL), learnt)
         return rows[shown.rows], [shown.labels[row] for row in shown.rows.tolist()]
 
     def shown_clean(self) -> Indices:
@@ -118,7 +126,7 @@ def match(overlap: Floats, least: float = 0.5) -> Indices:
     return partner
 
 
-def pool_images(name: str, most: int | None = None, per_side: int = 8) -> list[PoolImage]:
+def pool_images(name: str, most: int | None = None, per_side: int = SIDE) -> list[PoolImage]:
     """The images of a labelled set with their candidates, from the folder USAM_BENCH_POOLS (default: a folder of the
     system's temporary one) or made and put there."""
     data = data_folder()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.pools import PoolImage, pool_images
+from bench.pools import MODEL, SIDE, PoolImage, pool_images
 from bench.rows import Row
 
 DRAWS = 5
@@ -48,6 +48,7 @@ def run() -> list[Row]:
     rows: list[Row] = []
     for project in PROJECTS:
         rows += _shown(project)
+    rows += _shown(Project("nuclei", "nuclei", None, 10, False))
     rows += _shown(Project("8 classes on COCO", "coco", EIGHT, 50, True))
     rows += _classes(50, 0.75) + _classes(400, 0.85)
     for dataset in ("coco", "bsds500", "nuclei"):
@@ -131,6 +132,8 @@ def _count(project: Project, image: PoolImage, rows: Indices, labels: Sequence[s
 
 def _shown(project: Project) -> list[Row]:
     """What is shown after some labelled images: as release 0.1 did, a random choice of as many, and the learnt one."""
+    from backend.inference.shown import grid_of
+    from backend.settings import Settings
     from usam.objects.project_heads import fit_project
 
     images = _images(project)
@@ -140,9 +143,14 @@ def _shown(project: Project) -> list[Row]:
         labelled, rest = _draw(project, images, draw)
         rng = np.random.default_rng(draw)
         heads = fit_project(_examples(project, labelled), classes, features_version="bench", checkpoint="nano-m")
+        grid = grid_of(Settings(model=MODEL), heads)
+        most, side = grid.most, grid.points_per_side
+        others = pool_images(project.dataset, None, side) if side != SIDE else []
+        denser = {image.name: image for image in others}
         for image in rest:
-            kept, names = image.shown_by(heads)
-            _count(project, image, kept, names, learnt[image.name])
+            seen = denser.get(image.name, image)
+            kept, names = seen.shown_by(heads, most)
+            _count(project, seen, kept, names, learnt[image.name])
             drawn = rng.permutation(image.candidates)[: len(kept)]
             _count(project, image, drawn, [classes[0]] * len(drawn), random[image.name])
             now = image.shown_before()
@@ -152,8 +160,8 @@ def _shown(project: Project) -> list[Row]:
     rows_made: list[Row] = []
     for way, counts in ((learnt, "learnt"), (before, "release 0.1"), (random, "random")):
         ours = counts == "learnt"
-        held = _ratio(way, "kept", "held")
-        note = f"{held[0]:.2f} of the recall of all proposals; "
+        held, recall = _ratio(way, "kept", "held"), _ratio(way, "kept", "objects")
+        note = f"recall {recall[0]:.3f}, {held[0]:.2f} of that of all proposals; "
         rows_made.append(
             _row(f"{what}, shown objects that are wanted, {counts}", _ratio(way, "kept", "shown"), "share",
                  ">= 0.55" if ours and few else "", note)

@@ -36,7 +36,7 @@ from backend.inference.object_masks import (
 )
 from backend.inference.refinement import Refinement, RefinementBudget, refine_by_larger
 from backend.inference.scheduler import Priority, Result, Steps, StepScheduler
-from backend.inference.shown import ShownObjects, choose_shown
+from backend.inference.shown import ShownObjects, choose_shown, grid_of
 from backend.metrics.service import Metrics
 from backend.settings import Settings
 from usam.active.mask_selection import MaskSelection
@@ -298,7 +298,8 @@ class Engine:
         selection, model = self.mask_selection(project), self._models[self.checkpoint]
         own = self._projects.get(project or 0)
         heads, learnt = (own.heads, own.learnt) if own is not None else (None, None)
-        found = yield from model.propose(embedding, prompts, heads, selection, self.settings)
+        grid = grid_of(self.settings, learnt)
+        found = yield from model.propose(embedding, prompts, heads, selection, self.settings, grid)
         shown = choose_shown(found.layout, found.looks, found.objects.iou, self.settings, learnt, given=found.given)
         objects, asked = found.objects.take(shown.rows), [found.prompts[row] for row in shown.rows.tolist()]
         return found, shown, (yield from self._refine(image, objects, asked, project, self._batches))

@@ -82,6 +82,14 @@ class DecodedObjects:
         return cls(**arrays, scores=scores)
 
 
+@dataclass(frozen=True)
+class ProposalGrid:
+    """How an image is looked at that nobody has prompted: points a side, and how many candidates are kept at most."""
+
+    points_per_side: int
+    most: int
+
+
 @dataclass(frozen=True, eq=False)
 class ObjectLooks:
     """What K objects look like to the trunk (`usam.predictor.object_features`).
@@ -219,18 +227,21 @@ class LoadedModel:
         heads: HeadSet | None,
         selection: MaskSelection,
         settings: Settings,
+        grid: ProposalGrid | None = None,
     ) -> Steps[ProposedObjects]:
         """The distinct objects that prompts show, a grid where there are none, best predicted IoU first.
 
         Single points give all three of their masks, other prompts the selected one. The worse of two that overlap too
-        much is dropped, and what is hardly a mask; which of the rest are shown is chosen later (`inference.shown`).
+        much is dropped, and what is hardly a mask; which of the rest are shown is chosen later (`inference.shown`). The
+        `grid` is the settings' unless the project's labels ask for another.
         """
         heads = heads if heads is not None else self.own_heads
-        given = bool(prompts)
+        given, grid = bool(prompts), grid or ProposalGrid(settings.points_per_side, CANDIDATES)
         if not given:
-            prompts = [_point(xy) for xy in grid_points(embedding.image_hw, settings.points_per_side)]
+            prompts = [_point(xy) for xy in grid_points(embedding.image_hw, grid.points_per_side)]
         propose = self._from_points if all(_is_single_point(prompt) for prompt in prompts) else self._from_prompts
-        objects = yield from propose(embedding, prompts, heads, selection, settings)
+        most = max(grid.most, settings.max_regions)
+        objects = yield from propose(embedding, prompts, heads, selection, settings, most)
         yield
         objects = replace(objects, logits=rounded(objects.logits))  # as the pool keeps them
         return ProposedObjects(
@@ -266,6 +277,7 @@ class LoadedModel:
         heads: HeadSet | None,
         selection: MaskSelection,
         settings: Settings,
+        most: int,
     ) -> Steps[DecodedObjects]:
         """A grid has many: only the masks that stay are ever made."""
         from usam.predictor.proposals import proposal_steps
@@ -277,7 +289,7 @@ class LoadedModel:
             np.stack([prompt.points[0] for prompt in prompts]),
             pred_iou_thresh=min(LEAST_IOU, settings.pred_iou_thresh),
             nms_iou=settings.nms_iou,
-            max_masks=max(CANDIDATES, settings.max_regions),
+            max_masks=most,
             by_samscore=selection == "samscore",
         )
         self._metrics.decoded.labels(self.name).inc(len(prompts))
@@ -300,6 +312,7 @@ class LoadedModel:
         heads: HeadSet | None,
         selection: MaskSelection,
         settings: Settings,
+        most: int,
     ) -> Steps[DecodedObjects]:
         """Boxes and prompts of several points, as other models leave them."""
         from usam.masks import nms
@@ -308,7 +321,7 @@ class LoadedModel:
         least = min(LEAST_IOU, settings.pred_iou_thresh)
         good = np.flatnonzero((found.iou >= least) & (found.logits > 0).any(axis=(1, 2)))
         kept = good[nms(found.logits[good] > 0, found.iou[good], settings.nms_iou)] if len(good) else good
-        return found.take(kept[: max(CANDIDATES, settings.max_regions)])
+        return found.take(kept[:most])
 
 
 def selected(

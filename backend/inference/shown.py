@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from backend.inference.model import CANDIDATES, ObjectLooks
+from backend.inference.model import CANDIDATES, ObjectLooks, ProposalGrid
 from backend.settings import Settings
 from usam.predictor.clean_proposals import Layout, ProposalRules, clean_proposals
 
@@ -24,10 +24,27 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
+LEAST_WANTED = 0.4
+"""Predicted IoU from which on a wanted object is shown: a poor outline of the right thing is work too."""
+GRIDS = (8, 12, 16)
+"""Points a side of the grids to choose from once it is known how small a project's objects are."""
+SPACING = 1.25
+MOST_CANDIDATES = 150
 GIVEN = 20
 """Most objects that are shown of what another model marked on an image."""
 LEAST_LABEL = 0.5
 """Probability from which a learnt label is shown: one that is more likely wrong than right is left to people."""
+
+
+def grid_of(settings: Settings, learnt: ProjectHeads | None) -> ProposalGrid:
+    """How densely an image is looked at: as the settings say where they say it, else so that points lie no farther
+    apart than `SPACING` sides of the middle marked object, and with room for as many as an image has."""
+    side, most = settings.points_per_side, max(CANDIDATES, settings.max_regions)
+    if learnt is None or learnt.sizes is None or "points_per_side" in settings.model_fields_set:
+        return ProposalGrid(side, most)
+    needed = 1 / (SPACING * max(learnt.sizes.side, 1e-3))
+    side = max(side, next((grid for grid in GRIDS if grid >= needed), GRIDS[-1]))
+    return ProposalGrid(side, int(min(max(most, 3 * learnt.sizes.many), MOST_CANDIDATES)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +88,10 @@ def choose_shown(
         rules = ProposalRules(settings.pred_iou_thresh, settings.nms_iou, 1.0, 0.0, 1.0, 1.0, GIVEN)
         rows = clean_proposals(layout, iou, rules)
     elif learnt is not None and not np.isnan(wanted).any():
-        most = settings.max_regions if "max_regions" in settings.model_fields_set else CANDIDATES
+        most = settings.max_regions if "max_regions" in settings.model_fields_set else MOST_CANDIDATES
         rules = ProposalRules(learnt.threshold.value, settings.nms_iou, largest=1.0, border=1.0, most=most)
-        rows = clean_proposals(layout, wanted, rules)
+        good = np.asarray(iou) >= min(LEAST_WANTED, settings.pred_iou_thresh)
+        rows = clean_proposals(layout, np.where(good, wanted, -1.0), rules)
     else:
         rules = ProposalRules(settings.pred_iou_thresh, settings.nms_iou, most=settings.max_regions)
         rows = clean_proposals(layout, iou, rules)

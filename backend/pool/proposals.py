@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.inference.model import CANDIDATES, LoadedModel, ProposedObjects
+from backend.inference.model import LoadedModel, ProposedObjects
 from backend.inference.scheduler import finish
-from backend.inference.shown import ShownObjects, choose_shown
+from backend.inference.shown import ShownObjects, choose_shown, grid_of
 from backend.label_studio.config import LabelConfig
 from backend.label_studio.prompts import LabelledPrompt, prompts_from_task
 from backend.label_studio.records import Json, Prediction
@@ -85,16 +85,23 @@ class ScoredObjects:
         return ScoredMask(drawing, scores.iou, scores.gaps, label, notes, sure, name)
 
 
-def proposal_key(settings: Settings, label_config: str, data_key: str, choice: MaskSelection = "predicted-iou") -> str:
+def proposal_key(
+    settings: Settings,
+    label_config: str,
+    data_key: str,
+    choice: MaskSelection = "predicted-iou",
+    learnt: ProjectHeads | None = None,
+) -> str:
     """Digest of everything that kept objects of a task depend on."""
+    grid = grid_of(settings, learnt)
     parts = [
         PROPOSALS_VERSION,
         weights_of(settings.model),
         settings.random_weights,
-        settings.points_per_side,
+        grid.points_per_side,
         settings.pred_iou_thresh,
         settings.nms_iou,
-        max(CANDIDATES, settings.max_regions),
+        grid.most,
         settings.polygon_tolerance,
         label_config,
         data_key,
@@ -119,14 +126,16 @@ def propose_objects(
     others: Sequence[Prediction] = (),
     selection: MaskSelection = "predicted-iou",
     image_name: str = "",
+    learnt: ProjectHeads | None = None,
 ) -> LabelledObjects:
     """The part of proposing that needs the model: what `/predict` finds too (`LoadedModel.propose`).
 
-    Prompts are what other models left on the task (`others`) for its image tag `image_name`, else a grid.
+    Prompts are what other models left on the task (`others`) for its image tag `image_name`, else a grid, as dense as
+    what was `learnt` asks for.
     """
     prompts = _prompts(others, embedding.image_hw, image_name)
     asked = [labelled.prompt for labelled in prompts]
-    found = finish(model.propose(embedding, asked, heads, selection, settings))
+    found = finish(model.propose(embedding, asked, heads, selection, settings, grid_of(settings, learnt)))
     return LabelledObjects(found, [prompts[source].label if prompts else None for source in found.objects.source])
 
 

@@ -42,7 +42,7 @@ def propose_missing(
     cached = store.proposal_keys(project)
     choice = mask_selection_in_use(resources, project, heads)
     learnt = learnt_in_use(resources, project)
-    keys = {task.id: proposal_key(resources.settings, known.label_config, task.data_key, choice) for task in pool}
+    keys = {task.id: proposal_key(settings, known.label_config, task.data_key, choice, learnt) for task in pool}
     missing = [task for task in pool if cached.get(task.id) != keys[task.id]]
     done = len(pool) - len(missing)
     served = {row.task for row in store.ranking(project)}
@@ -77,7 +77,7 @@ def propose_missing(
                 embedding = image.encoded_by(resources.model)
                 behind.submit(resources.embeddings.put, image.content, settings.model, embedding, make_room=False)
                 found = propose_objects(
-                    resources.model, heads, embedding, settings, others, choice, controls.image_name
+                    resources.model, heads, embedding, settings, others, choice, controls.image_name, learnt
                 )
             except ITEM_ERRORS as error:
                 found = error

@@ -14,7 +14,7 @@ from usam.errors import HeadsError
 from usam.files import replacing
 from usam.objects.effort import Threshold
 from usam.objects.linear import LinearHead
-from usam.objects.project_heads import ProjectHeads
+from usam.objects.project_heads import ObjectSizes, ProjectHeads
 
 FORMAT = "usam-project-heads-1"
 _ARRAYS = ("mean", "scale", "weights", "bias", "examples")
@@ -39,6 +39,7 @@ def project_heads_file(heads: ProjectHeads) -> bytes:
         "checkpoint": heads.checkpoint,
         "threshold": asdict(heads.threshold),
         "figures": dict(heads.figures),
+        "sizes": asdict(heads.sizes) if heads.sizes is not None else None,
     }
     for name, head in (("classifier", heads.classifier), ("selector", heads.selector)):
         if head is not None:
@@ -74,6 +75,7 @@ def load_project_heads(path: Path) -> ProjectHeads:
             selector=_head("selector", told, arrays),
             threshold=Threshold(**{key: _number(value) for key, value in told["threshold"].items()}),
             figures={key: _number(value) for key, value in told["figures"].items()},
+            sizes=ObjectSizes(**told["sizes"]) if told.get("sizes") else None,
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise HeadsError(f"project heads in {Path(path).name}", f"{type(error).__name__}: {error}", remedy) from error

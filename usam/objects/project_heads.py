@@ -58,10 +58,30 @@ class Examples:
             raise TrainingError("features, shapes, images, regions, labels, ... of one size", f"sizes {sorted(sizes)}")
 
 
+@dataclass(frozen=True)
+class ObjectSizes:
+    """What marked objects are like: the side of the middle one, as the root of its share of the image, and how many an
+    image has that has many (one in ten has more)."""
+
+    side: float
+    many: float
+
+    @classmethod
+    def of(cls, examples: Examples) -> ObjectSizes | None:
+        """Of people's own regions; None without any."""
+        marked = np.flatnonzero(~np.asarray(examples.proposed))
+        if not len(marked) or np.shape(examples.shapes)[1] <= SHAPE_NAMES.index("size"):
+            return None
+        sizes = np.asarray(examples.shapes)[marked, SHAPE_NAMES.index("size")]
+        counts = np.unique([str(examples.images[row]) for row in marked], return_counts=True)[1]
+        return cls(float(np.median(sizes)), float(np.quantile(counts, 0.9)))
+
+
 @dataclass(frozen=True, eq=False)
 class ProjectHeads:
     """`classes` are the configuration's labels, in its order; `unseen` those without an example: their probability is
-    0. `classifier` is None while no label was seen, `selector` while nothing unwanted or too little was."""
+    0. `classifier` is None while no label was seen, `selector` while nothing unwanted or too little was; `sizes` are
+    those of the marked objects, None where nobody marked one."""
 
     classes: tuple[str, ...]
     features_version: str
@@ -70,6 +90,7 @@ class ProjectHeads:
     selector: LinearHead | None
     threshold: Threshold
     figures: Mapping[str, float] = field(default_factory=dict)
+    sizes: ObjectSizes | None = None
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -131,7 +152,8 @@ def fit_project(
     classifier, class_figures = _classifier(examples, names, dict(renamed or {}), seed)
     selector, threshold, selector_figures = _selector(examples, prices or Prices(), least_recall, seed)
     figures = class_figures | selector_figures
-    return ProjectHeads(names, features_version, checkpoint, classifier, selector, threshold, figures)
+    sizes = ObjectSizes.of(examples)
+    return ProjectHeads(names, features_version, checkpoint, classifier, selector, threshold, figures, sizes)
 
 
 def _classifier(

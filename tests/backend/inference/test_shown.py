@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from backend.inference.model import ObjectLooks
-from backend.inference.shown import GIVEN, choose_shown, judged
+from backend.inference.model import ObjectLooks, ProposalGrid
+from backend.inference.shown import GIVEN, choose_shown, grid_of, judged
 from backend.settings import Settings
 from usam.objects.effort import Threshold
 from usam.objects.linear import LinearHead
-from usam.objects.project_heads import ProjectHeads
+from usam.objects.project_heads import ObjectSizes, ProjectHeads
 from usam.predictor.clean_proposals import Layout
 from usam.predictor.object_features import SHAPE_NAMES
 
@@ -75,7 +76,7 @@ def test_few_are_shown_and_more_on_request() -> None:
 
 def test_what_is_wanted_is_shown_under_its_name() -> None:
     features = np.array([[1, 1], [-1, 1], [1, -1], [1, 0]])
-    iou = np.array([0.5, 0.99, 0.4, 0.6], np.float32)
+    iou = np.array([0.5, 0.99, 0.45, 0.6], np.float32)
     shown = choose_shown(row_of_boxes(4), looks(features), iou, settings(), learnt())
     assert sorted(shown.rows.tolist()) == [0, 2, 3], "the surest mask is of something nobody wants"
     assert shown.labels == ["cat", "cat", "dog", "cat"] or shown.labels[:3] == ["cat", "cat", "dog"]
@@ -91,6 +92,34 @@ def test_what_is_learnt_may_show_more_than_a_few_unless_the_setting_says_so() ->
     wanted = looks(np.ones((30, 2)))
     assert len(choose_shown(layout, wanted, iou, settings(), learnt()).rows) == 30
     assert len(choose_shown(layout, wanted, iou, settings(max_regions=5), learnt()).rows) == 5
+
+
+def test_a_poor_outline_of_a_wanted_thing_is_not_shown() -> None:
+    shown = choose_shown(row_of_boxes(2), looks(np.ones((2, 2))), np.array([0.45, 0.35]), settings(), learnt())
+    assert shown.rows.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("side", "many", "given", "grid"),
+    [
+        (0.1, 4, {}, (8, 40)),
+        (0.08, 10, {}, (12, 40)),
+        (0.03, 60, {}, (16, 150)),
+        (0.06, 30, {}, (16, 90)),
+        (0.03, 60, {"points_per_side": 6}, (6, 40)),
+        (0.03, 60, {"max_regions": 60}, (16, 150)),
+    ],
+)
+def test_the_grid_is_as_dense_as_the_marked_objects_are_small(
+    side: float, many: float, given: dict[str, int], grid: tuple[int, int]
+) -> None:
+    found = grid_of(settings(**given), replace(learnt(), sizes=ObjectSizes(side, many)))
+    assert (found.points_per_side, found.most) == grid
+
+
+def test_nobodys_marks_ask_for_no_other_grid() -> None:
+    for known in (None, learnt()):
+        assert grid_of(settings(), known) == ProposalGrid(8, 40)
 
 
 def test_other_features_teach_nothing() -> None:

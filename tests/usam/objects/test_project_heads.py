@@ -12,7 +12,7 @@ import pytest
 from tests.usam.objects.blobs import accuracy, blobs
 from usam.errors import HeadsError, TrainingError
 from usam.objects.files import load_project_heads, save_project_heads
-from usam.objects.project_heads import Examples, ProjectHeads, fit_project
+from usam.objects.project_heads import Examples, ObjectSizes, ProjectHeads, fit_project
 
 VERSION: dict[str, Any] = {"features_version": "test", "checkpoint": "nano-m"}
 CLASSES = ("cat", "dog", "fox")
@@ -146,3 +146,16 @@ def test_what_teaches_nothing_is_not_used() -> None:
     shuffled.shapes[:, -1] = shuffled.overlap  # SAM's own estimate tells all
     heads = fit_project(shuffled, ("cat", "dog"), **VERSION)
     assert heads.selector is None or heads.figures["wanted_ap"] >= heads.figures["wanted_ap_before"]
+
+
+def test_what_marked_objects_are_like_is_kept(tmp_path: Path) -> None:
+    examples = blobs({"cat": 12, "": 9})
+    shapes = np.zeros((21, 12))
+    shapes[:, 2] = np.linspace(0.1, 0.5, 21)
+    marked = replace(examples, shapes=shapes, proposed=np.arange(21) >= 4, images=[0, 0, 0, 1, *range(17)])
+    heads = fit_project(marked, ("cat",), **VERSION)
+    assert heads.sizes is not None
+    assert heads.sizes.side == pytest.approx(np.median(shapes[:4, 2]))
+    assert heads.sizes.many == pytest.approx(2.8)
+    assert load_project_heads(save_project_heads(heads, tmp_path / "h.safetensors")).sizes == heads.sizes
+    assert ObjectSizes.of(replace(marked, proposed=np.ones(21, bool))) is None
