@@ -130,6 +130,16 @@ class JobQueue:
         except (redis.RedisError, OSError, QueueError):
             return False
 
+    def workers(self) -> int:
+        """How many workers wait for jobs or do one. Raises `QueueError` without Redis."""
+        import redis
+        from rq import Worker
+
+        try:
+            return int(Worker.count(queue=self.queue()))
+        except (redis.RedisError, OSError) as error:
+            raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL and that it runs") from error
+
     def connection(self) -> Redis:
         """The Redis connection, made on first use. Raises `QueueError` on a malformed address."""
         if self._redis is None:

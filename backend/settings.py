@@ -98,6 +98,8 @@ class Settings(BaseSettings):
         SecretStr(""), validation_alias=AliasChoices("LABEL_STUDIO_API_KEY", "label_studio_api_key")
     )
     """Legacy token or personal access token."""
+    label_studio_public_url: str = ""
+    """Address by which browsers reach Label Studio, for links; empty: LABEL_STUDIO_URL."""
     label_studio_aliases: Names = ()
     """Other origins by which tasks name the same Label Studio (`http://localhost:8080`)."""
 
@@ -241,7 +243,7 @@ class Settings(BaseSettings):
     def _larger(cls, value: str, known: ValidationInfo) -> str:
         return next_larger(str(known.data.get("model", ""))) if value == "auto" else value
 
-    @field_validator("label_studio_url")
+    @field_validator("label_studio_url", "label_studio_public_url")
     @classmethod
     def _url(cls, value: str) -> str:
         return _http_origin(value, path=True) if value else ""

@@ -9,6 +9,7 @@ Every write is one transaction; several processes may use one store at once. Ima
     labels     tasks, annotations, samples
     rankings   proposals and places in the queue
     decisions  mask selection, refinements, the gate's verdicts
+    overview   what screens show, counted by the database
     runs       run records and leases
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from backend.store.decisions import Decisions
 from backend.store.labels import Labels
+from backend.store.overview import Overviews
 from backend.store.projects import Projects
 from backend.store.rankings import Rankings
 from backend.store.runs import Runs
@@ -23,7 +25,7 @@ from backend.store.runs import Runs
 __all__ = ["Store"]
 
 
-class Store(Projects, Labels, Rankings, Decisions, Runs):
+class Store(Projects, Labels, Rankings, Decisions, Overviews, Runs):
     """The store at `url` (SQLAlchemy), made on first use. Safe to share between threads and processes.
 
     Brings a store of an earlier release to this one's tables. Raises `StoreError` where it cannot be opened, or is of a

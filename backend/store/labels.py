@@ -88,7 +88,7 @@ class Labels(Database):
         few ids."""
         query = sql.select(KnownTask).where(KnownTask.project == project).order_by(KnownTask.id)
         if unlabelled:
-            query = query.where(*_OPEN)
+            query = query.where(*IS_OPEN)
         if only is not None:
             query = query.where(KnownTask.id.in_(list(only)))
         return self._all(query)
@@ -105,7 +105,7 @@ class Labels(Database):
         answered = sql.select(sql.func.count()).select_from(KnownAnnotation)
         answered = answered.where(KnownAnnotation.project == project, ~KnownAnnotation.deleted)
         with self._read() as connection:
-            numbers = [connection.scalar(query) or 0 for query in (known, known.where(*_OPEN), answered)]
+            numbers = [connection.scalar(query) or 0 for query in (known, known.where(*IS_OPEN), answered)]
         return Counts(*map(int, numbers))
 
     def annotations(self, project: int, *, deleted: bool = False) -> list[KnownAnnotation]:
@@ -197,11 +197,16 @@ class Labels(Database):
         return self._all(sql.select(WorkRow).where(WorkRow.project == project).order_by(WorkRow.at, WorkRow.annotation))
 
 
-_OPEN = (~KnownTask.labeled, KnownTask.annotations == 0)
+IS_OPEN = (~KnownTask.labeled, KnownTask.annotations == 0)
 """What Label Studio would still serve."""
+IS_NEW = (
+    ~KnownAnnotation.deleted,
+    ~KnownAnnotation.cancelled,
+    KnownAnnotation.used_in == 0,
+    sql.exists().where(SampleRow.project == KnownAnnotation.project, SampleRow.annotation == KnownAnnotation.id),
+)
+"""Annotations with samples that no retraining has seen as they are now."""
 
 
 def _new(project: int) -> tuple[sql.ColumnElement[bool], ...]:
-    known = KnownAnnotation
-    sampled = sql.exists().where(SampleRow.project == known.project, SampleRow.annotation == known.id)
-    return (known.project == project, ~known.deleted, ~known.cancelled, known.used_in == 0, sampled)
+    return (KnownAnnotation.project == project, *IS_NEW)

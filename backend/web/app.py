@@ -46,9 +46,9 @@ from backend.pool.next_tasks import NextTasks
 from backend.settings import Settings
 from backend.web.auth import Access
 from backend.web.bodies import SMALL_BYTES, TooMuch, read_message
-from backend.web.dashboard.page import HEADERS, render
-from backend.web.dashboard.protocol import render_protocol
-from backend.web.dashboard.view import gather
+from backend.web.dashboard.board import Dashboard
+from backend.web.dashboard.protocol import HEADERS, render_protocol
+from backend.web.dashboard.routes import add_pages
 from backend.web.inbox import Inbox
 from backend.web.predictions import PredictionService
 from usam import __version__
@@ -146,11 +146,12 @@ class Service:
         metrics: Metrics,
     ) -> None:
         self.settings, self.engine, self.metrics = settings, engine, metrics
-        self._store, self._registry = store, registry
+        self._store = store
         self._progress = Progress(store) if store is not None else None
         self.fetcher = ImageFetcher(settings)
         self.answers = PredictionService(settings, engine, self.fetcher, metrics, registry, store)
         self.inbox = Inbox(store, queue, metrics, settings.data_dir / "inbox" if store is not None else None)
+        self.board = Dashboard(settings, engine, self.fetcher, store, queue, registry)
         self._upcoming = NextTasks(store, settings.prefetch) if store is not None else None
         self._clicks = ThreadPoolExecutor(CLICK_THREADS, thread_name_prefix="click")
         self._cold = ThreadPoolExecutor(COLD_THREADS, thread_name_prefix="cold-click")
@@ -163,6 +164,7 @@ class Service:
         """Stop taking work; what was taken from webhooks is still stored."""
         for pool in (self._clicks, self._cold, self._parser, self._batches, self._small):
             pool.shutdown(wait=False, cancel_futures=True)
+        self.board.close()
         self.inbox.close()
         self.fetcher.close()
 
@@ -173,10 +175,6 @@ class Service:
     def measured(self) -> bytes:
         """All metrics as Prometheus reads them."""
         return self.metrics.text() + (self._progress.text() if self._progress is not None else b"")
-
-    def page(self) -> str:
-        """The web page."""
-        return render(gather(self.settings, self.engine.state, self._store, self._registry))
 
     async def predict(self, raw: bytes) -> bytes:
         """The answer to `/predict` as JSON."""
@@ -281,12 +279,10 @@ async def _freeze_what_stays(engine: Engine) -> None:
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/", include_in_schema=False)
-    async def page(request: Request) -> Response:
-        """The web page for a browser, else the same as `/health`."""
-        if "text/html" not in request.headers.get("accept", ""):
-            return Response((await health()).model_dump_json(), media_type="application/json")
-        return HTMLResponse(await service.small(service.page), headers=HEADERS)
+    def state() -> HealthAnswer:
+        return HealthAnswer(status="UP", model_version=service.engine.checkpoint, engine=service.engine.state)
+
+    add_pages(app, service.board, lambda: Response(state().model_dump_json(), media_type="application/json"))
 
     @app.get("/docs", include_in_schema=False)
     @app.get("/redoc", include_in_schema=False)
@@ -297,8 +293,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/health", response_model=HealthAnswer)
     async def health() -> HealthAnswer:
         """Whether the service is up; it is, also while the model loads."""
-        engine = service.engine
-        return HealthAnswer(status="UP", model_version=engine.checkpoint, engine=engine.state)
+        return state()
 
     @app.post("/setup", response_model=SetupAnswer, openapi_extra=_takes(SetupRequest))
     async def setup(request: Request) -> SetupAnswer:

@@ -6,7 +6,21 @@ import json
 from html import escape
 from typing import Any
 
-from backend.web.dashboard.page import STYLE
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+}
+STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem }
+h1 { font-size: 1.3rem } h2 { font-size: 1.1rem; margin: 2.2rem 0 .3rem }
+h3 { font-size: .95rem; margin: 1.1rem 0 .2rem }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid #8886; vertical-align: top }
+th { font-weight: 600 } p { margin: .3rem 0 } pre { overflow-x: auto }
+"""
 
 
 def render_protocol(document: dict[str, Any]) -> str:
@@ -21,7 +35,7 @@ def render_protocol(document: dict[str, Any]) -> str:
     title = f"{document['info']['title']} {document['info']['version']}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE} pre {{ overflow-x: auto }}</style></head>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
         f"<body><h1>{escape(title)}</h1><p>{escape(document['info'].get('description', ''))}</p>"
         f'<p class="quiet"><a href="openapi.json">the same for programs (OpenAPI)</a></p>{routes}'
         f"<h2>Messages</h2>{messages}</body></html>"

@@ -1,0 +1,133 @@
+"""What the pages are made of: store, registry, queue, pictures, and threads of their own to ask them in."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from backend.errors import RegistryError, StoreError
+from backend.settings import Settings
+from backend.store.pseudo_label_store import RECORD_FILE, PseudoLabelRun, PseudoLabelStore
+from backend.web.dashboard.overview import (
+    Pace,
+    ProjectCard,
+    card_of,
+    engine_notices,
+    event_notices,
+    summary_line,
+    title_of,
+)
+from backend.web.dashboard.surroundings import Notice, Seen, Surroundings, label_studio_of
+from backend.web.journal import ASIDE
+
+if TYPE_CHECKING:
+    from backend.image_fetcher import ImageFetcher
+    from backend.inference.engine import Engine
+    from backend.queue import JobQueue
+    from backend.store import Store
+    from backend.store.head_registry import Registry
+
+THREADS = 4
+OVERVIEW_KEPT_S = 1.0
+"""How long the numbers of all projects are kept, however many people look."""
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The first page."""
+
+    cards: tuple[ProjectCard, ...]
+    troubles: tuple[Notice, ...]
+    summary: str
+
+
+class Dashboard:
+    """The parts behind the pages. Safe to share between threads; everything but `run` blocks its caller."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        fetcher: ImageFetcher,
+        store: Store | None,
+        queue: JobQueue | None,
+        registry: Registry | None,
+    ) -> None:
+        self.settings, self.engine, self.store, self.queue, self.registry = settings, engine, store, queue, registry
+        self.surroundings = Surroundings(label_studio_of(settings), queue)
+        self._promises = PseudoLabelStore.of(settings)
+        self._promises_kept: dict[int, tuple[object, PseudoLabelRun | None]] = {}
+        self._pace = Pace()
+        self._lock = threading.Lock()
+        self._overview: tuple[float, Overview] | None = None
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="page")
+
+    def close(self) -> None:
+        """Stop taking work."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Do what waits for the disk in a thread of the pages' own."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def known_projects(self) -> list[int]:
+        """Projects that are looked after."""
+        return self.store.projects() if self.store is not None else []
+
+    def title(self, project: int) -> str:
+        """A project's title."""
+        return title_of(project, self.surroundings.seen())
+
+    def overview(self) -> Overview:
+        """The first page, counted once a second at most."""
+        with self._lock:
+            if self._overview is None or time.monotonic() - self._overview[0] > OVERVIEW_KEPT_S:
+                self._overview = time.monotonic(), self._count()
+            return self._overview[1]
+
+    def _count(self) -> Overview:
+        seen = self.surroundings.seen()
+        known = self.store.overviews() if self.store is not None else []
+        self._pace.forget_others([run.id for one in known for run in one.runs.values()])
+        cards = []
+        for one in known:
+            promise, trouble = self.promise(one.project)
+            cards.append(card_of(self.settings, one, seen, self._pace, promise, trouble or self._damage(one.project)))
+        aside = self.settings.data_dir / "inbox" / ASIDE
+        troubles = [
+            *engine_notices(self.engine.state, self.engine.checkpoint),
+            *seen.notices,
+            *event_notices(aside.stat().st_size if aside.exists() else 0),
+        ]
+        return Overview(tuple(cards), tuple(troubles), summary_line(cards))
+
+    def promise(self, project: int) -> tuple[PseudoLabelRun | None, str]:
+        """The record of accepted masks in use, and why it cannot be read. Read again where its files changed."""
+        paths = sorted((self._promises.folder / str(project)).glob(f"*/{RECORD_FILE}"))
+        try:
+            state = [(path.parent.name, path.stat().st_mtime_ns) for path in paths]
+            kept = self._promises_kept.get(project)
+            if kept is None or kept[0] != state:
+                kept = self._promises_kept[project] = state, self._promises.standing(project)
+        except (StoreError, OSError) as error:
+            return None, str(error)
+        return kept[1], ""
+
+    def _damage(self, project: int) -> str:
+        """Why a project's pointer cannot be read; empty where it can."""
+        try:
+            if self.registry is not None:
+                self.registry.champion(project)
+        except RegistryError as error:
+            return str(error)
+        return ""
+
+    def seen(self) -> Seen:
+        """What is known of Label Studio and Redis."""
+        return self.surroundings.seen()

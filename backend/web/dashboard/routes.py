@@ -1,0 +1,107 @@
+"""The routes of the pages. What they show is gathered in threads, so that nobody else waits for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+import sqlalchemy as sql
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+
+from backend.store.records import MAX_ID
+from backend.web.dashboard.board import Dashboard
+from backend.web.dashboard.overview import link_to
+from backend.web.dashboard.rendering import (
+    HEADERS,
+    Place,
+    assets,
+    render_beat,
+    render_live,
+    render_page,
+    render_still,
+)
+from usam.errors import UsamError
+
+KEPT_FOREVER = "private, max-age=31536000, immutable"
+_log = logging.getLogger(__name__)
+
+
+def add_pages(app: FastAPI, board: Dashboard, state: Callable[[], Response]) -> None:
+    """Add all pages to the application. `state` answers a program that asks for `/`."""
+
+    @app.get("/", include_in_schema=False)
+    async def overview(request: Request) -> Response:
+        """The overview for a browser, else the same as `/health`."""
+        if "text/html" not in request.headers.get("accept", "") and "hx-request" not in request.headers:
+            return state()
+
+        def answer() -> Response:
+            found = board.overview()
+            values = {
+                "cards": found.cards,
+                "troubles": found.troubles,
+                "summary": found.summary,
+                "checkpoint": board.engine.checkpoint,
+                "engine": board.engine.state,
+            }
+            return live_answer(request, Place("Projects"), "overview.html", values)
+
+        return await guarded(board, answer)
+
+    @app.get("/static/{name}", include_in_schema=False)
+    async def static(name: str) -> Response:
+        """A file that pages load."""
+        asset = next((asset for asset in assets().values() if asset.name == name), None)
+        if asset is None:
+            return message(404, "Not found", "This file is not part of the pages.", root="../")
+        return Response(asset.content, headers={"Cache-Control": KEPT_FOREVER}, media_type=asset.media_type)
+
+
+async def guarded(board: Dashboard, answer: Callable[[], Response], root: str = "") -> Response:
+    """The answer; a page that says what is wrong where it cannot be given."""
+    try:
+        return await board.run(answer)
+    except UsamError as error:
+        return message(503, "This page cannot be shown now", str(error), root=root)
+    except sql.exc.SQLAlchemyError as error:
+        _log.warning("a page could not be shown: %s", type(error).__name__)
+        text = f"The store does not answer ({type(error).__name__})."
+        return message(503, "This page cannot be shown now", text, "Check the database; then reload.", root=root)
+
+
+def place_of(board: Dashboard, project: str, tab: str) -> Place | None:
+    """Where a project's page is; None for a project that is not looked after."""
+    number = int(project) if project.isascii() and project.isdigit() and len(project) < 20 else 0
+    if not 0 < number <= MAX_ID or number not in board.known_projects():
+        return None
+    title = board.title(number)
+    return Place(f"{tab.title()}: {title}", "../../", number, title, tab, link_to(board.settings, number))
+
+
+def live_answer(request: Request, place: Place, template: str, values: Mapping[str, object]) -> Response:
+    """A whole page, or, to a page that asks for its live part, that part where it is another than it has."""
+    query = {name: value for name, value in request.query_params.items() if name not in ("part", "seen")}
+    content, digest = render_live(template, query, **values)
+    if request.query_params.get("part") != "live":
+        return HTMLResponse(render_page(place, content), headers=HEADERS)
+    if request.query_params.get("seen") == digest:
+        return HTMLResponse(render_beat(), headers={**HEADERS, "HX-Reswap": "none"})
+    return HTMLResponse(content + render_beat(), headers=HEADERS)
+
+
+def message(status: int, heading: str, text: str, remedy: str = "", *, root: str = "") -> Response:
+    """A page that says one thing."""
+    content = render_still("message.html", heading=heading, text=text, remedy=remedy)
+    return HTMLResponse(render_page(Place(heading, root), content), status, headers=HEADERS)
+
+
+def unknown_project(project: str) -> Response:
+    """The page of a project that is not looked after, or no more."""
+    return message(
+        404,
+        "No such project",
+        f"Project {project[:20]} is not looked after here. It may have been deleted in Label Studio.",
+        "The list of projects has those that are. To add one: usam-backend connect --project N",
+        root="../../",
+    )
