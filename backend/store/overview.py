@@ -157,6 +157,21 @@ class Overviews(Database):
             rows = [RankedTask(*row[:8], row[8] or "") for row in connection.execute(query)]
             return rows, int(connection.scalar(total) or 0)
 
+    def picture_key(self, project: int, task: int) -> str | None:
+        """What a task's picture with its masks depends on; None for a task that is not known."""
+        score = sql.and_(ScoreRow.project == KnownTask.project, ScoreRow.task == KnownTask.id)
+        kept = sql.and_(ProposalRow.project == KnownTask.project, ProposalRow.task == KnownTask.id)
+        query = (
+            sql.select(KnownTask.data_key, ProposalRow.key, ScoreRow.version)
+            .select_from(KnownTask)
+            .join(ScoreRow, score, isouter=True)
+            .join(ProposalRow, kept, isouter=True)
+            .where(KnownTask.project == project, KnownTask.id == task)
+        )
+        with self._read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else "|".join(part or "" for part in row)
+
     def reason_kinds(self, project: int) -> list[ReasonKind]:
         """The kinds of reasons of a project's open tasks, the most frequent first; tasks that could not be used are
         not among them."""

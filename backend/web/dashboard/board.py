@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +22,9 @@ from backend.web.dashboard.overview import (
     summary_line,
     title_of,
 )
-from backend.web.dashboard.surroundings import Notice, Seen, Surroundings, label_studio_of
+from backend.web.dashboard.queue import QueuePage, ReasonKinds, queue_page
+from backend.web.dashboard.surroundings import Notice, Surroundings, label_studio_of
+from backend.web.dashboard.thumbnails import Picture, Thumbnails, sentence_picture
 from backend.web.journal import ASIDE
 
 if TYPE_CHECKING:
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from backend.store import Store
     from backend.store.head_registry import Registry
 
-THREADS = 4
+THREADS, DRAWING_THREADS = 4, 3
+DRAWINGS_WAITING = 96
+"""Small pictures that may be at work or wait for a thread."""
 OVERVIEW_KEPT_S = 1.0
 """How long the numbers of all projects are kept, however many people look."""
 Result = TypeVar("Result")
@@ -67,14 +71,49 @@ class Dashboard:
         self._lock = threading.Lock()
         self._overview: tuple[float, Overview] | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="page")
+        self._drawing = ThreadPoolExecutor(DRAWING_THREADS, thread_name_prefix="thumbnail")
+        self._drawings_waiting = 0
+        self._kinds = ReasonKinds(store) if store is not None else None
+        self._thumbnails = (
+            Thumbnails(store, fetcher, settings.data_dir / "thumbnails", self.label_config)
+            if store is not None
+            else None
+        )
 
     def close(self) -> None:
         """Stop taking work."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._drawing.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Do what waits for the disk in a thread of the pages' own."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def thumbnail(self, project: int, task: int) -> Picture | None:
+        """A task's small picture; None for a task that is not known, or for want of a store."""
+        thumbnails = self._thumbnails
+        if thumbnails is None:
+            return None
+        if self._drawings_waiting >= DRAWINGS_WAITING:
+            busy = sentence_picture("Many pictures are being made. Reload the page in a moment.")
+            return Picture(busy, "image/svg+xml", failed=True)
+        self._drawings_waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._drawing, thumbnails.picture, project, task)
+        finally:
+            self._drawings_waiting -= 1
+
+    def queue_page(self, project: int, asked: Mapping[str, str]) -> QueuePage:
+        """A page of a project's queue. Raises `StoreError` where there is no store."""
+        if self.store is None or self._kinds is None:
+            raise StoreError("a store", "none", "start the service with one")
+        return queue_page(self.settings, self.store, self._kinds.of(project), project, asked)
+
+    def label_config(self, project: int) -> str:
+        """A project's labelling configuration, empty while it is not known."""
+        known = (self.surroundings.seen().projects or {}).get(project)
+        return known.label_config if known is not None else ""
 
     def known_projects(self) -> list[int]:
         """Projects that are looked after."""
@@ -127,7 +166,3 @@ class Dashboard:
         except RegistryError as error:
             return str(error)
         return ""
-
-    def seen(self) -> Seen:
-        """What is known of Label Studio and Redis."""
-        return self.surroundings.seen()

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 FOLDER = Path(__file__).parent
 LIVE_EVERY_S = 3
@@ -78,7 +78,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ago=ago, moment=moment, percent=lambda share: f"{share:.0%}", few=few)
+    environment.filters.update(ago=ago, moment=moment, percent=lambda share: f"{share:.0%}", few=few, words=words)
     return environment
 
 
@@ -119,6 +119,20 @@ def render_page(place: Place, content: str) -> str:
 def render_still(template: str, **values: Any) -> str:
     """A part of a page that stays as it is."""
     return _templates().get_template(template).render(**values)
+
+
+def words(text: str) -> Markup:
+    """A text for people, what stands between backticks as something to type.
+
+    >>> words("run `usam <x>`")
+    Markup('run <code>usam &lt;x&gt;</code>')
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    )
 
 
 def few(seconds: float) -> str:

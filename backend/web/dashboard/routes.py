@@ -21,9 +21,11 @@ from backend.web.dashboard.rendering import (
     render_page,
     render_still,
 )
+from backend.web.dashboard.thumbnails import Picture, sentence_picture
 from usam.errors import UsamError
 
-KEPT_FOREVER = "private, max-age=31536000, immutable"
+KEPT_FOREVER, KEPT_A_DAY = "private, max-age=31536000, immutable", "private, max-age=86400, immutable"
+"""Of files whose address changes with their content."""
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +51,28 @@ def add_pages(app: FastAPI, board: Dashboard, state: Callable[[], Response]) -> 
 
         return await guarded(board, answer)
 
+    @app.get("/projects/{project}/queue", include_in_schema=False)
+    async def queue(request: Request, project: str) -> Response:
+        """The next tasks of a project."""
+
+        def answer() -> Response:
+            place = place_of(board, project, "queue")
+            if place is None or place.project is None:
+                return unknown_project(project)
+            page = board.queue_page(place.project, request.query_params)
+            return live_answer(request, place, "queue.html", {"page": page})
+
+        return await guarded(board, answer, "../../")
+
+    @app.get("/projects/{project}/tasks/{task}/thumbnail", include_in_schema=False)
+    async def thumbnail(project: str, task: str) -> Response:
+        """A small picture of a task, its masks drawn in."""
+        picture = await board.thumbnail(number_of(project), number_of(task))
+        if picture is None:
+            picture = Picture(sentence_picture("This task is not known any more."), "image/svg+xml", failed=True)
+        kept = "no-store" if picture.failed else KEPT_A_DAY
+        return Response(picture.content, headers={"Cache-Control": kept}, media_type=picture.media_type)
+
     @app.get("/static/{name}", include_in_schema=False)
     async def static(name: str) -> Response:
         """A file that pages load."""
@@ -70,10 +94,20 @@ async def guarded(board: Dashboard, answer: Callable[[], Response], root: str = 
         return message(503, "This page cannot be shown now", text, "Check the database; then reload.", root=root)
 
 
+def number_of(text: str) -> int:
+    """The id that an address names, 0 where it is none.
+
+    >>> number_of("12"), number_of("x"), number_of("9" * 30)
+    (12, 0, 0)
+    """
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    return number if number <= MAX_ID else 0
+
+
 def place_of(board: Dashboard, project: str, tab: str) -> Place | None:
     """Where a project's page is; None for a project that is not looked after."""
-    number = int(project) if project.isascii() and project.isdigit() and len(project) < 20 else 0
-    if not 0 < number <= MAX_ID or number not in board.known_projects():
+    number = number_of(project)
+    if not number or number not in board.known_projects():
         return None
     title = board.title(number)
     return Place(f"{tab.title()}: {title}", "../../", number, title, tab, link_to(board.settings, number))

@@ -102,3 +102,16 @@ def test_a_ranking_of_tasks_that_are_gone_shows_nothing(store: Store) -> None:
     store.put_scores(3, [score(1, 0)])
     assert store.ranked_tasks(3) == ([], 0)
     assert store.reason_kinds(3) == []
+
+
+def test_a_picture_depends_on_data_proposals_and_ranking(store: Store) -> None:
+    put(store, 3, [(1, "why", False, 0.1)])
+    store.record_tasks(3, [task(2)])
+    alone, first = store.picture_key(3, 2), store.picture_key(3, 1)
+    assert alone is not None
+    assert alone.endswith("||")
+    assert first is not None
+    assert first.endswith("||v")
+    store.put_proposal(3, ProposalRow(1, "key", b"x", []))
+    assert store.picture_key(3, 1) == first.replace("||", "|key|")
+    assert store.picture_key(3, 99) is None

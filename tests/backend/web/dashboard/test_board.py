@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 
 from backend.image_fetcher import ImageFetcher
+from backend.label_studio.records import Project
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.web.dashboard import board as module
 from backend.web.dashboard.board import Dashboard
+from backend.web.dashboard.surroundings import Seen
 from backend.web.journal import ASIDE
 
 
@@ -94,3 +97,17 @@ def test_without_a_store_there_is_a_page_too(settings: Settings) -> None:
     assert board.overview().cards == ()
     assert board.known_projects() == []
     board.close()
+
+
+def test_a_crowd_of_pictures_is_told_to_wait(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAWINGS_WAITING", 0)
+    picture = asyncio.run(board.thumbnail(3, 1))
+    assert picture is not None
+    assert picture.failed
+    assert b"Many pictures" in picture.content
+
+
+def test_the_labelling_configuration_is_label_studios(board: Dashboard) -> None:
+    assert board.label_config(3) == ""
+    board.surroundings._seen = Seen({3: Project(3, "Cats", "<View/>", "", "", "2026")})
+    assert (board.label_config(3), board.title(3)) == ("<View/>", "Cats")

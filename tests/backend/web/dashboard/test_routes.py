@@ -10,12 +10,14 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from backend.inference.engine import Engine
+from backend.label_studio.records import Task
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.web.app import create_app
 from backend.web.dashboard.rendering import assets
 from tests.backend.web.dashboard.reading import Text, ask
+from tests.factories import picture_address
 
 
 @pytest.fixture
@@ -86,4 +88,41 @@ def test_without_projects_it_says_how_to_connect_one(settings: Settings) -> None
     with Engine(settings) as engine:
         app = create_app(settings, engine)
         assert "usam-backend connect" in Text(ask(app).text)
+        app.state.service.close()
+
+
+def test_the_queue_shows_tasks_and_their_pictures(app: FastAPI) -> None:
+    page = Text(ask(app, "/projects/3/queue").text)
+    assert "why <script>" in page
+    assert "http://labels.example:8080/projects/3/data?task=1" in page.links
+    addresses = [one["src"] for one in page.all("img")]
+    assert len(addresses) == 4
+    answer = ask(app, f"/projects/3/{addresses[0]}")
+    assert answer.headers["content-type"] == "image/svg+xml"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "cannot be shown" in answer.text
+
+
+@pytest.mark.parametrize("project", ["7", "x", "9" * 40, "-3", "0"])
+def test_a_project_that_is_not_there_is_a_sentence(app: FastAPI, project: str) -> None:
+    answer = ask(app, f"/projects/{project}/queue")
+    assert answer.status_code == 404
+    assert "is not looked after here" in Text(answer.text)
+    assert "not known any more" in ask(app, f"/projects/{project}/tasks/1/thumbnail").text
+
+
+def test_pictures_never_leave_without_the_password(settings: Settings, store: Store) -> None:
+    guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
+    store.record_tasks(3, [Task(20, {"image": picture_address()}, "t1", 0)])
+    with Engine(guarded) as engine:
+        app = create_app(guarded, engine, store)
+        path = "/projects/3/tasks/20/thumbnail"
+        for given in (None, ("ann", "wrong")):
+            refused = ask(app, path, auth=given)
+            assert refused.status_code == 401
+            assert refused.headers["content-type"] == "application/json"
+        answer = ask(app, path, auth=("ann", "secret"))
+        assert answer.headers["content-type"] == "image/jpeg"
+        assert answer.headers["cache-control"].startswith("private")
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
         app.state.service.close()

@@ -1,0 +1,192 @@
+"""The queue's page: the next tasks of a project in the order in which they are served, with the reason for each."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlencode
+
+from backend.settings import Settings
+from backend.store.overview import UNUSABLE, RankedTask, ReasonKind
+from backend.web.dashboard.overview import link_to
+
+if TYPE_CHECKING:
+    from backend.store import Store
+
+PER_PAGE = 24
+KINDS_SHOWN = 8
+KINDS_KEPT_S = 15.0
+MOST_GAP = 0.5
+"""The largest gap there can be."""
+AUDIT = "audit: chosen at random, to keep the figures honest"
+NAME_LENGTH = 80
+_FIGURE = re.compile(r"([A-Za-z][A-Za-z+_ -]*?) (-?\d+\.\d+)")
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One figure of a task's reason, as a bar: `share` of the largest value, 0..1."""
+
+    name: str
+    value: float
+    share: float
+
+
+@dataclass(frozen=True)
+class TaskTile:
+    """One task of the queue. `thumbnail` is an address below the project's, empty where the picture is known not to be
+    usable; `link` opens the task in Label Studio."""
+
+    task: int
+    rank: int
+    picture: str
+    reason: str
+    is_audit: bool
+    is_unusable: bool
+    doubts: tuple[Doubt, ...]
+    thumbnail: str
+    link: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One filter: its words, how many tasks it shows where that is known, its address, and whether it is chosen."""
+
+    text: str
+    count: int | None
+    query: str
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class QueuePage:
+    """One page of a queue."""
+
+    tiles: tuple[TaskTile, ...]
+    choices: tuple[Choice, ...]
+    total: int
+    first: int
+    earlier: str
+    later: str
+    ranked: bool
+
+
+class ReasonKinds:
+    """The kinds of reasons of each project, read from the store now and then. Safe to share between threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._lock = store, threading.Lock()
+        self._kept: dict[int, tuple[float, str, list[ReasonKind]]] = {}
+
+    def of(self, project: int) -> list[ReasonKind]:
+        """The most frequent kinds of a project's reasons."""
+        version, now = self._store.served(project), time.monotonic()
+        with self._lock:
+            at, of_version, kinds = self._kept.get(project, (float("-inf"), "", []))
+            if now - at > KINDS_KEPT_S or of_version != version:
+                kinds = self._store.reason_kinds(project)[:KINDS_SHOWN]
+                self._kept[project] = now, version, kinds
+        return kinds
+
+
+def queue_page(
+    settings: Settings, store: Store, kinds: Sequence[ReasonKind], project: int, asked: Mapping[str, str]
+) -> QueuePage:
+    """The tasks that `asked` wants: `show` (`audits`, `unusable`, else all), `reason` (a kind's name) and `page`."""
+    show, reason = asked.get("show", ""), asked.get("reason", "")
+    kind = next((one for one in kinds if one.name == reason), None)
+    number = asked.get("page", "1")
+    page = int(number) if number.isascii() and number.isdigit() and 0 < len(number) < 7 else 1
+    page = max(page, 1)
+    rows, total = store.ranked_tasks(
+        project,
+        audit=True if show == "audits" else None,
+        unusable=show == "unusable",
+        patterns=kind.patterns if kind is not None else (),
+        start=(page - 1) * PER_PAGE,
+        count=PER_PAGE,
+    )
+    chosen = {"show": show if show in ("audits", "unusable") else "", "reason": kind.name if kind else ""}
+    return QueuePage(
+        tiles=tuple(tile_of(settings, project, row) for row in rows),
+        choices=tuple(choices(kinds, chosen)),
+        total=total,
+        first=(page - 1) * PER_PAGE + 1,
+        earlier=query_of(**chosen, page=str(page - 1)) if page > 1 else "",
+        later=query_of(**chosen, page=str(page + 1)) if page * PER_PAGE < total else "",
+        ranked=bool(total) or bool(store.served(project)),
+    )
+
+
+def choices(kinds: Sequence[ReasonKind], chosen: Mapping[str, str]) -> list[Choice]:
+    """The filters, those without effect left out."""
+    show, reason = chosen["show"], chosen["reason"]
+    found = [
+        Choice("All", None, "?", not show and not reason),
+        Choice("Audits", None, query_of(show="audits"), show == "audits"),
+        Choice("Cannot be used", None, query_of(show="unusable"), show == "unusable"),
+    ]
+    if len(kinds) > 1 or reason:
+        found += [Choice(kind.name, kind.count, query_of(reason=kind.name), kind.name == reason) for kind in kinds]
+    return found
+
+
+def query_of(**values: str) -> str:
+    """The address of a page of the queue."""
+    return "?" + urlencode({name: value for name, value in values.items() if value and (name, value) != ("page", "1")})
+
+
+def tile_of(settings: Settings, project: int, row: RankedTask) -> TaskTile:
+    """One task as it is shown."""
+    unusable = row.acquisition <= UNUSABLE
+    doubts = () if unusable else doubts_of(row.reason)
+    of = f"{row.version}-{row.data_key[:8]}-{row.proposals[:8]}"
+    return TaskTile(
+        task=row.task,
+        rank=row.place + 1,
+        picture=picture_name(row.data),
+        reason=AUDIT if row.is_audit and not unusable else reason_line(row.reason, doubts),
+        is_audit=row.is_audit,
+        is_unusable=unusable,
+        doubts=doubts,
+        thumbnail=f"tasks/{row.task}/thumbnail?" + urlencode({"of": of}),
+        link=link_to(settings, project, row.task),
+    )
+
+
+def doubts_of(reason: str) -> tuple[Doubt, ...]:
+    """The figures that a reason names, those with a known range only.
+
+    >>> [(doubt.name, doubt.share) for doubt in doubts_of("task gap 0.25 and model gap -0.10 on its 3 most doubtful")]
+    [('task gap', 0.5), ('model gap', 0.0)]
+    """
+    found = []
+    for name, number in _FIGURE.findall(reason):
+        name, value = name.removeprefix("and ").strip(), float(number)
+        most = MOST_GAP if name.endswith("gap") else 1.0
+        if value <= most:
+            found.append(Doubt(name, value, min(max(value / most, 0.0), 1.0)))
+    return tuple(found[:4])
+
+
+def reason_line(reason: str, doubts: Sequence[Doubt]) -> str:
+    """The reason without the figures that stand beside it as bars.
+
+    >>> reason_line("task gap 0.25 on its 3 most doubtful of 9 objects", doubts_of("task gap 0.25"))
+    'by its 3 most doubtful of 9 objects'
+    """
+    figures, found, objects = reason.partition(" on its ")
+    return f"by its {objects}" if found and len(_FIGURE.findall(figures)) == len(doubts) else reason
+
+
+def picture_name(data: Mapping[str, object]) -> str:
+    """A name by which a person knows the picture, empty for one that is in the task itself."""
+    value = next((value for value in data.values() if isinstance(value, str)), "")
+    if value.startswith("data:"):
+        return ""
+    name = unquote(value.partition("?d=")[2] or value.partition("?")[0]).rsplit("/", 1)[-1]
+    return name[:NAME_LENGTH]

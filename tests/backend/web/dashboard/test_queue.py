@@ -1,0 +1,112 @@
+"""The queue's page: tasks in served order, the reason for each, filters that find what they name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backend.settings import Settings
+from backend.store import Store
+from backend.store.overview import UNUSABLE
+from backend.store.records import ScoreRow
+from backend.web.dashboard import queue as module
+from backend.web.dashboard.queue import AUDIT, QueuePage, ReasonKinds, doubts_of, picture_name, queue_page, reason_line
+from tests.backend.web.dashboard.conftest import HOSTILE
+
+
+def page(settings: Settings, store: Store, **asked: str) -> QueuePage:
+    return queue_page(settings, store, ReasonKinds(store).of(3), 3, asked)
+
+
+def test_tasks_stand_in_served_order_with_the_reason(settings: Settings, store: Store) -> None:
+    found = page(settings, store)
+    assert [tile.task for tile in found.tiles] == [1, 2, 3, 4]
+    assert [tile.rank for tile in found.tiles] == [1, 2, 3, 4]
+    assert [tile.picture for tile in found.tiles] == ["a.png", "b c.png", "script>&\"'.png", ""]
+    assert found.tiles[0].reason == f"why {HOSTILE}"
+    assert found.tiles[1].reason == AUDIT
+    assert found.tiles[0].link == "http://labels.example:8080/projects/3/data?task=1"
+    assert (found.total, found.earlier, found.later) == (4, "", "")
+
+
+def test_it_has_pages(settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PER_PAGE", 2)
+    first, second = page(settings, store), page(settings, store, page="2")
+    assert ([tile.task for tile in first.tiles], first.earlier, first.later) == ([1, 2], "", "?page=2")
+    assert ([tile.task for tile in second.tiles], second.earlier, second.later) == ([3, 4], "?", "")
+    assert second.first == 3
+    assert page(settings, store, page="99").tiles == ()
+
+
+@pytest.mark.parametrize("asked", [{"page": "x"}, {"page": "-1"}, {"page": "9" * 30}, {"page": "0"}, {"show": "?"}])
+def test_an_address_that_means_nothing_shows_the_beginning(
+    settings: Settings, store: Store, asked: dict[str, str]
+) -> None:
+    assert page(settings, store, **asked).tiles == page(settings, store).tiles
+
+
+def test_it_is_filtered_by_audit_and_by_reason(settings: Settings, store: Store) -> None:
+    store.put_scores(
+        3,
+        [
+            ScoreRow(1, "v", 0.2, 0.2, 0, False, "task gap 0.20 on its 3 most doubtful of 4 objects"),
+            ScoreRow(2, "v", 0.1, 0.4, 1, True, "task gap 0.10 on its 3 most doubtful of 9 objects"),
+            ScoreRow(3, "v", 0.0, 0.6, 2, False, "nothing found in it"),
+            ScoreRow(4, "v", UNUSABLE, 0.8, 3, False, "no such file"),
+        ],
+    )
+    assert [tile.task for tile in page(settings, store, show="audits").tiles] == [2]
+    (broken,) = page(settings, store, show="unusable").tiles
+    assert (broken.task, broken.is_unusable, broken.reason, broken.doubts) == (4, True, "no such file", ())
+    by_reason = page(settings, store, reason="task gap")
+    assert [tile.task for tile in by_reason.tiles] == [1, 2]
+    assert [(choice.text, choice.count) for choice in by_reason.choices if choice.chosen] == [("task gap", 2)]
+    assert page(settings, store, reason="gone since").total == 4, "a kind that is no more filters nothing"
+
+
+def test_kinds_of_reasons_are_read_again_with_a_new_ranking(store: Store) -> None:
+    kinds = ReasonKinds(store)
+    assert len(kinds.of(3)) == 1
+    store.put_scores(3, [ScoreRow(1, "w", 0, 1, 0, False, "a"), ScoreRow(2, "w", 0, 1, 1, False, "b")])
+    assert len(kinds.of(3)) == 1, "kept for a while"
+    store.set_served(3, "w")
+    assert len(kinds.of(3)) == 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "shares"),
+    [
+        ("task gap 0.25 and model gap 0.50 on its 3 most doubtful of 9 objects", {"task gap": 0.5, "model gap": 1.0}),
+        ("samscore 0.80 on its 1 most doubtful of 1 objects", {"samscore": 0.8}),
+        ("entropy 3.20 on its 1", {}),
+        ("nothing found in it", {}),
+        ("", {}),
+    ],
+)
+def test_figures_of_a_reason_become_bars(reason: str, shares: dict[str, float]) -> None:
+    assert {doubt.name: doubt.share for doubt in doubts_of(reason)} == shares
+
+
+def test_a_reason_is_said_whole_where_a_figure_of_it_is_no_bar() -> None:
+    reason = "entropy 3.20 on its 1 most doubtful"
+    assert reason_line(reason, doubts_of(reason)) == reason
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ({}, ""),
+        ({"n": 3}, ""),
+        ({"image": "https://x/y/z.png?sign=1"}, "z.png"),
+        ({"image": "a/" + "b" * 200}, "b" * 80),
+    ],
+)
+def test_a_picture_has_a_name(data: dict[str, Any], name: str) -> None:
+    assert picture_name(data) == name
+
+
+def test_what_was_never_ranked_says_so(settings: Settings, store: Store) -> None:
+    store.join(5)
+    assert not queue_page(settings, store, [], 5, {}).ranked
+    assert page(settings, store).ranked

@@ -1,0 +1,188 @@
+"""Small pictures: masks in colours of their own, within bounds of size, number and disk; a broken one is a sentence."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.errors import FetchError, LabelConfigError
+from backend.image_fetcher import ImageFetcher
+from backend.label_studio.records import Task
+from backend.settings import Settings
+from backend.store import Store
+from backend.store.records import ProposalRow, ScoreRow
+from backend.web.dashboard import thumbnails as module
+from backend.web.dashboard.thumbnails import (
+    SIDE,
+    Thumbnails,
+    colours,
+    drawn,
+    image_value,
+    object_masks,
+    sentence_picture,
+    shrunk,
+)
+from tests.factories import HW, brush, label_config, picture_address
+
+
+class Counting:
+    def __init__(self, images: ImageFetcher) -> None:
+        self.images, self.fetched, self.error = images, 0, ""
+
+    def fetch_bytes(self, value: str, task_id: int | None = None) -> bytes:
+        self.fetched += 1
+        if self.error:
+            raise FetchError("an image", self.error)
+        return self.images.fetch_bytes(value, task_id)
+
+    def decode(self, data: bytes) -> Any:
+        return self.images.decode(data)
+
+
+@pytest.fixture
+def images(settings: Settings) -> Iterator[Counting]:
+    fetcher = ImageFetcher(settings)
+    yield Counting(fetcher)
+    fetcher.close()
+
+
+@pytest.fixture
+def thumbnails(store: Store, images: Counting, tmp_path: Path) -> Thumbnails:
+    store.record_tasks(3, [Task(number, {"image": picture_address(number)}, "t1", 0) for number in range(20, 26)])
+    store.put_proposal(3, ProposalRow(20, "key", b"", [{"object": 0, "region": brush()}]))
+    return Thumbnails(store, images, tmp_path / "thumbnails", lambda project: label_config())
+
+
+def opened(content: bytes) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+def test_masks_are_drawn_into_the_picture(thumbnails: Thumbnails) -> None:
+    with_mask, without = thumbnails.picture(3, 20), thumbnails.picture(3, 21)
+    assert with_mask is not None
+    assert without is not None
+    assert (with_mask.media_type, with_mask.failed) == ("image/jpeg", False)
+    middle = [opened(one.content)[HW[0] * 3 // 8, HW[1] * 3 // 8] for one in (with_mask, without)]
+    assert np.abs(middle[0] - middle[1]).max() > 40, "the bright thing has the mask's colour"
+    assert thumbnails.picture(3, 99) is None
+
+
+def test_it_is_made_once_for_what_it_shows(thumbnails: Thumbnails, images: Counting, store: Store) -> None:
+    first = thumbnails.picture(3, 21)
+    assert thumbnails.picture(3, 21) == first
+    assert images.fetched == 1
+    store.put_scores(3, [ScoreRow(21, "w", 0, 1, 0, False, "why")])
+    thumbnails.picture(3, 21)
+    assert images.fetched == 2, "another ranking may have other masks"
+
+
+def test_a_picture_that_cannot_be_had_is_a_sentence_for_a_while(
+    thumbnails: Thumbnails, images: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images.error = "HTTP 404 <&>"
+    for _ in range(2):
+        found = thumbnails.picture(3, 21)
+        assert found is not None
+        assert (found.failed, found.media_type) == (True, "image/svg+xml")
+        assert "HTTP 404 <&>" in "".join(ElementTree.fromstring(found.content).itertext())
+    assert images.fetched == 1, "not asked for again at each look"
+    images.error = ""
+    monkeypatch.setattr(module, "FAILURE_KEPT_S", -1.0)
+    healed = thumbnails.picture(3, 21)
+    assert healed is not None
+    assert not healed.failed
+
+
+def test_a_file_that_is_no_picture_is_a_sentence(store: Store, thumbnails: Thumbnails) -> None:
+    store.record_tasks(3, [Task(30, {"image": "data:image/png;base64,AAAA"}, "t1", 0), Task(31, {"x": 1}, "t1", 0)])
+    for task in (30, 31):
+        found = thumbnails.picture(3, task)
+        assert found is not None
+        assert found.failed
+
+
+def test_the_disk_is_used_within_a_bound(
+    thumbnails: Thumbnails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "thumbnails"
+    thumbnails.picture(3, 20)
+    (oldest,) = folder.glob("*.jpg")
+    os.utime(oldest, (1, 1))
+    monkeypatch.setattr(thumbnails, "_kept_bytes", oldest.stat().st_size * 5 // 2)
+    monkeypatch.setattr(thumbnails, "_size", None)
+    for task in range(21, 26):
+        thumbnails.picture(3, task)
+        assert sum(path.stat().st_size for path in folder.glob("*.jpg")) <= thumbnails._kept_bytes
+    assert not oldest.exists(), "the least recently shown goes first"
+    assert list(folder.glob("*.jpg"))
+
+
+def test_a_full_disk_does_not_hide_the_picture(thumbnails: Thumbnails, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(module, "replacing", full)
+    found = thumbnails.picture(3, 21)
+    assert found is not None
+    assert not found.failed
+
+
+def test_failures_are_remembered_within_a_bound(thumbnails: Thumbnails, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FAILURES_KEPT", 2)
+    for task in range(5):
+        thumbnails._note_failure(3, task, "why")
+    assert [task for _, task in thumbnails._failures] == [3, 4]
+
+
+@pytest.mark.parametrize("hw", [(2000, 1000), (10, 20), (1, 5000), (481, 480)])
+def test_no_side_is_longer_than_the_bound(hw: tuple[int, int]) -> None:
+    height, width = shrunk(np.zeros((*hw, 3), np.uint8)).shape[:2]
+    assert 1 <= min(height, width) <= max(height, width) <= SIDE
+
+
+def test_parts_of_an_object_are_one_mask_and_broken_regions_are_left_out() -> None:
+    regions = [
+        {"object": 1, "region": brush()},
+        {"object": 1, "region": brush()},
+        {"object": 2, "region": brush(value={})},
+        {"object": 3, "region": brush(type="number", value={"number": 1})},
+        {"region": {}},
+        {"object": 4, "region": brush(original_width=None)},
+    ]
+    (mask,) = object_masks(regions, (24, 32))
+    assert mask.shape == (24, 32)
+    assert 0 < mask.mean() < 1
+
+
+def test_masks_have_colours_far_from_each_other() -> None:
+    palette = colours(8)
+    distances = np.linalg.norm(palette[:, None] - palette[None], axis=2) + 1000 * np.eye(8)
+    assert distances.min() > 40
+    image = np.full((40, 40, 3), 90, np.uint8)
+    masks = [np.zeros((40, 40), bool) for _ in range(2)]
+    masks[0][:, :20], masks[1][10:30, 25:35] = True, True
+    found = drawn(image, masks).astype(int)
+    assert np.abs(found[20, 5] - found[20, 30]).max() > 40
+    assert (found[35, 38] == 90).all(), "what is in no mask stays as it is"
+
+
+def test_the_picture_is_the_configurations_else_the_first_text() -> None:
+    data = {"note": "x.txt", "image": "a.png"}
+    assert image_value(label_config(), data) == "a.png"
+    assert image_value("", data) == "x.txt"
+    assert image_value("", {"n": 1}) == ""
+    with pytest.raises(LabelConfigError):
+        image_value(label_config(), {"other": "a.png"})
+
+
+def test_a_sentence_of_any_signs_is_a_picture() -> None:
+    root = ElementTree.fromstring(sentence_picture("<b>\0\ud800 & " + "long " * 200))
+    assert root.tag.endswith("svg")
