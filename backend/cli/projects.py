@@ -58,15 +58,9 @@ def score(
     settings = settings_in_use()
     with open_store(settings, project) as store:
         if force:
-            request_ranking(store, project)
+            store.ask_again(project, "score_pool", "ranking asked for on the command line")
     ask_for(settings, project, "score_pool")
     say(f"project {project}: ranking asked for; see usam-backend status --project {project}")
-
-
-def request_ranking(store: Store, project_id: int) -> None:
-    """Note that the order in use is to be made again: the last ranking counts as one that did not finish."""
-    run = store.start_run(project_id, "score_pool")
-    store.finish_run(run, "interrupted", "ranking asked for on the command line")
 
 
 def retrain(project: ProjectId) -> None:

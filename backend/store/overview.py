@@ -14,9 +14,9 @@ from typing import Any
 import sqlalchemy as sql
 
 from backend.label_studio.records import Json
-from backend.store.database import Database
+from backend.store.database import Database, parts
 from backend.store.labels import IS_NEW, IS_OPEN
-from backend.store.records import KnownAnnotation, KnownTask, ProjectRow, ProposalRow, Run, ScoreRow
+from backend.store.records import KnownAnnotation, KnownTask, ProjectRow, ProposalRow, Run, SampleRow, ScoreRow
 
 UNUSABLE = -1.0
 """Acquisition from which downward a task could not be used: its reason says why."""
@@ -171,6 +171,32 @@ class Overviews(Database):
         with self._read() as connection:
             row = connection.execute(query).first()
         return None if row is None else "|".join(part or "" for part in row)
+
+    def sampled_tasks(self, project: int, checkpoint: str) -> list[int]:
+        """Tasks with samples for `checkpoint`, by number; no sample is read for it."""
+        mine = (SampleRow.project == project, SampleRow.checkpoint == checkpoint)
+        with self._read() as connection:
+            return list(connection.scalars(sql.select(SampleRow.task).where(*mine).distinct().order_by(SampleRow.task)))
+
+    def newest_sample(self, project: int, checkpoint: str) -> tuple[int, str]:
+        """How many samples there are for `checkpoint`, and when the last changed annotation among them was."""
+        mine = (SampleRow.project == project, SampleRow.checkpoint == checkpoint)
+        query = sql.select(sql.func.count(), sql.func.max(SampleRow.updated_at)).where(*mine)
+        with self._read() as connection:
+            count, newest = connection.execute(query).one()
+        return int(count), newest or ""
+
+    def open_task_ids(self, project: int) -> list[int]:
+        """Tasks that Label Studio would still serve, by number; their data are not read."""
+        query = sql.select(KnownTask.id).where(KnownTask.project == project, *IS_OPEN).order_by(KnownTask.id)
+        with self._read() as connection:
+            return list(connection.scalars(query))
+
+    def samples_of(self, project: int, checkpoint: str, tasks: Sequence[int]) -> list[SampleRow]:
+        """The samples of these tasks, in a fixed order."""
+        mine = (SampleRow.project == project, SampleRow.checkpoint == checkpoint)
+        query = sql.select(SampleRow).where(*mine).order_by(SampleRow.annotation, SampleRow.number)
+        return [row for part in parts(list(tasks)) for row in self._all(query.where(SampleRow.task.in_(part)))]
 
     def reason_kinds(self, project: int) -> list[ReasonKind]:
         """The kinds of reasons of a project's open tasks, the most frequent first; tasks that could not be used are

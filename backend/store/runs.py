@@ -54,6 +54,11 @@ class Runs(Database):
             values["details"] = dict(details)
         self.update_run(run, **values)
 
+    def ask_again(self, project: int, job: str, reason: str) -> None:
+        """Note that a job is to be done again although nothing has changed: its last run counts as one that did not
+        finish."""
+        self.finish_run(self.start_run(project, job), "interrupted", reason)
+
     def runs(self, project: int | None = None, job: str | None = None, limit: int = 20) -> list[Run]:
         """Runs, newest first."""
         query = sql.select(Run).order_by(Run.id.desc()).limit(limit)

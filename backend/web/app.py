@@ -47,6 +47,7 @@ from backend.settings import Settings
 from backend.web.auth import Access
 from backend.web.bodies import SMALL_BYTES, TooMuch, read_message
 from backend.web.dashboard.board import Dashboard
+from backend.web.dashboard.forms import add_forms
 from backend.web.dashboard.protocol import HEADERS, render_protocol
 from backend.web.dashboard.routes import add_pages
 from backend.web.inbox import Inbox
@@ -283,6 +284,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return HealthAnswer(status="UP", model_version=service.engine.checkpoint, engine=service.engine.state)
 
     add_pages(app, service.board, lambda: Response(state().model_dump_json(), media_type="application/json"))
+    add_forms(app, service.board)
 
     @app.get("/docs", include_in_schema=False)
     @app.get("/redoc", include_in_schema=False)

@@ -8,6 +8,7 @@ page can send us requests in three ways, and each leaves a trace: from its own o
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from functools import lru_cache
@@ -19,6 +20,8 @@ MIB = 2**20
 OTHER_BYTES = MIB // 16
 BODY_BYTES = {"/setup": 4 * MIB}
 """Largest bodies by route. `/predict` and `/webhook` carry masks, so theirs is a setting; others carry nothing."""
+FORM_ROUTES = re.compile(r"/projects/[^/]+/[^/]+")
+"""What our own pages send forms to; each form carries a token besides (`dashboard.actions`)."""
 MASK_ROUTES = frozenset({"/predict", "/webhook"})
 PRIVATE_NAMES = (".internal", ".local", ".localhost", ".lan", ".home.arpa")
 """Ends of names that no public name server knows, so that no stranger can lead one to us."""
@@ -53,6 +56,8 @@ def refusal(method: str, path: str, headers: Mapping[bytes, bytes], settings: Se
     origin = headers.get(b"origin", b"").decode("latin-1")
     if origin and not _same_origin(origin, host):
         return 403, "requests of other web pages are refused"
+    if method == "POST" and FORM_ROUTES.fullmatch(path):
+        return None if origin else (403, "a form is taken from a page of this service alone, which says its origin")
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if method == "POST" and (kind or origin) and kind != b"application/json":
         return 415, "a body of application/json is expected"

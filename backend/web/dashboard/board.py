@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from backend.errors import RegistryError, StoreError
 from backend.settings import Settings
 from backend.store.pseudo_label_store import RECORD_FILE, PseudoLabelRun, PseudoLabelStore
+from backend.web.dashboard.actions import LOG_FILE, ActionLog, Actions, Tokens
 from backend.web.dashboard.overview import (
     Pace,
     ProjectCard,
@@ -25,6 +26,7 @@ from backend.web.dashboard.overview import (
 from backend.web.dashboard.queue import QueuePage, ReasonKinds, queue_page
 from backend.web.dashboard.surroundings import Notice, Surroundings, label_studio_of
 from backend.web.dashboard.thumbnails import Picture, Thumbnails, sentence_picture
+from backend.web.dashboard.trust import Trust, TrustPage
 from backend.web.journal import ASIDE
 
 if TYPE_CHECKING:
@@ -65,12 +67,15 @@ class Dashboard:
     ) -> None:
         self.settings, self.engine, self.store, self.queue, self.registry = settings, engine, store, queue, registry
         self.surroundings = Surroundings(label_studio_of(settings), queue)
+        self.tokens = Tokens()
+        self.actions = Actions(store, registry, queue, ActionLog(settings.data_dir / LOG_FILE))
         self._promises = PseudoLabelStore.of(settings)
         self._promises_kept: dict[int, tuple[object, PseudoLabelRun | None]] = {}
         self._pace = Pace()
         self._lock = threading.Lock()
         self._overview: tuple[float, Overview] | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="page")
+        self._trust = Trust(settings, store, registry) if store is not None else None
         self._drawing = ThreadPoolExecutor(DRAWING_THREADS, thread_name_prefix="thumbnail")
         self._drawings_waiting = 0
         self._kinds = ReasonKinds(store) if store is not None else None
@@ -109,6 +114,13 @@ class Dashboard:
         if self.store is None or self._kinds is None:
             raise StoreError("a store", "none", "start the service with one")
         return queue_page(self.settings, self.store, self._kinds.of(project), project, asked)
+
+    def trust_page(self, project: int) -> TrustPage:
+        """The page of trust of a project. Raises `RegistryError` where its heads cannot be read, `StoreError` where
+        there is no store."""
+        if self._trust is None:
+            raise StoreError("a store", "none", "start the service with one")
+        return self._trust.page(project, *self.promise(project))
 
     def label_config(self, project: int) -> str:
         """A project's labelling configuration, empty while it is not known."""

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 
 from backend.store.records import MAX_ID
 from backend.web.dashboard.board import Dashboard
+from backend.web.dashboard.calibration import across, down
 from backend.web.dashboard.overview import link_to
 from backend.web.dashboard.rendering import (
     HEADERS,
@@ -61,6 +62,19 @@ def add_pages(app: FastAPI, board: Dashboard, state: Callable[[], Response]) -> 
                 return unknown_project(project)
             page = board.queue_page(place.project, request.query_params)
             return live_answer(request, place, "queue.html", {"page": page})
+
+        return await guarded(board, answer, "../../")
+
+    @app.get("/projects/{project}/trust", include_in_schema=False)
+    async def trust(request: Request, project: str) -> Response:
+        """Whether predictions are true, and what accepted masks rest on."""
+
+        def answer() -> Response:
+            place = place_of(board, project, "trust")
+            if place is None or place.project is None:
+                return unknown_project(project)
+            values = {"page": board.trust_page(place.project), "project": place.project, "across": across, "down": down}
+            return live_answer(request, place, "trust.html", values)
 
         return await guarded(board, answer, "../../")
 

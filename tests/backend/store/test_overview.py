@@ -115,3 +115,17 @@ def test_a_picture_depends_on_data_proposals_and_ranking(store: Store) -> None:
     store.put_proposal(3, ProposalRow(1, "key", b"x", []))
     assert store.picture_key(3, 1) == first.replace("||", "|key|")
     assert store.picture_key(3, 99) is None
+
+
+def test_samples_are_read_of_the_tasks_that_are_asked_for_alone(store: Store) -> None:
+    store.join(3)
+    store.record_tasks(3, [task(9, annotations=1), task(8, annotations=1), task(7)])
+    for number in (8, 9):
+        store.record_annotation(3, annotation(number, number), [sample(number, number)], sampled_for="k")
+    assert store.sampled_tasks(3, "nano-s") == [8, 9]
+    assert store.sampled_tasks(3, "other") == []
+    assert [row.task for row in store.samples_of(3, "nano-s", [9])] == [9]
+    assert store.samples_of(3, "nano-s", []) == []
+    assert store.newest_sample(3, "nano-s") == (2, "t1")
+    assert store.newest_sample(3, "other") == (0, "")
+    assert store.open_task_ids(3) == [7]

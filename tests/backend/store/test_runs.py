@@ -70,3 +70,11 @@ def test_the_last_run_is_looked_for_among_states(store: Store) -> None:
     assert "\0" not in last.reason
     assert store.last_run(1, "sync", ("failed",)) is None
     assert [run.id for run in store.runs(limit=1)] == [second]
+
+
+def test_a_job_that_is_asked_for_again_counts_as_not_finished(store: Store) -> None:
+    store.finish_run(store.start_run(1, "score_pool"), "done")
+    store.ask_again(1, "score_pool", "asked for by ann")
+    run = store.last_run(1, "score_pool")
+    assert run is not None
+    assert (run.state, run.reason) == ("interrupted", "asked for by ann")

@@ -72,3 +72,20 @@ def test_bodies_have_limits_by_route() -> None:
     assert body_bytes("/setup", OPEN) == 4 * MIB
     assert body_bytes("/health", OPEN) < MIB
     assert body_bytes("/health", OPEN.model_copy(update={"request_bytes": 2000})) == 2000
+
+
+@pytest.mark.parametrize(
+    ("path", "origin", "status"),
+    [
+        ("/projects/3/train", "http://127.0.0.1:9090", 0),
+        ("/projects/3/train", "", 403),
+        ("/projects/3/train", "null", 403),
+        ("/projects/3/train", "https://evil.example", 403),
+        ("/projects/3/confirm/train", "http://127.0.0.1:9090", 415),
+        ("/webhook", "http://127.0.0.1:9090", 415),
+    ],
+)
+def test_forms_are_taken_by_the_pages_own_routes_and_with_an_origin(path: str, origin: str, status: int) -> None:
+    raw = {b"host": b"127.0.0.1:9090", b"content-type": b"application/x-www-form-urlencoded"}
+    refused = refusal("POST", path, raw | ({b"origin": origin.encode()} if origin else {}), OPEN)
+    assert (refused[0] if refused else 0) == status

@@ -126,3 +126,18 @@ def test_pictures_never_leave_without_the_password(settings: Settings, store: St
         assert answer.headers["cache-control"].startswith("private")
         assert answer.headers["cross-origin-resource-policy"] == "same-origin"
         app.state.service.close()
+
+
+def test_the_page_of_trust_stands_without_audits(app: FastAPI) -> None:
+    page = Text(ask(app, "/projects/3/trust").text)
+    assert "Nobody can tell yet" in page
+    assert "queue?show=audits" in page.links
+    assert ask(app, "/projects/9/trust").status_code == 404
+
+
+def test_damaged_heads_are_a_sentence_on_the_page_of_trust(app: FastAPI, settings: Settings) -> None:
+    (settings.registry_dir / "3").mkdir(parents=True)
+    (settings.registry_dir / "3" / "champion.json").write_text("{")
+    answer = ask(app, "/projects/3/trust")
+    assert answer.status_code == 503
+    assert "repair" in Text(answer.text)

@@ -1,0 +1,208 @@
+"""What a person can do from the page: roll back, train now, rank again. Each is confirmed, and written down.
+
+A form is taken only with the token that its own page carried, which another site's page cannot read; that it comes
+from our own origin is looked at before (`web.request_rules`). What was done is kept in a file, with who and when.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+from urllib.parse import parse_qs
+
+from backend.errors import QueueError, RegistryError
+from backend.web.dashboard.versions import BASE_HEADS, BASE_NAME
+
+if TYPE_CHECKING:
+    from backend.queue import JobName, JobQueue
+    from backend.store import Store
+    from backend.store.head_registry import Registry
+
+ActionName = Literal["rollback", "train", "rank"]
+ACTIONS: tuple[ActionName, ...] = get_args(ActionName)
+LOG_FILE = "page-actions.jsonl"
+LOG_BYTES = 2**20
+"""Size beyond which the older half of the log goes."""
+LOG_SHOWN = 20
+NOBODY = "somebody at this machine (no password is set)"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One thing that is asked for. `version` is how an address calls a head set, for a roll-back."""
+
+    action: ActionName
+    project: int
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A line of the log: what was asked for by whom, when (seconds since 1970), and what came of it."""
+
+    at: float
+    who: str
+    action: str
+    project: int
+    version: str
+    outcome: str
+
+
+class Tokens:
+    """Tokens of forms: of one process, one user, one wish."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def of(self, wish: Wish, who: str) -> str:
+        """The token that the form of a wish carries."""
+        text = "\0".join((wish.action, str(wish.project), wish.version, who))
+        return hmac.new(self._key, text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+
+    def fits(self, wish: Wish, who: str, given: str) -> bool:
+        """Whether a form that was sent carries it."""
+        return hmac.compare_digest(self.of(wish, who).encode(), given.encode("utf-8", "replace"))
+
+
+class ActionLog:
+    """What was done from the page, in a file of JSON lines. Safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+
+    def add(self, done: Done) -> None:
+        """Write a line, here and to the service's log."""
+        _log.warning("%s of project %s %sby %s: %s", *_told(done))
+        line = json.dumps(asdict(done)).encode() + b"\n"
+        with self._lock:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                try:
+                    os.write(file, line)
+                    size = os.fstat(file).st_size
+                finally:
+                    os.close(file)
+                if size > LOG_BYTES:
+                    self._halve()
+            except OSError as error:
+                _log.warning("and could not be kept: %s", error)
+
+    def last(self, project: int, count: int = LOG_SHOWN) -> list[Done]:
+        """What was done of a project, the newest first."""
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except OSError:
+            return []
+        found: list[Done] = []
+        for line in reversed(lines):
+            try:
+                done = Done(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            if done.project == project:
+                found.append(done)
+            if len(found) == count:
+                break
+        return found
+
+    def _halve(self) -> None:
+        from usam.files import write_whole
+
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        write_whole(self.path, b"".join(lines[len(lines) // 2 :]))
+
+
+@dataclass
+class Actions:
+    """Does what is wished for, as the commands of the same names do."""
+
+    store: Store | None
+    registry: Registry | None
+    queue: JobQueue | None
+    log: ActionLog
+
+    def do(self, wish: Wish, who: str) -> str:
+        """What came of it, for people. Raises `RegistryError` or `QueueError` where nothing did."""
+        try:
+            outcome = {"rollback": self._rollback, "train": self._train, "rank": self._rank}[wish.action](wish, who)
+        except (RegistryError, QueueError) as error:
+            self._note(wish, who, f"not done: {error}")
+            raise
+        self._note(wish, who, outcome)
+        return outcome
+
+    def _rollback(self, wish: Wish, who: str) -> str:
+        if self.registry is None:
+            raise RegistryError("a registry of versions", "none", "start the service with one")
+        to = "" if wish.version == BASE_NAME else wish.version
+        now = self.registry.rollback(wish.project, to, f"asked for on the web page by {who}")
+        name = now.version if now is not None else f"the {BASE_HEADS}"
+        try:
+            self._ask(wish.project, "score_pool")
+        except QueueError as error:
+            return f"now {name}; the ranking with it waits for Redis ({error.got})"
+        return f"now {name}; the open tasks are being ranked with it"
+
+    def _train(self, wish: Wish, _who: str) -> str:
+        self._ask(wish.project, "retrain")
+        return "training asked for"
+
+    def _rank(self, wish: Wish, who: str) -> str:
+        if self.store is not None:
+            self.store.ask_again(wish.project, "score_pool", f"ranking asked for on the web page by {who}")
+        self._ask(wish.project, "score_pool")
+        return "ranking asked for"
+
+    def _ask(self, project: int, job: JobName) -> None:
+        if self.queue is None:
+            raise QueueError("a queue of jobs", "none", "start the service with Redis")
+        self.queue.enqueue(project, job)
+
+    def _note(self, wish: Wish, who: str, outcome: str) -> None:
+        self.log.add(Done(round(time.time(), 1), who, wish.action, wish.project, wish.version, outcome[:500]))
+
+
+def who_asks(authorization: str, client: str) -> str:
+    """Who sends a request, by the credentials that were let through.
+
+    >>> who_asks("Basic YW5uOnNlY3JldA==", "10.0.0.7"), who_asks("", "127.0.0.1")
+    ('ann from 10.0.0.7', 'somebody at this machine (no password is set)')
+    """
+    scheme, _, given = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return f"the bearer of the token, from {client}"
+    if scheme.lower() != "basic":
+        return NOBODY
+    try:
+        pair = base64.b64decode(given.strip(), validate=True).decode("utf-8", "replace")
+    except (binascii.Error, ValueError):
+        return NOBODY
+    return f"{pair.partition(':')[0][:60]} from {client}"
+
+
+def read_form(body: bytes) -> dict[str, str]:
+    """The fields of a form that was sent, each once; empty for what is none."""
+    try:
+        fields = parse_qs(body.decode("ascii"), max_num_fields=20)
+    except ValueError:
+        return {}
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _told(done: Done) -> tuple[object, ...]:
+    to = f"to {done.version} " if done.version else ""
+    return done.action, done.project, to, done.who, done.outcome

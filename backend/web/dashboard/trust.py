@@ -1,0 +1,135 @@
+"""The page of trust: whether predicted IoUs are true, and what masks accepted without a person rest on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backend.pool.policy import audit_tasks
+from backend.settings import Settings
+from backend.store.pseudo_label_store import PseudoLabelRun
+from backend.web.dashboard.calibration import Audited, Calibrated, audited_by, calibrated
+from usam.checkpoints.registry import weights_of
+from usam.pseudo_labels.calibration import Candidates
+
+if TYPE_CHECKING:
+    from backend.store import Store
+    from backend.store.head_registry import Registry
+    from usam.heads.head_set import HeadSet
+
+
+@dataclass(frozen=True)
+class TrustPage:
+    """What the page shows. `heads` names those judged; `audits` and `audited` count audit tasks, all and labelled."""
+
+    heads: str
+    calibration: Calibrated | None
+    audited: int
+    audits_left: int
+    promise: tuple[str, ...] = ()
+    promise_state: str = ""
+    promise_calibration: Calibrated | None = None
+    trouble: str = ""
+
+
+class Trust:
+    """Calibrations of projects, computed again where heads or labels have changed. Safe to share between threads."""
+
+    def __init__(self, settings: Settings, store: Store, registry: Registry | None) -> None:
+        self._settings, self._store, self._registry = settings, store, registry
+        self._lock = threading.Lock()
+        self._kept: dict[int, tuple[object, Calibrated | None]] = {}
+        self._promises: dict[int, tuple[PseudoLabelRun, Calibrated | None]] = {}
+
+    def page(self, project: int, record: PseudoLabelRun | None, trouble: str = "") -> TrustPage:
+        """The page of a project; `record` is that of its accepted masks in use. Raises `RegistryError` where its heads
+        cannot be read."""
+        checkpoint = weights_of(self._settings.model)
+        sampled = self._store.sampled_tasks(project, checkpoint)
+        audits = sorted(audit_tasks(self._settings, project, sampled))
+        champion = self._registry.champion(project) if self._registry is not None else ""
+        state = (champion, tuple(audits), self._store.newest_sample(project, checkpoint))
+        with self._lock:
+            kept = self._kept.get(project)
+        if kept is None or kept[0] != state:
+            heads = self._heads(project, champion)
+            rows = self._store.samples_of(project, checkpoint, audits) if heads is not None else []
+            found = calibrated(audited_by(heads, self._settings.model, rows)) if heads is not None and rows else None
+            kept = state, found
+            with self._lock:
+                self._kept[project] = kept
+        open_tasks = self._store.open_task_ids(project)
+        return TrustPage(
+            heads=champion,
+            calibration=kept[1],
+            audited=len(audits),
+            audits_left=len(audit_tasks(self._settings, project, open_tasks)),
+            promise=tuple(promise_lines(record)) if record is not None else (),
+            promise_state=state_of(record),
+            promise_calibration=self._promised(project, record) if record is not None else None,
+            trouble=trouble,
+        )
+
+    def _promised(self, project: int, record: PseudoLabelRun) -> Calibrated | None:
+        kept = self._promises.get(project)
+        if kept is None or kept[0] is not record:
+            kept = self._promises[project] = record, calibrated(audited_of(record.calibrated_on()))
+        return kept[1]
+
+    def _heads(self, project: int, champion: str) -> HeadSet | None:
+        """The heads in use; None where there are none."""
+        if champion and self._registry is not None:
+            heads = self._registry.load(project, champion)
+            if heads.fits(self._settings.model):
+                return heads
+        from usam.heads.bundled import resolve_heads
+
+        return resolve_heads(self._settings.model, None if self._settings.heads == "none" else self._settings.heads)
+
+
+def audited_of(candidates: Candidates) -> Audited:
+    """The audit labels that a promise was calibrated on."""
+    true = np.zeros(0) if candidates.true_iou is None else np.asarray(candidates.true_iou, np.float64)
+    predicted = np.asarray(candidates.predicted_iou, np.float64)[: len(true)]
+    known = np.isfinite(predicted) & np.isfinite(true)
+    return Audited(predicted[known], true[known], candidates.places[: len(true)][known])
+
+
+def state_of(record: PseudoLabelRun | None) -> str:
+    """How a promise stands, in a word or two."""
+    if record is None:
+        return ""
+    return "in force" if record.state == "written" else "withdrawn"
+
+
+def promise_lines(record: PseudoLabelRun) -> Sequence[str]:
+    """What is promised, and what it rests on."""
+    calibration, promise = record.calibration, record.calibration.promise
+    share = f"{calibration.failed} of {calibration.accepted}" if calibration.accepted else "none"
+    lines = [
+        f"{len(record.masks):,} masks on {len(record.tasks):,} tasks are accepted as `{record.version}`.",
+        f"The promise: at most {promise.risk:.0%} of them overlap their object by less than IoU {promise.iou:g}; this "
+        f"holds with confidence {promise.confidence:.0%}.",
+        f"It rests on {calibration.images:,} audited images: of their masks that would have been accepted, {share} "
+        f"fell short (p = {calibration.p_value:.2g}, asked for at most {promise.level:.2g}).",
+        f"Accepted are masks of expected IoU {calibration.threshold:.3f} and more, {calibration.pool_share:.0%} of the "
+        f"pool's; at most {promise.per_image} of an image, none with a task gap above {promise.task_gap:g}.",
+    ]
+    drift = record.drift
+    if {"failed", "accepted", "images", "wealth", "limit"} <= drift.keys():
+        lines.append(
+            f"Audits since: {drift['failed']} of {drift['accepted']} accepted masks fell short in {drift['images']} "
+            f"images; evidence against the promise {drift['wealth']:.2g}, withdrawn from {drift['limit']:.0f} on."
+        )
+    else:
+        lines.append("No audit label has come in since that would speak for or against it.")
+    if record.state == "withdrawn":
+        lines.append(
+            "It is withdrawn. Take the masks back with `usam-backend pseudo-label --project N --undo`, or label more "
+            "audit tasks and accept again."
+        )
+    return lines

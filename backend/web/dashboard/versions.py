@@ -1,0 +1,155 @@
+"""The versions' page: a project's head sets, what the gate measured of each, and which one is in use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backend.errors import RegistryError
+from backend.store.records import VerdictRow
+
+if TYPE_CHECKING:
+    from backend.store import Store
+    from backend.store.head_registry import Promotion, Registry, Version
+
+BASE_HEADS = "heads that come with the checkpoint"
+BASE_NAME = "base"
+"""How an address calls these."""
+SHOWN, MOVES_SHOWN = 50, 20
+KINDS: Mapping[str, str] = {"promotion": "put in use", "rollback": "rolled back to", "repair": "repaired to"}
+METHODS: Mapping[str, str] = {"audit": "audit tasks"}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gate measured of a candidate beside the version in use then; errors are mean squared, lower = better.
+    `share` of draws in which the candidate was better, 0..1; None where it is not known."""
+
+    error: float
+    before: float | None
+    share: float | None
+    how: str
+    objects: int
+    tasks: int
+
+
+@dataclass(frozen=True)
+class VersionLine:
+    """One head set. `name` is empty for the checkpoint's own, `address` is how a form calls it."""
+
+    name: str
+    address: str
+    made_at: float
+    objects: int
+    labels: int
+    in_use: bool
+    judgement: Judgement | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A candidate that the gate refused."""
+
+    at: float
+    name: str
+    judgement: Judgement | None
+    method: str
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move to another version, with its reason, which says who asked for it."""
+
+    at: float
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class VersionsPage:
+    """What the page shows. `damage` says why the versions cannot be read, if they cannot."""
+
+    lines: tuple[VersionLine, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    moves: tuple[Move, ...] = ()
+    damage: str = ""
+    more: int = 0
+
+    @property
+    def in_use(self) -> str:
+        """The version in use, for people."""
+        return next((line.name or BASE_HEADS for line in self.lines if line.in_use), "not known")
+
+
+def versions_page(store: Store | None, registry: Registry | None, project: int) -> VersionsPage:
+    """The versions of a project, newest first, the checkpoint's own last."""
+    if registry is None:
+        return VersionsPage(damage="this service keeps no versions")
+    try:
+        champion, history = registry.champion(project), registry.history(project)
+        known = registry.versions(project)
+    except RegistryError as error:
+        return VersionsPage(damage=str(error))
+    lines = [line_of(version, champion) for version in reversed(known[-SHOWN:])]
+    lines.append(VersionLine("", BASE_NAME, 0.0, 0, 0, not champion, None))
+    verdicts = store.verdicts(project) if store is not None else []
+    return VersionsPage(
+        tuple(lines),
+        tuple(refused_of(row) for row in verdicts if not row.promote),
+        tuple(move_of(step) for step in reversed(history[-MOVES_SHOWN:])),
+        more=max(len(known) - SHOWN, 0),
+    )
+
+
+def line_of(version: Version, champion: str) -> VersionLine:
+    """One row of the table."""
+    return VersionLine(
+        version.version,
+        version.version,
+        version.made_at,
+        version.samples,
+        len(version.labels),
+        version.version == champion,
+        judgement_of(version.figures),
+    )
+
+
+def judgement_of(figures: Mapping[str, Any]) -> Judgement | None:
+    """What the gate measured; None where it says nothing of errors."""
+    error = known(figures.get("candidate_error"))
+    if error is None:
+        return None
+    method = str(figures.get("method", ""))
+    return Judgement(
+        error,
+        known(figures.get("champion_error")),
+        known(figures.get("share")),
+        METHODS.get(method, method),
+        int(known(figures.get("objects")) or 0),
+        int(known(figures.get("tasks")) or 0),
+    )
+
+
+def refused_of(row: VerdictRow) -> Refused:
+    """A refusal of the gate."""
+    figures = {name: getattr(row, name) for name in ("candidate_error", "champion_error", "share", "objects", "tasks")}
+    return Refused(row.judged_at, row.candidate, judgement_of({**figures, "method": row.method}), row.method)
+
+
+def move_of(step: Promotion) -> Move:
+    """One move of the pointer."""
+    return Move(step.at, f"{KINDS.get(step.kind, step.kind)} {step.version or 'the ' + BASE_HEADS}", step.reason)
+
+
+def known(value: object) -> float | None:
+    """A number; None for what is none, or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def earlier(lines: Sequence[VersionLine], address: str) -> VersionLine | None:
+    """The version that an address names, unless it is in use."""
+    return next((line for line in lines if line.address == address and not line.in_use), None)

@@ -1,0 +1,160 @@
+"""Forms of the page: asked about first, taken only from our own pages, and what came of them is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from backend.errors import QueueError
+from backend.inference.engine import Engine
+from backend.settings import Settings
+from backend.store import Store
+from backend.store.head_registry import Registry
+from backend.web.app import create_app
+from tests.backend.web.dashboard.reading import Text, ask
+from tests.factories import head_set
+
+HOME = {"Origin": "http://127.0.0.1:9090"}
+OLD = head_set(1).version
+
+
+class Queue:
+    def __init__(self) -> None:
+        self.jobs: list[tuple[int, str]] = []
+        self.error = False
+
+    def enqueue(self, project: int, job: str, *, at_front: bool = False) -> str:
+        if self.error:
+            raise QueueError("Redis to answer", "ConnectionError", "start Redis")
+        self.jobs.append((project, job))
+        return "id"
+
+    def wake(self, project: int, job: str, *, at_front: bool = False) -> bool:
+        return True
+
+    def answers(self) -> bool:
+        return True
+
+    def workers(self) -> int:
+        return 1
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue()
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Registry:
+    made = Registry(settings.registry_dir)
+    for seed in (1, 2):
+        made.promote(3, made.publish(3, head_set(seed)).version, "better")
+    return made
+
+
+@pytest.fixture
+def app(settings: Settings, store: Store, registry: Registry, queue: Queue) -> Iterator[FastAPI]:
+    with Engine(settings) as engine:
+        made = create_app(settings, engine, store, queue, registry)  # type: ignore[arg-type]
+        yield made
+        made.state.service.close()
+
+
+def form_of(page: str) -> dict[str, str]:
+    return {one["name"]: one["value"] for one in Text(page).all("input")}
+
+
+def test_the_page_links_to_what_can_be_done(app: FastAPI) -> None:
+    page = Text(ask(app, "/projects/3/versions").text)
+    assert f"confirm/rollback?version={OLD}" in page.links
+    assert {"confirm/train", "confirm/rank", "confirm/rollback?version=base"} <= set(page.links)
+    assert page.all("form") == [], "nothing is done at the first click"
+
+
+def test_a_roll_back_is_asked_about_and_done(app: FastAPI, registry: Registry, queue: Queue) -> None:
+    question = ask(app, f"/projects/3/confirm/rollback?version={OLD}").text
+    assert f"Roll back to {OLD}" in Text(question)
+    assert registry.champion(3) == head_set(2).version
+    answer = ask(app, "/projects/3/rollback", method="POST", headers=HOME, form=form_of(question))
+    assert (answer.status_code, answer.headers["location"]) == (303, "versions")
+    assert registry.champion(3) == OLD
+    assert queue.jobs == [(3, "score_pool")]
+    page = Text(ask(app, "/projects/3/versions").text)
+    assert f"Roll back to {OLD} by somebody at this machine" in page
+
+
+@pytest.mark.parametrize(("action", "job"), [("train", "retrain"), ("rank", "score_pool")])
+def test_jobs_are_asked_for(app: FastAPI, queue: Queue, action: str, job: str) -> None:
+    form = form_of(ask(app, f"/projects/3/confirm/{action}").text)
+    assert ask(app, f"/projects/3/{action}", method="POST", headers=HOME, form=form).status_code == 303
+    assert queue.jobs == [(3, job)]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:9091"}],
+)
+def test_another_sites_page_can_do_nothing(app: FastAPI, queue: Queue, headers: dict[str, str]) -> None:
+    form = form_of(ask(app, "/projects/3/confirm/train").text)
+    assert ask(app, "/projects/3/train", method="POST", headers=headers, form=form).status_code == 403
+    assert queue.jobs == []
+
+
+def test_a_form_without_its_own_token_does_nothing(app: FastAPI, queue: Queue, registry: Registry) -> None:
+    train = form_of(ask(app, "/projects/3/confirm/train").text)
+    for action, form in (("train", {}), ("train", {"token": "x"}), ("rank", train), ("rollback", train)):
+        answer = ask(app, f"/projects/3/{action}", method="POST", headers=HOME, form=form)
+        assert answer.status_code == 403
+        assert "out of date" in Text(answer.text)
+    for path in ("/projects/3/rank", "/projects/3/rollback", f"/projects/3/confirm/rollback?version={OLD}"):
+        ask(app, path)
+    assert queue.jobs == []
+    assert registry.champion(3) == head_set(2).version, "a link alone does nothing"
+
+
+def test_what_cannot_be_done_is_a_sentence(app: FastAPI, queue: Queue) -> None:
+    queue.error = True
+    form = form_of(ask(app, "/projects/3/confirm/train").text)
+    answer = ask(app, "/projects/3/train", method="POST", headers=HOME, form=form)
+    assert answer.status_code == 503
+    assert "start Redis" in Text(answer.text)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/projects/3/confirm/rollback",
+        "/projects/3/confirm/rollback?version=nothing",
+        f"/projects/3/confirm/rollback?version={head_set(2).version}",
+        "/projects/3/confirm/explode",
+        "/projects/99/confirm/train",
+        "/projects/99/versions",
+    ],
+)
+def test_an_address_that_names_nothing_is_a_sentence(app: FastAPI, path: str) -> None:
+    answer = ask(app, path)
+    assert answer.status_code == 404
+    assert "No such" in Text(answer.text)
+
+
+@pytest.mark.parametrize("path", ["/projects/99/train", "/projects/3/queue", "/projects/x/rollback"])
+def test_a_form_to_nowhere_is_a_sentence(app: FastAPI, path: str) -> None:
+    answer = ask(app, path, method="POST", headers=HOME, form={"token": "x"})
+    assert answer.status_code == 404
+
+
+def test_who_did_it_is_the_user_of_the_password(
+    settings: Settings, store: Store, registry: Registry, queue: Queue
+) -> None:
+    guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
+    with Engine(guarded) as engine:
+        app = create_app(guarded, engine, store, queue, registry)  # type: ignore[arg-type]
+        ann = ("ann", "secret")
+        form = form_of(ask(app, f"/projects/3/confirm/rollback?version={OLD}", auth=ann).text)
+        assert ask(app, "/projects/3/rollback", method="POST", headers=HOME, form=form).status_code == 401
+        assert ask(app, "/projects/3/rollback", method="POST", headers=HOME, form=form, auth=ann).status_code == 303
+        assert registry.history(3)[-1].reason.startswith("asked for on the web page by ann from ")
+        app.state.service.close()
