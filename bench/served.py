@@ -31,11 +31,15 @@ def _serve(settings: dict[str, Any], port: int, with_store: bool) -> None:
 
     from backend.settings import Settings
     from backend.store import Store
+    from backend.store.head_registry import Registry
     from backend.web.app import create_app
 
     made = Settings(**settings)
     store = Store(made.store_url) if with_store else None
-    uvicorn.run(create_app(made, store=store, alone=True), port=port, log_level="error", access_log=False)
+    registry = Registry(made.registry_dir) if with_store else None
+    uvicorn.run(
+        create_app(made, store=store, registry=registry, alone=True), port=port, log_level="error", access_log=False
+    )
 
 
 @contextmanager

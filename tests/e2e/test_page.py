@@ -1,0 +1,313 @@
+"""The service's own page in a real Chromium: with a password, at 400 and 1,600 pixels, light and dark, by keyboard.
+
+A screenshot of each page is kept in the folder that USAM_SCREENSHOTS names, else in pytest's temporary folder.
+"""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from pydantic import SecretStr
+
+from backend.inference.engine import Engine
+from backend.label_studio.records import Annotation, Project, Task
+from backend.local.processes import free_port
+from backend.settings import Settings
+from backend.store import Store
+from backend.store.head_registry import Registry
+from backend.store.overview import UNUSABLE
+from backend.store.records import ProposalRow, SampleRow, ScoreRow
+from backend.web.app import create_app
+from backend.web.dashboard.surroundings import Surroundings
+from tests.e2e.test_browser import CHROMIUM, DRIVER, FLAGS, wait_for
+from tests.factories import brush, head_set, label_config, picture_address
+
+pytest.importorskip("js_lib_htmx", reason="needs the package django-js-lib-htmx")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
+]
+TITLE = "<img src=x onerror=alert(1)> Cats & dogs"
+PAGES = ("", *(f"projects/3/{tab}" for tab in ("queue", "versions", "trust", "confirm/train")), "projects/99/queue")
+ALL_LOADED = "return [...document.images].every(one => one.complete)"
+BROKEN = "return [...document.images].filter(one => !one.naturalWidth).map(one => one.src)"
+SIZE = "const one = document.querySelector(arguments[0]); return one.complete && [one.naturalWidth, one.naturalHeight]"
+
+
+class Queue:
+    def __init__(self) -> None:
+        self.jobs: list[tuple[int, str]] = []
+        self.here = True
+
+    def enqueue(self, project: int, job: str, *, at_front: bool = False) -> str:
+        self.jobs.append((project, job))
+        return "id"
+
+    def wake(self, project: int, job: str, *, at_front: bool = False) -> bool:
+        return True
+
+    def answers(self) -> bool:
+        return self.here
+
+    def workers(self) -> int:
+        return 1
+
+
+class Titles:
+    def projects(self) -> list[Project]:
+        return [Project(3, TITLE, label_config(), "", "", "2026"), Project(4, "Cells", "", "", "", "2026")]
+
+
+@contextmanager
+def titles() -> Iterator[Titles]:
+    yield Titles()
+
+
+@dataclass
+class Served:
+    """A running service and what is behind it."""
+
+    port: int
+    store: Store
+    registry: Registry
+    queue: Queue
+    surroundings: Surroundings
+    server: uvicorn.Server
+
+    def url(self, path: str = "") -> str:
+        return f"http://ann:secret@127.0.0.1:{self.port}/{path}"
+
+
+def fill(store: Store, registry: Registry) -> None:
+    """A project with a queue, versions and audits, and another that is new."""
+    store.join(3, "2026")
+    store.join(4, "2026")
+    addresses = {number: picture_address(number, (240, 320)) for number in range(1, 7)} | {
+        7: "http://127.0.0.1:1/7.jpg"
+    }
+    done = [Task(task, {"image": "a.png"}, "t1", 1, is_labeled=True) for task in range(100, 160)]
+    store.record_tasks(3, [*(Task(number, {"image": value}, "t1", 0) for number, value in addresses.items()), *done])
+    reasons = {number: f"task gap 0.{30 - number} on its 3 most doubtful of 9 objects" for number in addresses}
+    rows = [ScoreRow(number, "v", 0.1, number / 9, number - 1, number == 2, why) for number, why in reasons.items()]
+    store.put_scores(3, [*rows[:5], ScoreRow(6, "v", UNUSABLE, 1.0, 9, False, "no such file"), rows[6]])
+    for number in (1, 2, 3):
+        store.put_proposal(3, ProposalRow(number, "key", b"", [{"object": 0, "region": brush(hw=(240, 320))}]))
+    rng = np.random.default_rng(0)
+    for task in range(100, 160):
+        tokens = rng.normal(size=(5, 8)).astype(np.float16)
+        sample = SampleRow(
+            task, "r", "nano-s", "t1", task, "A", False, tokens[0], tokens[1:], {"iou_nano_s": [0.3, 0.5, 0.7]}
+        )
+        store.record_annotation(3, Annotation(task, task, "t1", []), [sample], sampled_for="k")
+    figures = {
+        "champion_error": 0.04,
+        "candidate_error": 0.03,
+        "share": 0.9,
+        "method": "audit",
+        "objects": 9,
+        "tasks": 5,
+    }
+    for seed in (1, 2):
+        registry.promote(3, registry.publish(3, head_set(seed), samples=40, figures=figures).version, "better by audit")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    port = free_port(0, "127.0.0.1")
+    settings = Settings(
+        data_dir=tmp_path / "data",
+        model="nano-s",
+        heads="none",
+        random_weights=True,
+        threads=1,
+        port=port,
+        auth_user="ann",
+        auth_password=SecretStr("secret"),
+        label_studio_url="http://127.0.0.1:1",
+        label_studio_public_url=f"http://localhost:{port}/labels",
+    )
+    store, registry, queue = Store(settings.store_url), Registry(settings.registry_dir), Queue()
+    fill(store, registry)
+    with Engine(settings) as engine:
+        app = create_app(settings, engine, store, queue, registry)  # type: ignore[arg-type]
+        surroundings = app.state.service.board.surroundings
+        surroundings.open_label_studio = titles
+        surroundings.look()
+        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", access_log=False, ws="none"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        wait_for(lambda: server.started, 30, "the service")
+        yield Served(port, store, registry, queue, surroundings, server)
+        server.should_exit = True
+        thread.join(20)
+    store.close()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def screenshots(tmp_path: Path) -> Path:
+    folder = Path(os.environ.get("USAM_SCREENSHOTS") or tmp_path / "screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def text(browser: Any) -> str:
+    return str(browser.execute_script("return document.body ? document.body.innerText : ''"))
+
+
+def keys(browser: Any, *pressed: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(browser).send_keys(*pressed).perform()
+
+
+def focused(browser: Any) -> str:
+    return str(browser.execute_script("return document.activeElement.id || document.activeElement.className"))
+
+
+def tab_to(browser: Any, wanted: str) -> None:
+    """Press Tab until the element of this id has the focus."""
+    from selenium.webdriver.common.keys import Keys
+
+    for _ in range(60):
+        if focused(browser) == wanted:
+            return
+        keys(browser, Keys.TAB)
+    raise AssertionError(f"no Tab leads to {wanted}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1600])
+def test_every_page_fits_and_breaks_no_rule_of_its_own(
+    served: Served, browser: Any, screenshots: Path, width: int, scheme: str
+) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+    grounds = set()
+    for path in PAGES:
+        browser.get(served.url(path))
+        browser.execute_script("document.querySelectorAll('img').forEach(one => one.loading = 'eager')")
+        wait_for(lambda: browser.execute_script(ALL_LOADED), 20, f"pictures of {path}")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width, path
+        assert browser.execute_script(BROKEN) == [], path
+        assert browser.execute_script("return document.querySelectorAll('main img[onerror]').length") == 0
+        grounds.add(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        browser.save_screenshot(str(screenshots / f"page-{path.replace('/', '-') or 'overview'}-{width}-{scheme}.png"))
+        wrong = [line["message"] for line in browser.get_log("browser") if "404" not in line["message"]]
+        assert wrong == [], path
+        loaded = browser.execute_script("return performance.getEntriesByType('resource').map(one => one.name)")
+        assert all(f"127.0.0.1:{served.port}/" in address for address in loaded), loaded
+    (ground,) = grounds
+    assert (ground == "rgb(251, 252, 253)") is (scheme == "light")
+
+
+def test_what_changes_is_shown_without_a_reload(served: Served, browser: Any) -> None:
+    browser.get(served.url())
+    assert TITLE in text(browser)
+    browser.execute_script("window.here = true; document.getElementById('trust-3').focus()")
+    run = served.store.start_run(3, "score_pool", total=40)
+    served.store.update_run(run, done=10, total=40)
+    wait_for(lambda: "10 of 40" in text(browser), 20, "progress of the ranking")
+    assert focused(browser) == "trust-3", "the focus stays where it was"
+    served.queue.here = False
+    served.surroundings._looked_at = float("-inf")
+    wait_for(lambda: "Redis does not answer" in text(browser), 20, "the loss of Redis")
+    served.store.join(5)
+    wait_for(lambda: "Project 5" in text(browser), 20, "the new project")
+    assert browser.execute_script("return window.here"), "and nobody reloaded it"
+    assert "Not renewed" not in text(browser)
+
+
+def test_a_service_that_is_gone_is_said(served: Served, browser: Any) -> None:
+    browser.get(served.url("projects/3/queue"))
+    served.server.should_exit = True
+    wait_for(lambda: "Not renewed for a while" in text(browser), 40, "the sign of a lost service")
+
+
+def test_the_queue_shows_pictures_or_says_why_not(served: Served, browser: Any) -> None:
+    browser.get(served.url("projects/3/queue"))
+    shown = text(browser)
+    assert "This picture could not be used: no such file" in shown
+    assert wait_for(lambda: browser.execute_script(SIZE, "#picture-1 img"), 20, "the first picture") == [320, 240]
+    link = browser.find_element("css selector", "#open-1").get_attribute("href")
+    assert link == f"http://localhost:{served.port}/labels/projects/3/data?task=1"
+    browser.find_element("link text", "Audits").click()
+    wait_for(lambda: "show=audits" in browser.current_url, 10, "the audits")
+    titles_shown = [one.text for one in browser.find_elements("css selector", ".tile h2")]
+    assert titles_shown == ["2 Task 2 audit"]
+
+
+def test_a_roll_back_by_keyboard_alone(served: Served, browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    old, new = head_set(1).version, head_set(2).version
+    browser.get(served.url())
+    keys(browser, Keys.TAB)
+    assert focused(browser) == "skip", "the first Tab offers to skip what every page has"
+    tab_to(browser, "versions-3")
+    keys(browser, Keys.ENTER)
+    wait_for(lambda: "/versions" in browser.current_url, 10, "the versions")
+    tab_to(browser, f"rollback-{old}")
+    keys(browser, Keys.ENTER)
+    wait_for(lambda: "/confirm/rollback" in browser.current_url, 10, "the question")
+    assert served.registry.champion(3) == new, "nothing is done before it is confirmed"
+    tab_to(browser, "yes")
+    keys(browser, Keys.ENTER)
+    wait_for(lambda: browser.current_url.endswith("/versions"), 10, "the versions again")
+    assert served.registry.champion(3) == old
+    assert served.queue.jobs == [(3, "score_pool")]
+    assert f"Roll back to {old} by ann from 127.0.0.1" in text(browser)
+
+
+def test_another_sites_page_can_do_nothing(served: Served, browser: Any) -> None:
+    target = f"http://127.0.0.1:{served.port}/projects/3/train"
+    form = f'<form method="post" action="{target}"><input name="token" value="x"></form>'
+    page = f"{form}<script>document.forms[0].submit()</script>"
+
+    class Evil(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    browser.get(served.url("projects/3/versions"))  # the browser knows the password from now on
+    evil = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Evil)
+    threading.Thread(target=evil.serve_forever, daemon=True).start()
+    try:
+        browser.get(f"http://127.0.0.1:{evil.server_port}/")
+        wait_for(lambda: "requests of other web pages are refused" in text(browser), 20, "the refusal")
+    finally:
+        evil.shutdown()
+        evil.server_close()
+    assert served.queue.jobs == []
