@@ -38,8 +38,8 @@ class Doubt:
 
 @dataclass(frozen=True)
 class TaskTile:
-    """One task of the queue. `thumbnail` is an address below the project's, empty where the picture is known not to be
-    usable; `link` opens the task in Label Studio."""
+    """One task of the queue. `rank` is 1 for the task that is served next, 0 where a filter leaves others out;
+    `thumbnail` is an address below the project's; `link` opens the task in Label Studio."""
 
     task: int
     rank: int
@@ -112,7 +112,10 @@ def queue_page(
     )
     chosen = {"show": show if show in ("audits", "unusable") else "", "reason": kind.name if kind else ""}
     return QueuePage(
-        tiles=tuple(tile_of(settings, project, row) for row in rows),
+        tiles=tuple(
+            tile_of(settings, project, row, 0 if any(chosen.values()) else (page - 1) * PER_PAGE + number)
+            for number, row in enumerate(rows, 1)
+        ),
         choices=tuple(choices(kinds, chosen)),
         total=total,
         first=(page - 1) * PER_PAGE + 1,
@@ -140,14 +143,14 @@ def query_of(**values: str) -> str:
     return "?" + urlencode({name: value for name, value in values.items() if value and (name, value) != ("page", "1")})
 
 
-def tile_of(settings: Settings, project: int, row: RankedTask) -> TaskTile:
+def tile_of(settings: Settings, project: int, row: RankedTask, rank: int) -> TaskTile:
     """One task as it is shown."""
     unusable = row.acquisition <= UNUSABLE
     doubts = () if unusable else doubts_of(row.reason)
     of = f"{row.version}-{row.data_key[:8]}-{row.proposals[:8]}"
     return TaskTile(
         task=row.task,
-        rank=row.place + 1,
+        rank=rank,
         picture=picture_name(row.data),
         reason=AUDIT if row.is_audit and not unusable else reason_line(row.reason, doubts),
         is_audit=row.is_audit,

@@ -244,14 +244,16 @@ def jpeg(image: UInt8Image) -> bytes:
 
 
 def sentence_picture(text: str) -> bytes:
-    """A picture of a sentence, in colours that can be read on light and dark ground."""
+    """A picture of a sentence, on a ground of its own."""
     clean = "".join(sign if sign.isprintable() else " " for sign in text)
-    lines = textwrap.wrap(clean, 42)[:9]
-    head = '<text x="24" y="46" font-size="21" font-weight="600" fill="#b26a00">This picture cannot be shown</text>'
+    lines = textwrap.wrap(clean, 34)[:8]
+    head = '<text x="24" y="52" font-size="25" font-weight="600" fill="#8a4600">This picture cannot be shown</text>'
     rows = "".join(
-        f'<text x="24" y="{84 + 27 * number}" font-size="19" fill="#7b8794">{escape(line)}</text>'
+        f'<text x="24" y="{94 + 32 * number}" font-size="24" fill="#3c4a57">{escape(line)}</text>'
         for number, line in enumerate(lines)
     )
+    ground = '<rect width="480" height="360" fill="#eef1f4"/>'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 340" font-family="sans-serif">{head}{rows}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 360" font-family="sans-serif">{ground}{head}{rows}'
+        "</svg>"
     ).encode()

@@ -35,7 +35,7 @@ def test_it_has_pages(settings: Settings, store: Store, monkeypatch: pytest.Monk
     first, second = page(settings, store), page(settings, store, page="2")
     assert ([tile.task for tile in first.tiles], first.earlier, first.later) == ([1, 2], "", "?page=2")
     assert ([tile.task for tile in second.tiles], second.earlier, second.later) == ([3, 4], "?", "")
-    assert second.first == 3
+    assert second.first == second.tiles[0].rank == 3
     assert page(settings, store, page="99").tiles == ()
 
 
@@ -56,7 +56,7 @@ def test_it_is_filtered_by_audit_and_by_reason(settings: Settings, store: Store)
             ScoreRow(4, "v", UNUSABLE, 0.8, 3, False, "no such file"),
         ],
     )
-    assert [tile.task for tile in page(settings, store, show="audits").tiles] == [2]
+    assert [(tile.task, tile.rank) for tile in page(settings, store, show="audits").tiles] == [(2, 0)]
     (broken,) = page(settings, store, show="unusable").tiles
     assert (broken.task, broken.is_unusable, broken.reason, broken.doubts) == (4, True, "no such file", ())
     by_reason = page(settings, store, reason="task gap")

@@ -92,7 +92,7 @@ def test_a_picture_that_cannot_be_had_is_a_sentence_for_a_while(
         found = thumbnails.picture(3, 21)
         assert found is not None
         assert (found.failed, found.media_type) == (True, "image/svg+xml")
-        assert "HTTP 404 <&>" in "".join(ElementTree.fromstring(found.content).itertext())
+        assert "HTTP 404 <&>" in " ".join(ElementTree.fromstring(found.content).itertext())
     assert images.fetched == 1, "not asked for again at each look"
     images.error = ""
     monkeypatch.setattr(module, "FAILURE_KEPT_S", -1.0)
