@@ -36,7 +36,6 @@ class ProjectOverview:
     unlabelled: int = 0
     annotations: int = 0
     new_labels: int = 0
-    ranked: int = 0
     unusable: int = 0
     unusable_reason: str = ""
     set_aside: int = 0
@@ -89,7 +88,6 @@ class Overviews(Database):
             notes = counted(note.project, sql.func.count(), where=(~note.deleted,))
             new = counted(note.project, sql.func.count(), where=IS_NEW)
             aside = counted(note.project, sql.func.count(), sql.func.min(note.reason), where=odd)
-            ranked = counted(ScoreRow.project, sql.func.count())
             unusable = counted(ScoreRow.project, sql.func.count(), sql.func.min(ScoreRow.reason), where=score)
             known = connection.execute(sql.select(ProjectRow.id, ProjectRow.served).order_by(ProjectRow.id)).all()
         runs: dict[int, dict[str, Run]] = {}
@@ -104,7 +102,6 @@ class Overviews(Database):
                 unlabelled=int(tasks.get(number, nothing)[-1]),
                 annotations=int(notes.get(number, nothing)[0]),
                 new_labels=int(new.get(number, nothing)[0]),
-                ranked=int(ranked.get(number, nothing)[0]),
                 unusable=int(unusable.get(number, none_of)[0]),
                 unusable_reason=str(unusable.get(number, none_of)[1]),
                 set_aside=int(aside.get(number, none_of)[0]),

@@ -35,7 +35,7 @@ def test_every_project_is_counted_by_itself(store: Store) -> None:
     store.join(4)
     _, third, fourth = store.overviews()
     assert (third.project, third.tasks, third.unlabelled, third.annotations, third.new_labels) == (3, 3, 2, 4, 1)
-    assert (third.served, third.ranked, third.unusable, third.unusable_reason) == ("v", 2, 1, "no such file")
+    assert (third.served, third.unusable, third.unusable_reason) == ("v", 1, "no such file")
     assert (third.set_aside, third.set_aside_reason) == (1, "region r: a second outline")
     assert (fourth.project, fourth.tasks, fourth.unlabelled, fourth.unusable) == (4, 0, 0, 0)
     assert fourth.runs == {}

@@ -26,7 +26,7 @@ from backend.web.dashboard.overview import (
 from backend.web.dashboard.surroundings import Seen
 
 SETTINGS = Settings(label_studio_url="http://inside:8080", label_studio_public_url="https://labels.example/ls")
-KNOWN = ProjectOverview(3, "v", tasks=10, unlabelled=4, annotations=7, new_labels=5, ranked=4)
+KNOWN = ProjectOverview(3, "v", tasks=10, unlabelled=4, annotations=7, new_labels=5)
 SEEN = Seen({3: Project(3, " Cats ", "<View/>", "", "", "2026")})
 
 
