@@ -15,24 +15,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 
-from backend.label_studio.config import parse_config
+from backend.inference.model import ObjectLooks
 from backend.label_studio.records import Annotation, Task
-from backend.label_studio.regions import ScoredMask
-from backend.pool.proposals import object_regions
+from backend.pool.kept_objects import KeptObjects, covered_cells
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.records import ProposalRow, SampleRow, ScoreRow
 from bench.rows import Row
-from bench.served import CONFIG, served
+from bench.served import served
 from bench.webhooks import _keep_busy
 from usam.checkpoints.registry import heads_for
 from usam.heads.head_set import HeadSet
+from usam.masks.packed_logits import PackedLogits
+from usam.predictor.clean_proposals import Layout
+from usam.prompts import Prompt
 
 PROJECTS, TASKS, LABELLED, PROPOSED = 20, 10_000, 300, 200
 ROUNDS = 30
@@ -44,7 +45,7 @@ PAGES = {
     "versions": "/projects/1/versions",
     "trust": "/projects/1/trust",
 }
-ARRAYS_BYTES, SIZE, WIDTH = 60_000, (480, 640), 256
+SIZE, WIDTH = (480, 640), 256
 
 
 def run() -> list[Row]:
@@ -144,9 +145,9 @@ def _fill(folder: Path) -> None:
                 store.finish_run(store.start_run(project, job), "done", "as it should be", {"seconds": {"rank": 1.0}})
     heads = HeadSet.load(heads_for("nano-m"))
     registry.promote(1, registry.publish(1, heads, samples=LABELLED, labels=[f"{n}@t" for n in range(5000)]).version)
-    arrays, regions = rng.bytes(ARRAYS_BYTES), _regions()
+    kept = _round_objects()
     for task in range(1, PROPOSED + 1):
-        store.put_proposal(1, ProposalRow(task, "0" * 64, arrays, regions))
+        store.put_proposal(1, ProposalRow(task, kept.key, kept.arrays, {}))
     store.close()
 
 
@@ -197,11 +198,27 @@ def _picture() -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _regions() -> list[dict[str, Any]]:
-    """Five round objects as they are kept."""
-    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
-    controls, found = parse_config(CONFIG), []
-    for number in range(5):
-        mask = (rows - 60 - 80 * number) ** 2 + (columns - 100 - 100 * number) ** 2 < (40 + 8 * number) ** 2
-        found += object_regions(number, ScoredMask(mask, 0.8), controls, Settings())
-    return found
+def _round_objects() -> ProposalRow:
+    """Forty round objects as they are kept."""
+    rows, columns = np.mgrid[:112, :112]
+    centres = [(12 + 22 * (number % 5), 8 + 13 * (number // 5)) for number in range(40)]
+    logits = np.stack([5.0 - ((rows - y) ** 2 + (columns - x) ** 2) / 10 for y, x in centres]).astype(np.float32)
+    rng, count = np.random.default_rng(0), len(logits)
+    looks = ObjectLooks(rng.normal(size=(count, 496)).astype(np.float16), np.zeros((count, 12), np.float32), "bench")
+    return KeptObjects(
+        hw=SIZE,
+        image_features=rng.normal(size=128).astype(np.float32),
+        given=False,
+        labels=(None,) * count,
+        prompts=[Prompt(np.ones((1, 2), np.float32), np.ones(1, np.int32))] * count,
+        iou_token=rng.normal(size=(count, 128)).astype(np.float16),
+        mask_tokens=rng.normal(size=(count, 4, 128)).astype(np.float16),
+        output=np.ones(count, np.int64),
+        samscore=np.full(count, 0.8, np.float32),
+        entropy=np.full(count, 0.1, np.float32),
+        looks=looks,
+        layout=Layout.of(logits > 0),
+        cover=covered_cells(logits > 0),
+        masks=PackedLogits.of(logits),
+        acted=np.zeros(count, np.int64),
+    ).pack(1, "0" * 64, {})

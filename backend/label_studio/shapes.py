@@ -127,21 +127,6 @@ def region_to_mask(region: dict[str, Any], image_hw: tuple[int, int]) -> BoolMas
     return _ellipse(value, image_hw)
 
 
-def own_mask(region: dict[str, Any], largest: int = 100_000_000) -> BoolMask | None:
-    """The mask (H, W) of a region on an image of the size that it says itself; None where it has no outline.
-
-    Raises as `region_to_mask`, and `RegionError` where no size is said or it has more pixels than `largest`.
-    """
-    if str(region.get("type", "")).lower() not in MASK_TYPES:
-        return None
-    height, width = region.get("original_height"), region.get("original_width")
-    if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
-        raise RegionError("a region with its image's size", "one without", "rank the pool again")
-    if height * width > largest:
-        raise RegionError(f"a region of at most {largest:,} pixels", f"{width} x {height}", "use smaller images")
-    return region_to_mask(region, (height, width))
-
-
 def _storable_name(given: Any, number: int) -> str:
     if isinstance(given, int) and not isinstance(given, bool) and abs(given) < 10**18:
         given = str(given)

@@ -101,14 +101,16 @@ class KeptObjects:
             acted=np.zeros(len(objects), np.int64),
         )
 
-    def mask(self, number: int, *, first: bool = False) -> BoolMask:
-        """(H, W) mask of a candidate as it is shown; `first`: as the first model made it. Raises `MaskError`."""
+    def mask(self, number: int, hw: tuple[int, int] | None = None, *, first: bool = False) -> BoolMask:
+        """The mask of a candidate as it is shown, of the image's size or of `hw`; `first`: as the first model made it.
+        Raises `MaskError`."""
         better = None if first else self.larger.get(number)
-        return self._enlarged(self.masks, number) if better is None else self._enlarged(better.logits, 0)
+        packed, row = (self.masks, number) if better is None else (better.logits, 0)
+        return enlarged(packed.logits([row])[0], hw or self.hw)
 
     def alternative(self, number: int) -> BoolMask:
         """(H, W) mask of an object's other reading. Raises `MaskError`, and `KeyError` where it has none."""
-        return self._enlarged(self.alternatives[number].logits, 0)
+        return enlarged(self.alternatives[number].logits.logits([0])[0], self.hw)
 
     def drawing(self, number: int, kind: OutputKind, tolerance: float) -> Drawing:
         """A candidate as it is shown, as this kind of control writes it. Raises `MaskError`."""
@@ -135,9 +137,6 @@ class KeptObjects:
             larger=self.larger | ({number: larger} if larger is not None else {}),
             alternatives=self.alternatives | ({number: alternative} if alternative is not None else {}),
         )
-
-    def _enlarged(self, packed: PackedLogits, row: int) -> BoolMask:
-        return enlarged(packed.logits([row])[0], self.hw)
 
     # on disk
 

@@ -18,6 +18,7 @@ from backend.pool.policy import GAP_STRATEGIES, project_seed, settings_key, stra
 from backend.pool.proposals import ScoredObjects
 from backend.settings import Settings
 from backend.store.records import ScoreRow
+from usam.active.acquisition import UNCOVERED_WEIGHT
 
 if TYPE_CHECKING:
     from backend.label_studio.records import Project
@@ -119,40 +120,50 @@ def rank(
             place=place,
             is_audit=bool(ranking.is_audit[old]),
             reason=why[int(ranking.order[old])],
+            shown=_shown(subjects[int(ranking.order[old])]),
         )
         for place, old in enumerate(order)
     ]
 
 
+def _shown(subject: PoolTask) -> tuple[int, ...]:
+    return tuple(subject.shown.rows.tolist()) if subject.shown is not None else ()
+
+
 def _explain(strategy: str, subject: PoolTask) -> str:
-    """Why a task stands where it stands, for people."""
+    """Why a task stands where it stands, for people: what is doubtful most, then the figures."""
     shown = subject.shown
     if shown is None or not len(subject.iou):
-        return "nothing found in it: all of it is yours to mark"
-    rows = shown.rows
+        return "nothing found in it, all of it is to be marked"
     if strategy == "random":
-        return f"drawn at random; {_count(len(rows), 'object')} shown"
-    lines = []
+        return f"drawn at random, {_count(len(shown.rows), 'object')} shown"
+    if not len(shown.rows):
+        return "nothing in it is sure enough to be shown"
+    rows = shown.rows
+    figures: dict[str, float] = {}
+    lead = ""
     if strategy == "expected-error":
-        if not len(rows):
-            lines.append("nothing sure enough to be shown")
-        else:
-            lines.append(f"{_count(len(rows), 'object')} shown, expected IoU {subject.iou[rows].mean():.2f}")
-        known = shown.label_score[rows]
-        if len(rows) and not np.isnan(known).any():
-            lines.append(f"labels {known.mean():.0%} sure")
-        if subject.uncovered >= 0.5:
-            lines.append(f"{subject.uncovered:.0%} of the image not covered")
-    doubts = {name: subject.columns[name] for name in _doubts(strategy) if name in subject.columns}
-    rows = rows if len(rows) else np.arange(len(subject.iou))
-    for name, values in doubts.items():
-        top = np.sort(values[rows])[::-1][:TOP]
-        lines.append(f"{name.replace('_', ' ')} {top.mean():.2f}")
-    if strategy != "expected-error":
-        if not doubts:
-            lines.append(strategy)
-        lines[-1] += f" on its {min(TOP, len(rows))} most doubtful of {_count(len(rows), 'object')}"
-    return ", ".join(lines)
+        figures, lead = _expected(subject, rows)
+    for name in _doubts(strategy):
+        if name in subject.columns:
+            figures[name.replace("_", " ")] = float(np.sort(subject.columns[name][rows])[::-1][:TOP].mean())
+    told = ", ".join(f"{name} {value:.2f}" for name, value in figures.items()) or strategy
+    if strategy == "expected-error":
+        return f"{lead}: {told} on its {_count(len(rows), 'object')} shown"
+    return f"{told} on its {min(TOP, len(rows))} most doubtful of {_count(len(rows), 'object')}"
+
+
+def _expected(subject: PoolTask, rows: npt.NDArray[np.int64]) -> tuple[dict[str, float], str]:
+    """The parts of an expected error, each in 0..1, and what the largest of them means."""
+    assert subject.shown is not None
+    error, labels = 1 - float(subject.iou[rows].mean()), subject.shown.label_score[rows]
+    figures = {"expected error": error}
+    if not np.isnan(labels).any():
+        figures["label doubt"] = 1 - float(labels.mean())
+    figures["not covered"] = subject.uncovered
+    weights = {"label doubt": 1 - error, "not covered": UNCOVERED_WEIGHT}
+    leads = {"expected error": "masks doubtful", "label doubt": "labels doubtful", "not covered": "much may be missing"}
+    return figures, leads[max(figures, key=lambda name: figures[name] * weights.get(name, 1.0))]
 
 
 def _doubts(strategy: str) -> tuple[str, ...]:

@@ -215,9 +215,13 @@ def kind_of(reason: str) -> tuple[str, str]:
 
     >>> kind_of("task gap 0.12 on its 3 most doubtful of 9 objects")
     ('task gap', 'task gap % on its % most doubtful of % objects')
+    >>> kind_of("masks doubtful: expected error 0.31, task gap 0.12 on its 4 objects shown")[0]
+    'masks doubtful'
     """
     escaped = reason.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    name = " ".join(_NUMBER.sub("", reason.partition(" on its ")[0]).split())
+    figures, found, _ = reason.partition(" on its ")
+    lead, colon, _ = figures.partition(": ")
+    name = " ".join(_NUMBER.sub("", lead if found and colon else figures).split())
     return name[:60] or "no reason", _NUMBER.sub("%", escaped)
 
 

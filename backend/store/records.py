@@ -214,7 +214,8 @@ class ProposalRow(Row):
 
 
 class ScoreRow(Row):
-    """One task's place in the queue. `acquisition`: higher = ask first; `confidence`: lower = served first."""
+    """One task's place in the queue. `acquisition`: higher = ask first; `confidence`: lower = served first; `shown`:
+    numbers of the candidates that its prediction shows."""
 
     __tablename__ = "scores"
     __table_args__ = (sql.Index("scores_place", "project", "place"),)
@@ -226,6 +227,7 @@ class ScoreRow(Row):
     place: Mapped[int]
     is_audit: Mapped[bool]
     reason: Mapped[str] = mapped_column(default="")
+    shown: Mapped[tuple[int, ...]] = mapped_column(Numbers, default=())
 
 
 @dataclass(frozen=True)

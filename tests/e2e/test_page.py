@@ -26,11 +26,11 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.overview import UNUSABLE
-from backend.store.records import ProposalRow, SampleRow, ScoreRow
+from backend.store.records import SampleRow, ScoreRow
 from backend.web.app import create_app
 from backend.web.dashboard.surroundings import Surroundings
 from tests.e2e.test_browser import CHROMIUM, DRIVER, FLAGS, wait_for
-from tests.factories import brush, head_set, label_config, picture_address
+from tests.factories import bright, head_set, kept_objects, label_config, picture_address
 
 pytest.importorskip("js_lib_htmx", reason="needs the package django-js-lib-htmx")
 pytestmark = [
@@ -99,10 +99,12 @@ def fill(store: Store, registry: Registry) -> None:
     done = [Task(task, {"image": "a.png"}, "t1", 1, is_labeled=True) for task in range(100, 160)]
     store.record_tasks(3, [*(Task(number, {"image": value}, "t1", 0) for number, value in addresses.items()), *done])
     reasons = {number: f"task gap 0.{30 - number} on its 3 most doubtful of 9 objects" for number in addresses}
-    rows = [ScoreRow(number, "v", 0.1, number / 9, number - 1, number == 2, why) for number, why in reasons.items()]
+    rows = [
+        ScoreRow(number, "v", 0.1, number / 9, number - 1, number == 2, why, (0,)) for number, why in reasons.items()
+    ]
     store.put_scores(3, [*rows[:5], ScoreRow(6, "v", UNUSABLE, 1.0, 9, False, "no such file"), rows[6]])
     for number in (1, 2, 3):
-        store.put_proposal(3, ProposalRow(number, "key", b"", [{"object": 0, "region": brush(hw=(240, 320))}]))
+        store.put_proposal(3, kept_objects(bright((240, 320))).pack(number, "key", {}))
     rng = np.random.default_rng(0)
     for task in range(100, 160):
         tokens = rng.normal(size=(5, 8)).astype(np.float16)

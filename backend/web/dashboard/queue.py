@@ -173,7 +173,7 @@ def doubts_of(reason: str) -> tuple[Doubt, ...]:
         most = MOST_GAP if name.endswith("gap") else 1.0
         if value <= most:
             found.append(Doubt(name, value, min(max(value / most, 0.0), 1.0)))
-    return tuple(found[:4])
+    return tuple(found[:5])
 
 
 def reason_line(reason: str, doubts: Sequence[Doubt]) -> str:
@@ -181,9 +181,14 @@ def reason_line(reason: str, doubts: Sequence[Doubt]) -> str:
 
     >>> reason_line("task gap 0.25 on its 3 most doubtful of 9 objects", doubts_of("task gap 0.25"))
     'by its 3 most doubtful of 9 objects'
+    >>> reason_line("masks doubtful: expected error 0.31 on its 4 objects shown", doubts_of("expected error 0.31"))
+    'masks doubtful, 4 objects shown'
     """
     figures, found, objects = reason.partition(" on its ")
-    return f"by its {objects}" if found and len(_FIGURE.findall(figures)) == len(doubts) else reason
+    if not found or len(_FIGURE.findall(figures)) != len(doubts):
+        return reason
+    lead, colon, _ = figures.partition(": ")
+    return f"{lead}, {objects}" if colon else f"by its {objects}"
 
 
 def picture_name(data: Mapping[str, object]) -> str:

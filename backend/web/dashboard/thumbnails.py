@@ -26,13 +26,13 @@ from PIL import Image
 
 from backend.errors import ITEM_ERRORS, reason_of
 from backend.label_studio.config import parse_config
-from backend.label_studio.shapes import own_mask
+from backend.pool.kept_objects import KeptObjects
 from usam.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backend.store.records import KnownTask, ProposalRow
+    from backend.store.records import KnownTask, ProposalRow, ScoreRow
 
 MADE_AS = 1
 """Raised when the same task gives another picture."""
@@ -74,6 +74,8 @@ class TaskStore(Protocol):
     ) -> list[KnownTask]: ...
 
     def proposal_rows(self, project: int, task_ids: Sequence[int]) -> dict[int, ProposalRow]: ...
+
+    def place(self, project: int, task: int) -> ScoreRow | None: ...
 
 
 class Thumbnails:
@@ -126,7 +128,8 @@ class Thumbnails:
         file = self._images.fetch_bytes(image_value(config, known.data), task)
         with self._decoding:
             small = shrunk(self._images.decode(file))
-        masks = object_masks(row.regions if row is not None else [], (small.shape[0], small.shape[1]))
+        place = self._store.place(project, task)
+        masks = shown_masks(row, place.shown if place is not None else (), (small.shape[0], small.shape[1]))
         return jpeg(drawn(small, masks))
 
     def _path(self, key: str) -> Path:
@@ -194,21 +197,16 @@ def shrunk(image: UInt8Image, side: int = SIDE) -> UInt8Image:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX, reducing_gap=2.0))
 
 
-def object_masks(regions: Sequence[Mapping[str, Any]], hw: tuple[int, int]) -> list[BoolMask]:
-    """The mask of each object of kept regions on a picture of `hw` pixels; objects that cannot be drawn are left
-    out."""
-    found: dict[int, BoolMask] = {}
-    for kept in regions:
-        try:
-            number, mask = int(kept["object"]), own_mask(kept["region"])
-        except ITEM_ERRORS:
-            continue
-        if mask is None:
-            continue
-        rows, columns = (np.arange(small) * large // small for small, large in zip(hw, mask.shape, strict=True))
-        small_mask = mask[rows[:, None], columns[None, :]]
-        found[number] = small_mask | found[number] if number in found else small_mask
-    return [found[number] for number in sorted(found)]
+def shown_masks(row: ProposalRow | None, numbers: Sequence[int], hw: tuple[int, int]) -> list[BoolMask]:
+    """The masks of a task's candidates of these numbers on a picture of `hw` pixels; those that are not kept, or cannot
+    be read, are left out."""
+    if row is None or not row.arrays:
+        return []
+    masks = []
+    with suppress(*ITEM_ERRORS):
+        kept = KeptObjects.unpack(row)
+        masks = [kept.mask(number, hw) for number in numbers if number < len(kept)]
+    return [mask for mask in masks if mask.any()]
 
 
 def colours(count: int) -> npt.NDArray[np.float32]:

@@ -12,7 +12,8 @@ from backend.store.records import VerdictRow
 
 if TYPE_CHECKING:
     from backend.store import Store
-    from backend.store.head_registry import Promotion, Registry, Version
+    from backend.store.head_registry import Registry
+    from backend.store.head_versions import Promotion, Version
 
 BASE_HEADS = "heads that come with the checkpoint"
 BASE_NAME = "base"

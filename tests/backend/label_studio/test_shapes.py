@@ -152,19 +152,3 @@ def test_whatever_is_stored_nothing_but_our_own_errors_leaves(result: list[Any])
     prompts_from_task([{"result": result}], HW, image_name="img")
     with contextlib.suppress(UsamError):
         prompts_from_context(regions, HW)
-
-
-def test_a_region_says_the_size_of_its_own_image() -> None:
-    from backend.errors import RegionError
-    from backend.label_studio.shapes import own_mask
-    from tests.factories import HW, brush
-
-    mask = own_mask(brush())
-    assert mask is not None
-    assert mask.shape == HW
-    assert own_mask(brush(type="number")) is None
-    for more in ({"original_width": None}, {"original_height": 0}, {"original_width": "9"}):
-        with pytest.raises(RegionError, match="size"):
-            own_mask(brush(**more))
-    with pytest.raises(RegionError, match="at most 10 pixels"):
-        own_mask(brush(), largest=10)

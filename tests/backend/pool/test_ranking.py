@@ -93,10 +93,11 @@ def test_by_default_the_work_expected_in_a_task_decides() -> None:
     assert order.index(1) == 6, "the best last"
     assert abs(order.index(2) - order.index(1)) == 1, "many good objects are no reason to ask"
     reasons = {row.task: row.reason for row in rows}
-    assert reasons[3] == "nothing found in it: all of it is yours to mark"
-    assert reasons[4].startswith("1 object shown, expected IoU 0.50")
-    assert "labels 50% sure" in reasons[6]
-    assert "100% of the image not covered" in reasons[5]
+    assert reasons[3] == "nothing found in it, all of it is to be marked"
+    assert reasons[4].startswith("masks doubtful: expected error 0.50, not covered 0.00, task gap 0.10")
+    assert reasons[4].endswith(" on its 1 object shown")
+    assert reasons[6].startswith("labels doubtful: expected error 0.10, label doubt 0.50")
+    assert reasons[5].startswith("much may be missing: expected error 0.10, not covered 1.00")
 
 
 def test_random_is_uniform_over_tasks_whatever_they_hold() -> None:

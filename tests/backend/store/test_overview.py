@@ -54,7 +54,7 @@ def test_of_each_job_the_newest_run_is_shown(store: Store) -> None:
 
 def test_a_page_of_the_queue_leaves_out_what_is_finished(store: Store) -> None:
     put(store, 3, [(number, f"why {number}", number == 2, 1.0) for number in (1, 2, 3, 4)])
-    store.put_proposal(3, ProposalRow(2, "key", b"x", []))
+    store.put_proposal(3, ProposalRow(2, "key", b"x", {}))
     store.record_tasks(3, [task(1, annotations=1)])
     rows, total = store.ranked_tasks(3, start=0, count=2)
     assert ([row.task for row in rows], total) == ([2, 3], 3)
@@ -112,7 +112,7 @@ def test_a_picture_depends_on_data_proposals_and_ranking(store: Store) -> None:
     assert alone.endswith("||")
     assert first is not None
     assert first.endswith("||v")
-    store.put_proposal(3, ProposalRow(1, "key", b"x", []))
+    store.put_proposal(3, ProposalRow(1, "key", b"x", {}))
     assert store.picture_key(3, 1) == first.replace("||", "|key|")
     assert store.picture_key(3, 99) is None
 

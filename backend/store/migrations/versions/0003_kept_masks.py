@@ -53,4 +53,5 @@ def upgrade() -> None:
             ["project", "annotation"], ["annotations.project", "annotations.id"], ondelete="CASCADE"
         ),
     )
+    op.add_column("scores", sql.Column("shown", sql.Text, nullable=False, server_default="[]"))
     op.add_column("projects", sql.Column("classes", sql.Text, nullable=False, server_default="[]"))

@@ -26,11 +26,11 @@ from backend.web.dashboard.thumbnails import (
     colours,
     drawn,
     image_value,
-    object_masks,
     sentence_picture,
+    shown_masks,
     shrunk,
 )
-from tests.factories import HW, brush, label_config, picture_address
+from tests.factories import HW, bright, kept_objects, label_config, picture_address
 
 
 class Counting:
@@ -57,7 +57,8 @@ def images(settings: Settings) -> Iterator[Counting]:
 @pytest.fixture
 def thumbnails(store: Store, images: Counting, tmp_path: Path) -> Thumbnails:
     store.record_tasks(3, [Task(number, {"image": picture_address(number)}, "t1", 0) for number in range(20, 26)])
-    store.put_proposal(3, ProposalRow(20, "key", b"", [{"object": 0, "region": brush()}]))
+    store.put_proposal(3, kept_objects(bright()).pack(20, "key", {}))
+    store.put_scores(3, [ScoreRow(20, "v", 0, 1, 0, False, "why", shown=(0,))])
     return Thumbnails(store, images, tmp_path / "thumbnails", lambda project: label_config())
 
 
@@ -148,18 +149,14 @@ def test_no_side_is_longer_than_the_bound(hw: tuple[int, int]) -> None:
     assert 1 <= min(height, width) <= max(height, width) <= SIDE
 
 
-def test_parts_of_an_object_are_one_mask_and_broken_regions_are_left_out() -> None:
-    regions = [
-        {"object": 1, "region": brush()},
-        {"object": 1, "region": brush()},
-        {"object": 2, "region": brush(value={})},
-        {"object": 3, "region": brush(type="number", value={"number": 1})},
-        {"region": {}},
-        {"object": 4, "region": brush(original_width=None)},
-    ]
-    (mask,) = object_masks(regions, (24, 32))
+def test_what_is_shown_is_drawn_and_what_cannot_be_read_is_left_out() -> None:
+    row = kept_objects(bright(), ~bright()).pack(1, "key", {})
+    (mask,) = shown_masks(row, (0, 7), (24, 32))
     assert mask.shape == (24, 32)
-    assert 0 < mask.mean() < 1
+    assert 0 < mask.mean() < 0.2
+    assert len(shown_masks(row, (0, 1), (24, 32))) == 2
+    assert shown_masks(ProposalRow(1, "key", b"damage", {}), (0,), (24, 32)) == []
+    assert shown_masks(None, (0,), (24, 32)) == []
 
 
 def test_masks_have_colours_far_from_each_other() -> None:
