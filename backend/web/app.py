@@ -109,6 +109,7 @@ def create_app(
         if alone:
             sys.setswitchinterval(SWITCH_S)
             freezing = asyncio.create_task(_freeze_what_stays(engine))
+            service.board.surroundings.seen()  # titles are there before the first page is asked for
         yield
         if freezing is not None:
             freezing.cancel()

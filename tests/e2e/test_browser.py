@@ -253,6 +253,37 @@ def test_a_person_gets_the_ranked_task_clicks_submits_and_gets_the_next(
         assert len(brushed) > len(predicted), "the predicted masks and the clicked one were saved"
 
 
+def test_the_services_own_page_shows_the_queue_and_opens_a_task(
+    running: Running, browser: Any, screenshots: Path
+) -> None:
+    from backend.local.running import ENV_FILE
+
+    port = re.search(r"USAM_PORT=(\d+)", (running.data / ENV_FILE).read_text())
+    assert port
+    page, editor = f"http://127.0.0.1:{port[1]}", Editor(browser)
+    editor.log_in(running.url, running.account)
+    browser.get(page)
+    wait_for(lambda: "1 labelled / 4 left" in " ".join(editor.texts(".count")), 60, "the label that was submitted")
+    wait_for(lambda: editor.texts(".card h2") and "Project" not in editor.texts(".card h2")[0], 30, "its title")
+    assert editor.texts(".notices") == [], "nothing needs a person"
+    browser.save_screenshot(str(screenshots / "4-page-overview.png"))
+
+    browser.get(f"{page}/projects/{running.project}/queue")
+    ready = "return [...document.images].every(one => one.complete && one.naturalWidth)"
+    wait_for(lambda: browser.execute_script(ready), 60, "the small pictures")
+    with running.client() as client:
+        open_tasks = {task.id for task in client.tasks(running.project) if not task.annotations}
+        order = [task for task, _ in client.first_by_score(running.project, 5) if task in open_tasks]
+    shown = [int(found[1]) for text in editor.texts(".tile h2") if (found := re.search(r"Task (\d+)", text))]
+    assert shown == order, "in the order in which Label Studio serves them"
+    assert len(browser.find_elements("css selector", ".tile img")) == len(order)
+    browser.save_screenshot(str(screenshots / "5-page-queue.png"))
+
+    browser.find_element("id", f"open-{order[0]}").click()
+    browser.switch_to.window(browser.window_handles[-1])
+    wait_for(lambda: editor.task() == order[0], 60, "the task in Label Studio")
+
+
 def test_a_stop_ends_everything_and_a_second_start_goes_on(
     running: Running, images: Path, label_studio_program: Path
 ) -> None:

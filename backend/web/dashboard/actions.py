@@ -162,6 +162,10 @@ class Actions:
         return "training asked for"
 
     def _rank(self, wish: Wish, who: str) -> str:
+        last = self.store.last_run(wish.project, "score_pool") if self.store is not None else None
+        if last is not None and last.state == "running":
+            self._ask(wish.project, "score_pool")
+            return "a ranking runs already; when it is done, it is looked whether another is needed"
         if self.store is not None:
             self.store.ask_again(wish.project, "score_pool", f"ranking asked for on the web page by {who}")
         self._ask(wish.project, "score_pool")

@@ -180,7 +180,7 @@ def reason_line(reason: str, doubts: Sequence[Doubt]) -> str:
     """The reason without the figures that stand beside it as bars.
 
     >>> reason_line("task gap 0.25 on its 3 most doubtful of 9 objects", doubts_of("task gap 0.25"))
-    'by its 3 most doubtful of 9 objects'
+    'ranked by its 3 most doubtful of 9 objects'
     >>> reason_line("masks doubtful: expected error 0.31 on its 4 objects shown", doubts_of("expected error 0.31"))
     'masks doubtful, 4 objects shown'
     """
@@ -188,7 +188,7 @@ def reason_line(reason: str, doubts: Sequence[Doubt]) -> str:
     if not found or len(_FIGURE.findall(figures)) != len(doubts):
         return reason
     lead, colon, _ = figures.partition(": ")
-    return f"{lead}, {objects}" if colon else f"by its {objects}"
+    return f"{lead}, {objects}" if colon else f"ranked by its {objects}"
 
 
 def picture_name(data: Mapping[str, object]) -> str:

@@ -40,7 +40,7 @@ SIDE = 480
 """Longest side in pixels: twice what is shown, for dense screens."""
 KEPT_BYTES = 128 * 2**20
 FAILURES_KEPT, FAILURE_KEPT_S = 1000, 60.0
-FILL, EDGE = 0.42, 0.95
+FILL, EDGE = 0.32, 0.95
 """How much of a mask's colour covers the picture, within it and along its edge."""
 UInt8Image = npt.NDArray[np.uint8]
 BoolMask = npt.NDArray[np.bool_]
@@ -97,7 +97,7 @@ class Thumbnails:
         self._decoding = threading.Semaphore(1)
         """One at a time, so that clicks on pictures that are not at hand find a turn beside it."""
         self._lock = threading.Lock()
-        self._failures: OrderedDict[tuple[int, int], tuple[float, str]] = OrderedDict()
+        self._failures: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._size: int | None = None
 
     def picture(self, project: int, task: int) -> Picture | None:
@@ -111,13 +111,13 @@ class Thumbnails:
             content = path.read_bytes()
             path.touch()
             return Picture(content)
-        if failure := self._failure(project, task):
+        if failure := self._failure(path.name):
             return Picture(sentence_picture(failure), "image/svg+xml", failed=True)
         try:
             content = self._made(project, task, config)
         except (*ITEM_ERRORS, OSError) as error:
             reason = reason_of(error)
-            self._note_failure(project, task, reason)
+            self._note_failure(path.name, reason)
             return Picture(sentence_picture(reason), "image/svg+xml", failed=True)
         self._keep(path, content)
         return Picture(content)
@@ -135,14 +135,14 @@ class Thumbnails:
     def _path(self, key: str) -> Path:
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.jpg"
 
-    def _failure(self, project: int, task: int) -> str:
+    def _failure(self, name: str) -> str:
         with self._lock:
-            at, reason = self._failures.get((project, task), (float("-inf"), ""))
+            at, reason = self._failures.get(name, (float("-inf"), ""))
         return reason if time.monotonic() - at < FAILURE_KEPT_S else ""
 
-    def _note_failure(self, project: int, task: int, reason: str) -> None:
+    def _note_failure(self, name: str, reason: str) -> None:
         with self._lock:
-            self._failures[project, task] = time.monotonic(), reason
+            self._failures[name] = time.monotonic(), reason
             while len(self._failures) > FAILURES_KEPT:
                 self._failures.popitem(last=False)
 
@@ -178,13 +178,14 @@ class Thumbnails:
 
 
 def image_value(label_config: str, data: Mapping[str, Any]) -> str:
-    """A task's picture by the labelling configuration, else by the first text of its data.
+    """A task's picture by the labelling configuration, else the first text of its data that looks like an address.
 
     Raises `LabelConfigError` where the configuration has no such image.
     """
     if label_config:
         return parse_config(label_config).image_value(dict(data))
-    return next((value for value in data.values() if isinstance(value, str)), "")
+    texts = [value for value in data.values() if isinstance(value, str)]
+    return next((text for text in texts if text.startswith(("data:", "/")) or "://" in text), next(iter(texts), ""))
 
 
 def shrunk(image: UInt8Image, side: int = SIDE) -> UInt8Image:

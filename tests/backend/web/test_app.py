@@ -468,7 +468,8 @@ PAGE_HEADERS = {
 )
 def test_every_answer_refuses_frames_and_sniffing(client: httpx.Client, route: str) -> None:
     answer = client.get(route, headers={"Accept": "text/html"})
-    assert {name: answer.headers[name] for name in PAGE_HEADERS} == PAGE_HEADERS
+    referrer = "same-origin" if route == "/" else "no-referrer"  # its forms have to say where they come from
+    assert {name: answer.headers[name] for name in PAGE_HEADERS} == PAGE_HEADERS | {"referrer-policy": referrer}
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 

@@ -64,7 +64,11 @@ FIELDS = {
 }
 MESSAGES = st.fixed_dictionaries({}, optional=FIELDS) | VALUES
 BODIES = MESSAGES.map(lambda message: json.dumps(message).encode()) | st.binary(max_size=60)
-ROUTES = st.sampled_from(["/predict", "/setup", "/webhook", "/versions", "/health", "/", "/docs", "/nothing"])
+PAGES = [
+    "/static/x",
+    *(f"/projects/{tail}" for tail in ("3/queue", "9/trust", "x/versions", "3/train", "3/confirm/rank")),
+]
+ROUTES = st.sampled_from(["/predict", "/setup", "/webhook", "/versions", "/health", "/", "/docs", "/nothing", *PAGES])
 METHODS = st.sampled_from(["POST", "POST", "POST", "GET", "PUT", "DELETE", "OPTIONS", "HEAD"])
 
 

@@ -76,6 +76,7 @@ def test_a_roll_back_counts_although_redis_is_lost(actions: Actions, registry: R
 
 
 def test_training_and_ranking_are_asked_for_as_the_commands_do(actions: Actions, queue: Queue, store: Store) -> None:
+    store.finish_run(store.runs(3, "score_pool")[0].id, "done")
     actions.do(Wish("train", 3), "ann")
     actions.do(Wish("rank", 3), "ann")
     assert queue.jobs == [(3, "retrain"), (3, "score_pool")]
@@ -83,6 +84,12 @@ def test_training_and_ranking_are_asked_for_as_the_commands_do(actions: Actions,
     assert run is not None
     assert run.state == "interrupted", "so that the ranking is made although nothing has changed"
     assert "by ann" in run.reason
+
+
+def test_a_ranking_that_runs_is_not_said_to_have_ended(actions: Actions, queue: Queue, store: Store) -> None:
+    assert "runs already" in actions.do(Wish("rank", 3), "ann")
+    assert queue.jobs == [(3, "score_pool")]
+    assert [run.state for run in store.runs(3, "score_pool")] == ["running"]
 
 
 def test_what_is_not_done_is_written_down_too(actions: Actions, queue: Queue, registry: Registry) -> None:
