@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from backend.web.dashboard.actions import ACTIONS, ActionName, Wish, read_form, who_asks
 from backend.web.dashboard.board import Dashboard
-from backend.web.dashboard.rendering import HEADERS, render_page, render_still
+from backend.web.dashboard.rendering import FORM_HEADERS, HEADERS, render_page, render_still
 from backend.web.dashboard.routes import guarded, live_answer, message, number_of, place_of, unknown_project
 from backend.web.dashboard.versions import BASE_HEADS, BASE_NAME, earlier, versions_page
 from usam.errors import UsamError
@@ -93,7 +93,7 @@ def question(board: Dashboard, project: str, action: str, version: str, who: str
         version=wish.version,
         button=NAMES[wish.action] + {"": "", BASE_NAME: " to the checkpoint's own"}.get(version, f" to {version}"),
     )
-    return HTMLResponse(render_page(replace(place, root="../../../"), content), headers=HEADERS)
+    return HTMLResponse(render_page(replace(place, root="../../../"), content), headers=FORM_HEADERS)
 
 
 def training_of(board: Dashboard, project: int) -> str:

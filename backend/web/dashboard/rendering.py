@@ -26,8 +26,10 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
-    "Referrer-Policy": "same-origin",  # with `no-referrer`, browsers would not say where a form comes from
+    "Referrer-Policy": "no-referrer",
 }
+FORM_HEADERS = {**HEADERS, "Referrer-Policy": "same-origin"}
+"""Of a page with a form: with `no-referrer`, browsers would not say where the form comes from."""
 HTMX_SHA256 = "491955cd1810747d7d7b9ccb936400afb760e06d25d53e4572b64b6563b2784e"
 """Of htmx 2.0.3, minified, as its makers publish it: a file with another is not served."""
 _log = logging.getLogger(__name__)

@@ -75,7 +75,9 @@ def test_the_page_links_to_what_can_be_done(app: FastAPI) -> None:
 
 
 def test_a_roll_back_is_asked_about_and_done(app: FastAPI, registry: Registry, queue: Queue) -> None:
-    question = ask(app, f"/projects/3/confirm/rollback?version={OLD}").text
+    asked = ask(app, f"/projects/3/confirm/rollback?version={OLD}")
+    assert asked.headers["referrer-policy"] == "same-origin", "else browsers send the form with no origin"
+    question = asked.text
     assert f"Roll back to {OLD}" in Text(question)
     assert registry.champion(3) == head_set(2).version
     answer = ask(app, "/projects/3/rollback", method="POST", headers=HOME, form=form_of(question))

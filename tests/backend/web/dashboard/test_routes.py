@@ -32,7 +32,7 @@ def test_a_browser_gets_the_overview_and_a_program_the_state(app: FastAPI) -> No
     answer = ask(app)
     assert "Project 3" in Text(answer.text)
     assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert answer.headers["referrer-policy"] == "same-origin"
+    assert answer.headers["referrer-policy"] == "no-referrer"
     assert ask(app, headers={"Accept": "application/json"}).json()["status"] == "UP"
 
 
