@@ -217,3 +217,10 @@ def test_the_settings_address_goes_before_the_private_server(tmp_path: Path) -> 
     assert own["path"] == str(RedisServer(tmp_path / "redis").socket)
     named = open_queue(Settings(data_dir=tmp_path, redis_url="redis://elsewhere:7/0"))
     assert named.connection().connection_pool.connection_kwargs["host"] == "elsewhere"
+
+
+def test_without_redis_nobody_can_say_how_many_workers_there_are() -> None:
+    queue = JobQueue("redis://127.0.0.1:1/0", connect_timeout=0.2)
+    with pytest.raises(QueueError, match="Redis to answer"):
+        queue.workers()
+    queue.close()
