@@ -35,7 +35,7 @@ chaos: setup ## hurt a real stack while labels are made; FAULTS=500 SEED=2 for a
 	$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) --seed $(or $(SEED),1)
 
 fuzz: setup ## send the service 100,000 requests that nobody thought of
-	FUZZ_REQUESTS=100000 $(BIN)/python -m pytest tests/backend/web/test_fuzz.py --timeout 0
+	FUZZ_REQUESTS=100000 $(BIN)/python -m pytest tests/backend/web/test_fuzz.py -s --timeout 0
 
 lint: setup ## ruff and mypy --strict
 	$(BIN)/ruff check .
