@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.folder import ProjectId, ask_for, data_folder, open_label_studio, settings_in_use
+from backend.cli.folder import ProjectId, ask_for, data_folder, has_store, open_label_studio, settings_in_use
 
 if TYPE_CHECKING:
     from backend.label_studio.setup import Step
+    from backend.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -48,12 +49,32 @@ def disconnect(
     project: ProjectId,
     url: Annotated[str, typer.Option(help="Address of the backend to take out; all of ours without it.")] = "",
 ) -> None:
-    """Take the backend, its webhook and its tab out of a project. Labels and predictions stay there, and here."""
+    """Take the backend, its webhook and its tab out of a project, which is not looked after any more. Labels and
+    predictions stay there, and here."""
     from backend.label_studio import setup
 
     settings = settings_in_use(needs_store=False)
     with open_label_studio(settings) as client:
+        if not url:  # first, so that nothing is written there any more, whatever Label Studio answers
+            _leave(settings, project)
         print_steps(setup.disconnect(client, project, url))
+        if url and not setup.has_backend_of_ours(client, project):
+            _leave(settings, project)
+
+
+def _leave(settings: Settings, project: int) -> None:
+    """Note in the store, where there is one, that a project is not looked after any more."""
+    from backend.store import Store
+
+    if not has_store(settings):
+        return
+    store = Store(settings.store_url)
+    try:
+        if project in store.projects():
+            store.leave(project)
+            typer.echo(f"{'done':>10}  store: project {project} is not looked after any more; what was learnt is kept")
+    finally:
+        store.close()
 
 
 def print_steps(steps: Iterable[Step]) -> list[Step]:

@@ -54,11 +54,11 @@ def settings_in_use(*, needs_store: bool = True, tell: Callable[[str], None] = s
     settings = Settings.from_environment()
     here = settings.data_dir.resolve()
     stack = running_in(here)
-    if stack is None and not _has_store(settings) and "USAM_DATA_DIR" not in os.environ:
+    if stack is None and not has_store(settings) and "USAM_DATA_DIR" not in os.environ:
         stack = _only(running_stacks())
     if stack is not None:
         settings = _with_stack(stack)
-    if needs_store and not _has_store(settings):
+    if needs_store and not has_store(settings):
         raise SettingsError(
             "a data folder with a store",
             f"none in {here}, and no stack that runs",
@@ -74,7 +74,8 @@ def _with_stack(stack: RunningStack) -> Settings:
     return Settings.from_environment(data_dir=stack.folder, **told)
 
 
-def _has_store(settings: Settings) -> bool:
+def has_store(settings: Settings) -> bool:
+    """Whether there is a store to open, so that none is made by asking."""
     return bool(settings.database_url.get_secret_value()) or (settings.data_dir / "usam.db").is_file()
 
 

@@ -25,7 +25,13 @@ def perform(job: str, project: int) -> None:
 
 
 def run_job(resources: Resources, job: str, project: int) -> None:
-    """Run a job in this process, alone of its kind for this project. Raises `JobBusy`, and whatever the job raises."""
+    """Run a job in this process, alone of its kind for this project; nothing where the project is not connected.
+
+    Raises `JobBusy`, and whatever the job raises.
+    """
+    if job in JOB_NAMES and project not in resources.store.projects():
+        _log.warning("%s of project %s is passed over: it is not connected", job, project)
+        return
     if job == "sync":
         from backend.jobs.sync import run as sync
 

@@ -177,7 +177,7 @@ def _accept(
     resources: Resources, project: int, promise: RiskGuarantee, as_annotations: bool, progress: RunProgress
 ) -> PseudoLabelRun | None:
     known = resources.label_studio.project(project)
-    resources.store.join(project, known.stamp)
+    resources.store.take_stamp(project, known.stamp)
     refresh_tasks(resources.store, resources.label_studio, project)
     controls = parse_config(known.label_config)
     heads, _ = heads_in_use(resources, project)

@@ -49,7 +49,7 @@ def run(resources: Resources, project: int) -> None:
     Raises `LabelStudioError` where Label Studio does not answer, `JobError` where no task could be used.
     """
     known = resources.label_studio.project(project)
-    resources.store.join(project, known.stamp)
+    resources.store.take_stamp(project, known.stamp)
     key = settings_key(resources.settings, resources.registry.champion(project), known.label_config)
     with resources.run(project, "score_pool", fingerprint=key) as progress:
         refresh_tasks(resources.store, resources.label_studio, project)

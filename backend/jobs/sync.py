@@ -20,7 +20,7 @@ from backend.errors import (
     reason_of,
 )
 from backend.label_studio.config import LabelConfig, parse_config
-from backend.label_studio.records import Annotation, Project
+from backend.label_studio.records import MAX_ID, Annotation, Project
 from backend.label_studio.shapes import drawn_masks
 from backend.learning.examples import make_examples
 from backend.learning.samples import AnnotatedImage, sampling_key
@@ -31,7 +31,7 @@ from backend.pool.ranking import ranking_is_stale
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.store.pseudo_label_store import PseudoLabelStore, accepting_version
-from backend.store.records import MAX_ID, ExampleRow, KnownAnnotation, KnownTask, SampleRow, WorkRow
+from backend.store.records import ExampleRow, KnownAnnotation, KnownTask, SampleRow, WorkRow
 
 _RETRAIN = "START_TRAINING"
 SET_ASIDE_SHOWN = 3
@@ -84,7 +84,7 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
             )
             return None
         absences.clear(project_id)
-        store.join(project_id, project.stamp)
+        store.take_stamp(project_id, project.stamp)
         store.set_classes(project_id, offered_labels(project.label_config))
         refreshed = refresh_tasks(store, resources.label_studio, project_id)
         key = sampling_key(resources.settings.model, resources.settings.larger_model)

@@ -168,4 +168,4 @@ def project_number(value: Any) -> int | None:
     if isinstance(value, int):
         return value if 0 < value <= MAX_ID else None
     head = str(value).partition(".")[0].strip()
-    return project_number(int(head)) if head.isascii() and head.isdigit() and len(head) < 19 else None
+    return project_number(int(head)) if head.isascii() and head.isdigit() and len(head) <= 19 else None

@@ -10,8 +10,8 @@ from backend.errors import LabelStudioError
 
 Json = dict[str, Any]
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
-MAX_ID = 2**31 - 1
-"""Largest id that both Label Studio and the store keep."""
+MAX_ID = 2**63 - 1
+"""Largest id there can be: what every store can hold. Checked where numbers come in, and nowhere else."""
 
 
 def _field(item: Mapping[str, Any], name: str, what: str) -> Any:

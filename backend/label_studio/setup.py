@@ -82,7 +82,13 @@ def disconnect(client: LabelStudio, project_id: int, backend_url: str = "") -> I
     Without `backend_url`, every backend titled as ours goes. Raises `LabelStudioError` where the project cannot be
     read or a deletion is refused; running it again does the rest.
     """
-    project = client.project(project_id)
+    try:
+        project = client.project(project_id)
+    except LabelStudioError as error:
+        if error.status != 404 or not error.is_from_label_studio:
+            raise
+        yield Step("project", "was done", f"Label Studio has no project {project_id}")
+        return
     wanted = backend_url.rstrip("/")
     ours = [b for b in client.ml_backends(project.id) if (b.url.rstrip("/") == wanted if wanted else _is_ours(b))]
     urls = {backend.url.rstrip("/") for backend in ours} | ({wanted} if wanted else set())
@@ -106,6 +112,11 @@ def disconnect(client: LabelStudio, project_id: int, backend_url: str = "") -> I
         f"labels and predictions stay; tasks still come by {project.sampling.lower()}, version "
         f"{project.model_version or 'none'}: change that in the project's settings if it is not wanted",
     )
+
+
+def has_backend_of_ours(client: LabelStudio, project_id: int) -> bool:
+    """Whether a project has a backend that `connect` made, as far as its title tells."""
+    return any(map(_is_ours, client.ml_backends(project_id)))
 
 
 def _is_ours(backend: MlBackend) -> bool:

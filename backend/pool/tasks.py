@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from backend.label_studio.records import Task
-from backend.store.records import MAX_ID
+from backend.label_studio.records import MAX_ID, Task
 
 if TYPE_CHECKING:
     from backend.store import Store

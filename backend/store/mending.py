@@ -42,7 +42,7 @@ def mend_store(database: Path, projects: Sequence[int]) -> list[str]:
         lines.append(f"{database.name} set aside as {database.name}.damaged-{stamp}: {reason}")
     store = Store(f"sqlite:///{database}")
     try:
-        for project in [] if store.projects() else sorted({*projects, *known}):
+        for project in [] if store.projects(left=True) else sorted({*projects, *known}):
             store.join(project, known.get(project, ""))
             lines.append(f"project {project} is looked after again; its annotations are fetched by the next sync")
     finally:

@@ -49,14 +49,19 @@ class Projects(Database):
     def join(self, project: int, stamp: str = "") -> None:
         """Note that `project` is ours to look after. Another `stamp` under the same id empties it first."""
         with self._write() as connection:
-            before = connection.scalar(sql.select(ProjectRow.stamp).where(ProjectRow.id == project))
-            if before is None:
-                self._upsert(connection, ProjectRow, [ProjectRow(project, stamp).columns()], keep_existing=True)
-            elif stamp and before != stamp:
-                if before:
-                    self._empty(connection, project)
-                fresh = {"cursor": "", "served": ""} if before else {}
-                connection.execute(sql.update(ProjectRow).where(ProjectRow.id == project).values(stamp=stamp, **fresh))
+            row = ProjectRow(project, stamp).columns()
+            self._upsert(connection, ProjectRow, [row], keep_existing=True)
+            connection.execute(sql.update(ProjectRow).where(ProjectRow.id == project).values(connected=True))
+            self._take_stamp(connection, project, stamp)
+
+    def take_stamp(self, project: int, stamp: str) -> None:
+        """Empty what is known of `project` where its stamp is another; connects nothing."""
+        with self._write() as connection:
+            self._take_stamp(connection, project, stamp)
+
+    def leave(self, project: int) -> None:
+        """Note that `project` is not ours any more; what is known of it stays for when it joins again."""
+        self._set_project(project, connected=False)
 
     def forget(self, project: int) -> None:
         """Drop a project with all that is known of it."""
@@ -64,10 +69,11 @@ class Projects(Database):
             self._empty(connection, project)
             connection.execute(sql.delete(ProjectRow).where(ProjectRow.id == project))
 
-    def projects(self) -> list[int]:
-        """Projects that are ours to look after."""
+    def projects(self, *, left: bool = False) -> list[int]:
+        """Projects that are ours to look after; with `left` those that were, too."""
+        query = sql.select(ProjectRow.id).order_by(ProjectRow.id)
         with self._read() as connection:
-            return list(connection.scalars(sql.select(ProjectRow.id).order_by(ProjectRow.id)))
+            return list(connection.scalars(query if left else query.where(ProjectRow.connected)))
 
     def served(self, project: int) -> str:
         """The prediction version in use, empty where nothing was ever scored."""
@@ -139,6 +145,15 @@ class Projects(Database):
     def _set_project(self, project: int, **values: Any) -> None:
         with self._write() as connection:
             connection.execute(sql.update(ProjectRow).where(ProjectRow.id == project).values(**values))
+
+    def _take_stamp(self, connection: Connection, project: int, stamp: str) -> None:
+        before = connection.scalar(sql.select(ProjectRow.stamp).where(ProjectRow.id == project))
+        if before is None or not stamp or before == stamp:
+            return
+        if before:
+            self._empty(connection, project)
+        fresh = {"cursor": "", "served": ""} if before else {}
+        connection.execute(sql.update(ProjectRow).where(ProjectRow.id == project).values(stamp=stamp, **fresh))
 
     @staticmethod
     def _empty(connection: Connection, project: int) -> None:

@@ -20,9 +20,6 @@ from backend.label_studio.records import Json
 from backend.store.columns import Float16s, HalfFloats, JsonText, Known, Numbers
 from usam.active.refinement import Gain
 
-MAX_ID = 2**63 - 1
-"""The largest whole number that a store can hold."""
-
 
 def data_key(data: Mapping[str, Any]) -> str:
     """Digest of a task's data: another one means another image or another prompt."""
@@ -67,7 +64,8 @@ class About(Row):
 class ProjectRow(Row):
     """A project that is looked after. `stamp`: Label Studio's creation time; `cursor`: largest task change seen;
     `served`: prediction version in use; `synced_at`: when every task was last looked at; `classes`: the labels of its
-    configuration, as the last sync saw them."""
+    configuration, as the last sync saw them. What is known of a project that is not `connected` any more is kept for
+    when it is connected again."""
 
     __tablename__ = "projects"
     id: Mapped[Key]
@@ -76,6 +74,7 @@ class ProjectRow(Row):
     served: Mapped[Name120] = mapped_column(default="")
     synced_at: Mapped[float] = mapped_column(default=0.0)
     classes: Mapped[list[str]] = mapped_column(JsonText, default_factory=list)
+    connected: Mapped[bool] = mapped_column(default=True)
 
 
 class Event(Row):

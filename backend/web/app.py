@@ -214,16 +214,10 @@ class Service:
         return await self.parse(raw, lambda: self.inbox.put(raw))
 
     def setup(self, raw: bytes) -> str:
-        """The version that a project's predictions carry. Label Studio says so that it has been connected."""
+        """The version that a project's predictions carry. It connects nothing: anybody may name a project."""
         project_id = project_number(read_message(SetupRequest, raw).project)
         self.answers.refresh_heads(project_id)
-        version = self.answers.model_version(project_id)
-        if self._store is not None and project_id is not None:
-            try:
-                self._store.join(project_id)
-            except Exception as error:
-                log.warning("project %s is not noted as connected: %s", project_id, type(error).__name__)
-        return version
+        return self.answers.model_version(project_id)
 
     def _read_predict(self, raw: bytes) -> tuple[PredictRequest, bool]:
         """The request, and whether its pictures are at hand, so that it takes no time but the decoder's."""

@@ -9,7 +9,7 @@ import sqlalchemy as sql
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 
-from backend.store.records import MAX_ID
+from backend.label_studio.records import MAX_ID
 from backend.web.dashboard.board import Dashboard
 from backend.web.dashboard.calibration import across, down
 from backend.web.dashboard.overview import link_to

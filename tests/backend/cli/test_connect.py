@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from backend.cli import connect
 from backend.cli.main import app
+from backend.errors import LabelStudioUnreachable
 from backend.label_studio import setup
 from backend.label_studio.setup import Step
 from backend.settings import Settings
@@ -66,9 +67,45 @@ def test_a_connected_project_is_synced_and_ranked(
 
 def test_disconnect_says_what_it_took_out(waked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "disconnect", lambda client, project, url: iter([Step("webhook", "done", url)]))
+    monkeypatch.setattr(setup, "has_backend_of_ours", lambda client, project: False)
     result = RUN.invoke(app, ["disconnect", "--project", "7", "--url", "http://old:1"])
     assert (result.exit_code, result.stdout.split()) == (0, ["done", "webhook:", "http://old:1"])
     assert waked == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "others", "looked_after"), [([], 0, []), (["--url", "u"], 0, []), (["--url", "u"], 1, [7])]
+)
+def test_a_project_without_a_backend_of_ours_is_not_looked_after(
+    waked: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    others: int,
+    looked_after: list[int],
+) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'data' / 'usam.db'}")
+    store.join(7)
+    monkeypatch.setattr(setup, "disconnect", lambda client, project, url: iter([Step("webhook", "done", url)]))
+    monkeypatch.setattr(setup, "has_backend_of_ours", lambda client, project: bool(others))
+    assert RUN.invoke(app, ["disconnect", "--project", "7", *arguments]).exit_code == 0
+    assert store.projects() == looked_after
+    store.close()
+
+
+def test_a_project_is_left_also_where_label_studio_does_not_answer(
+    waked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(client: Any, project: int, url: str) -> Iterator[Step]:
+        raise LabelStudioUnreachable("an answer", "none", "start it")
+        yield
+
+    store = Store(f"sqlite:///{tmp_path / 'data' / 'usam.db'}")
+    store.join(7)
+    monkeypatch.setattr(setup, "disconnect", refuse)
+    assert RUN.invoke(app, ["disconnect", "--project", "7"]).exit_code != 0
+    assert store.projects() == []
+    store.close()
 
 
 def test_without_an_address_nothing_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

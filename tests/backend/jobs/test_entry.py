@@ -22,6 +22,7 @@ from tests.factories import resources
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Resources]:
     opened = resources(tmp_path)
+    opened.store.join(7)
     yield opened
     opened.store.close()
 
@@ -50,6 +51,14 @@ def test_a_job_that_another_worker_is_at_is_busy(place: Resources) -> None:
     place.store.acquire("sync-7", "another", 60)
     with pytest.raises(JobBusy, match="sync-7"):
         entry.run_job(place, "sync", 7)
+
+
+@pytest.mark.parametrize("job", JOB_NAMES)
+def test_no_job_touches_a_project_that_is_not_connected(place: Resources, job: str) -> None:
+    place.store.leave(7)
+    for project in (7, 8):
+        entry.run_job(place, job, project)
+        assert place.store.runs(project) == []
 
 
 def test_an_unknown_job_says_which_there_are(place: Resources) -> None:

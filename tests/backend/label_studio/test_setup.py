@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from backend.errors import LabelStudioError
 from backend.label_studio.records import UNCERTAINTY_SAMPLING, MlBackend, Project, View, Webhook
-from backend.label_studio.setup import VIEW_TITLE, Step, connect, disconnect
+from backend.label_studio.setup import VIEW_TITLE, Step, connect, disconnect, has_backend_of_ours
 from backend.settings import Settings
 
 URL = "http://10.0.0.5:9090"
@@ -272,10 +273,20 @@ def test_disconnect_takes_out_what_connect_put_in_and_nothing_else(url: str) -> 
     studio.hooks.append(theirs)
     studio.tabs.append(View(2, "mine", {}))
     client: Any = studio
+    assert has_backend_of_ours(client, 1)
     done = list(disconnect(client, 1, url))
+    assert not has_backend_of_ours(client, 1)
     assert [step.name for step in done] == ["webhook", "backend", "view", "queue"]
     assert (studio.backends, studio.hooks) == ([], [theirs])
     assert [tab.title for tab in studio.tabs] == ["mine"]
     assert studio.changes[-3:] == ["delete_webhook", "delete_ml_backend", "delete_view"]
     assert [step.state for step in disconnect(client, 1, url)] == ["was done", "advice"]
     assert VIEW_TITLE in done[2].detail
+
+
+def test_of_a_project_that_label_studio_has_no_more_nothing_is_left_to_take_out() -> None:
+    def gone(_: int) -> None:
+        raise LabelStudioError("a project", "404", "check", status=404, is_from_label_studio=True)
+
+    client: Any = SimpleNamespace(project=gone)
+    assert [(step.name, step.state) for step in disconnect(client, 1)] == [("project", "was done")]

@@ -46,6 +46,22 @@ def test_a_project_that_was_kept_without_a_stamp_takes_one_and_stays(store: Stor
     assert (len(store.tasks(2)), store.served(2)) == (0, ""), "the stamp was not kept"
 
 
+def test_a_project_that_was_left_keeps_what_was_learnt_and_is_not_looked_after(store: Store) -> None:
+    store.join(1, "2026-01-01")
+    store.record_tasks(1, [task(1)])
+    store.set_served(1, "v")
+    store.leave(1)
+    assert (store.projects(), store.projects(left=True)) == ([], [1])
+    store.take_stamp(1, "2026-01-01")
+    store.take_stamp(9, "2026-01-01")
+    assert (store.projects(left=True), store.projects()) == ([1], []), "a stamp connects nothing"
+    store.join(1, "2026-01-01")
+    assert (store.projects(), len(store.tasks(1)), store.served(1)) == ([1], 1, "v")
+    store.leave(1)
+    store.take_stamp(1, "2027-07-07")
+    assert store.tasks(1) == [], "another project under the same id"
+
+
 def test_forgetting_one_project_leaves_the_other_whole(store: Store) -> None:
     store.join(2)
     for project in (1, 2):

@@ -36,6 +36,7 @@ def test_a_record_gives_its_columns_and_takes_others_in_their_place() -> None:
         "served": "v",
         "synced_at": 0.0,
         "classes": [],
+        "connected": True,
     }
     assert score(1, 0).columns(project=7)["project"] == 7
 

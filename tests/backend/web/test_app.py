@@ -511,15 +511,23 @@ def test_a_web_page_cannot_send_an_event(client: httpx.Client, store: Store, wak
     assert (wakes.seen, store.projects(), store.open_events()) == ([], [3], [])
 
 
-def test_setting_up_a_project_connects_it(client: httpx.Client, store: Store, wakes: Wakes) -> None:
-    assert client.post("/setup", json={"project": "4.179", "schema": CONFIG}).status_code == 200
-    assert store.projects() == [4]
-    client.post("/webhook", json={"action": "X", "project": {"id": 4}})
+def test_naming_a_project_connects_it_by_no_route(client: httpx.Client, store: Store, wakes: Wakes) -> None:
+    store.join(5)
+    store.leave(5)
+    for project in (4, 5):
+        named = f"{project}.179"
+        assert client.post("/setup", json={"project": named, "schema": CONFIG}).status_code == 200
+        assert client.post("/predict", json={"project": named, "label_config": CONFIG, "tasks": []}).status_code == 200
+        assert client.get("/versions", params={"project": named}).status_code == 200
+        client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": project}})
     client.service.inbox.drain()  # type: ignore[attr-defined]
-    assert wakes.seen == [(4, "sync", False)]
+    assert (wakes.seen, store.projects(), store.open_events()) == ([], [], [])
 
 
-@pytest.mark.parametrize("project", ["2147483648", "9" * 18, "-1", "\ud800", "\0", "1e400", "9" * 5000, "0"])
+@pytest.mark.parametrize(
+    "project",
+    ["2147483648", "9" * 18, str(2**63 - 1), str(2**63), "-1", "\ud800", "\0", "1e400", "9" * 5000, "0"],
+)
 def test_a_project_that_cannot_be_is_answered(client: httpx.Client, store: Store, project: str) -> None:
     headers = {"Content-Type": "application/json"}
     for route, message in (("/setup", {"project": project}), ("/predict", {"project": project, "tasks": []})):

@@ -119,7 +119,7 @@ def aside(folder: Path) -> list[dict[str, object]]:
 POISON = (
     b'{"action": "\\ud800", "project": {"id": 3}}',
     b'{"action": "a\\u0000b", "project": {"id": 3}}',
-    b'{"action": "A", "project": {"id": 2147483648}}',
+    b'{"action": "A", "project": {"id": 9223372036854775808}}',
     b'{"action": "A", "project": {"id": -1}}',
     b'{"action": "A", "project": {"id": 1000000000000000000000000000000}}',
     b'{"action": "A", "project": {"id": [1]}}',
@@ -135,7 +135,7 @@ def test_poison_stops_no_event_behind_it(kind: str, tmp_path: Path, request: pyt
     for raw in POISON:
         assert inbox.put(raw)
         assert inbox.put(event(len(raw)))
-    huge = b'{"action": "A", "annotations": [{"id": 5}, {"id": 99999999999}, {"id": -4}], "project": 3}'
+    huge = b'{"action": "A", "annotations": [{"id": 5}, {"id": 9223372036854775808}, {"id": -4}], "project": 3}'
     assert inbox.put(huge)
     assert inbox.drain()
     events = store.open_events(3)
@@ -150,7 +150,7 @@ def test_poison_stops_no_event_behind_it(kind: str, tmp_path: Path, request: pyt
 
 def test_a_journal_hands_no_poison_on(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    for note in (EventNote(3, "\ud800"), EventNote(3, "X", (1,)), EventNote(2**40, "X"), EventNote(3, "Y", (10**30,))):
+    for note in (EventNote(3, "\ud800"), EventNote(3, "X", (1,)), EventNote(2**63, "X"), EventNote(3, "Y", (10**30,))):
         journal.append(note)
     journal.close()
     inbox = Inbox(Down(), None, Metrics(), tmp_path)

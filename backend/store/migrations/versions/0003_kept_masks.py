@@ -1,6 +1,7 @@
 """Masks of proposals are kept as masks, what a project is about is learnt from its labels, and the work that masks left
 to people is counted.
 
+A project that was disconnected is not looked after any more, and what is known of it stays; each counts as connected.
 Proposals are made again: those of earlier releases hold regions of Label Studio, and only those that were shown.
 """
 
@@ -55,3 +56,4 @@ def upgrade() -> None:
     )
     op.add_column("scores", sql.Column("shown", sql.Text, nullable=False, server_default="[]"))
     op.add_column("projects", sql.Column("classes", sql.Text, nullable=False, server_default="[]"))
+    op.add_column("projects", sql.Column("connected", sql.Boolean, nullable=False, server_default=sql.true()))
