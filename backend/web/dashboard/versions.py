@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import RegistryError
+from backend.learning.work import summarize_work
 from backend.store.records import VerdictRow
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 BASE_HEADS = "heads that come with the checkpoint"
 BASE_NAME = "base"
 """How an address calls these."""
-SHOWN, MOVES_SHOWN = 50, 20
+SHOWN, MOVES_SHOWN, WORK_SHOWN = 50, 20, 8
 KINDS: Mapping[str, str] = {"promotion": "put in use", "rollback": "rolled back to", "repair": "repaired to"}
 METHODS: Mapping[str, str] = {"audit": "audit tasks"}
 
@@ -47,6 +48,23 @@ class VersionLine:
     labels: int
     in_use: bool
     judgement: Judgement | None
+    learnt: str = ""
+    """What it knows of the project's objects, for people; empty where nothing."""
+
+
+@dataclass(frozen=True)
+class WorkLine:
+    """What people changed of the masks that one version showed, in objects of a hundred shown; `added` is the share of
+    the wanted objects that were not shown, 0..1; `seconds` a task by Label Studio's clock, None if it is silent."""
+
+    version: str
+    tasks: int
+    kept: float
+    relabelled: float
+    corrected: float
+    deleted: float
+    added: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,7 @@ class VersionsPage:
     lines: tuple[VersionLine, ...] = ()
     refused: tuple[Refused, ...] = ()
     moves: tuple[Move, ...] = ()
+    work: tuple[WorkLine, ...] = ()
     damage: str = ""
     more: int = 0
 
@@ -100,6 +119,7 @@ def versions_page(store: Store | None, registry: Registry | None, project: int) 
         tuple(lines),
         tuple(refused_of(row) for row in verdicts if not row.promote),
         tuple(move_of(step) for step in reversed(history[-MOVES_SHOWN:])),
+        work_of(store, project) if store is not None else (),
         more=max(len(known) - SHOWN, 0),
     )
 
@@ -114,7 +134,46 @@ def line_of(version: Version, champion: str) -> VersionLine:
         len(version.labels),
         version.version == champion,
         judgement_of(version.figures),
+        learnt_of(version.learnt_figures),
     )
+
+
+def learnt_of(figures: Mapping[str, Any]) -> str:
+    """What a version has learnt of a project's objects, by images that were left out.
+
+    >>> learnt_of({"wanted_precision": 0.8, "wanted_recall": 0.9, "class_accuracy": 0.95})
+    'of what it would show 80 % is wanted, of the wanted it shows 90 %; 95 % of labels right'
+    """
+    precision, recall = known(figures.get("wanted_precision")), known(figures.get("wanted_recall"))
+    accuracy, parts = known(figures.get("class_accuracy")), []
+    if precision is not None and recall is not None:
+        parts.append(
+            f"of what it would show {precision * 100:.0f} % is wanted, of the wanted it shows {recall * 100:.0f} %"
+        )
+    if accuracy is not None:
+        parts.append(f"{accuracy * 100:.0f} % of labels right")
+    return "; ".join(parts)
+
+
+def work_of(store: Store, project: int) -> tuple[WorkLine, ...]:
+    """The work that versions left to people, the present one first."""
+    lines = []
+    for one in reversed(summarize_work(store.work(project))[-WORK_SHOWN:]):
+        work, share = one.work, 100 / max(one.work.shown, 1)
+        found = work.shown - work.deleted
+        lines.append(
+            WorkLine(
+                one.version,
+                one.tasks,
+                work.kept * share,
+                work.relabelled * share,
+                work.corrected * share,
+                work.deleted * share,
+                work.added / max(found + work.added, 1),
+                None if math.isnan(one.lead_s) else one.lead_s,
+            )
+        )
+    return tuple(lines)
 
 
 def judgement_of(figures: Mapping[str, Any]) -> Judgement | None:

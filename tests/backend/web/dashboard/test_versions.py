@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from backend.label_studio.records import Annotation
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
-from backend.web.dashboard.versions import BASE_HEADS, BASE_NAME, earlier, judgement_of, versions_page
+from backend.store.records import WorkRow
+from backend.web.dashboard.versions import BASE_HEADS, BASE_NAME, earlier, judgement_of, learnt_of, versions_page
 from tests.factories import head_set
 from usam.training.gate import Verdict
 
@@ -86,3 +88,21 @@ def test_without_versions_of_its_own_a_project_has_the_checkpoints(store: Store,
 )
 def test_figures_that_say_nothing_are_left_out(figures: dict[str, object]) -> None:
     assert judgement_of(figures) is None
+
+
+def test_what_people_changed_is_shown_by_version(store: Store, registry: Registry) -> None:
+    for number, (version, kept) in enumerate((("nano-s+aaaaaaaaaaaa.4", 2), ("nano-s+bbbbbbbbbbbb.9", 6)), 1):
+        work = WorkRow(
+            number, number, version, kept, 8 - kept, 1, 1, 2, lead_s=7.0 if number == 2 else math.nan, at=number
+        )
+        store.record_annotation(3, Annotation(number, number, "t", []), [], sampled_for="k", work=work)
+    now, before = versions_page(store, registry, 3).work
+    assert (now.version, now.tasks, now.kept, now.deleted) == ("nano-s+bbbbbbbbbbbb", 1, 60.0, 20.0)
+    assert now.added == pytest.approx(0.2)
+    assert (now.seconds, before.seconds) == (7.0, None)
+
+
+def test_what_a_version_knows_of_the_project_is_said() -> None:
+    assert learnt_of({}) == ""
+    assert learnt_of({"class_accuracy": 0.9}) == "90 % of labels right"
+    assert learnt_of({"wanted_precision": math.nan, "wanted_recall": 0.5}) == ""
