@@ -32,6 +32,9 @@ def train(
     data: Annotated[Path, typer.Option("--data", help="Folder with coco_subset, DAVIS, PUMaVOS_chair, ...")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; a run found there goes on.")],
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="Budget of work, without pauses.")] = 60.0,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Budget in steps in place of minutes, to compare runs.")
+    ] = None,
     start: Annotated[
         Path | None, typer.Option("--start", help="Weights (.safetensors) or a run's stable.pt to begin from.")
     ] = None,
@@ -46,9 +49,15 @@ def train(
     sets: Annotated[
         str, typer.Option("--sets", help="old, A (with photographs of the best founded licence) or AB (all).")
     ] = "AB",
+    joined: Annotated[
+        float,
+        typer.Option(
+            "--joined", min=0, max=1, help="Share of single clicks that accept a part or a union of objects as well."
+        ),
+    ] = 0.0,
     seed: Annotated[int, typer.Option("--seed")] = 0,
 ) -> None:
-    """Train a nano model against the clock; resumable at any moment."""
+    """Train a nano model against the clock or for so many steps; resumable at any moment."""
     from usam.research.nano.samples import PromptCounts
     from usam.research.nano.stored_images import load_store, sets_named, training_records
     from usam.research.nano.trainer import NanoSettings
@@ -56,6 +65,7 @@ def train(
 
     settings = NanoSettings(
         minutes=minutes,
+        steps=steps,
         side=side,
         batch=batch,
         decay_share=decay,
@@ -63,6 +73,7 @@ def train(
         seed=seed,
         prompts=PromptCounts(3, 3, 2),
         corrected=8,
+        joined=joined,
     )
     store = load_store(training_records(data, sets_named(sets)))
     typer.echo(f"{len(store)} images")

@@ -15,7 +15,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much each part counts. `spread`: share of the loss of the two masks that are not the best."""
+    """How much each part counts.
+
+    `spread`: share of the loss of the two masks that are not the best; `further`: weight of what else is meant.
+    """
 
     cross_entropy: float = 1.0
     dice: float = 1.0
@@ -23,6 +26,7 @@ class LossWeights:
     single: float = 1.0
     multi: float = 1.0
     spread: float = 0.05
+    further: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -67,20 +71,32 @@ def true_ious(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def prompt_loss(
-    logits: Tensor, predicted_iou: Tensor, target: Tensor, weights: LossWeights, one_click: bool
+    logits: Tensor,
+    predicted_iou: Tensor,
+    target: Tensor,
+    weights: LossWeights,
+    one_click: bool,
+    further: Tensor | None = None,
 ) -> PromptLoss:
     """Loss of all four masks of each prompt.
 
     The multimask output is judged by its best mask (a small `spread` keeps the others alive). The single mask is
     judged for itself, at a third where one click leaves open what is meant. Every predicted IoU is judged against
     the true IoU, squared.
+
+    `further` (P, h, w): a second valid answer, -1 throughout where there is none. It is left to the best for it of the
+    two masks that are not the object's, so that neither answer drives out the other.
     """
     parts = mask_loss(logits, target, weights)
     with torch.no_grad():
         ious = true_ious(logits, target)
     multi = parts[:, 1:]
-    best = multi.min(1).values
+    best, mask = multi.min(1)
     multi_loss = (1 - weights.spread) * best + weights.spread * multi.mean(1)
+    if further is not None:
+        others = mask_loss(logits[:, 1:], further, weights)
+        others = others.masked_fill(F.one_hot(mask, others.shape[1]).bool(), torch.inf)
+        multi_loss = multi_loss + weights.further * others.min(1).values
     single_loss = parts[:, 0] * (weights.single / 3 if one_click else weights.single)
     quality = F.mse_loss(predicted_iou.float(), ious, reduction="none").sum(1)
     total = weights.multi * multi_loss + single_loss + weights.iou * quality

@@ -40,6 +40,25 @@ def test_one_good_mask_of_three_is_enough() -> None:
     assert kept_alive.total > loss.total
 
 
+def test_a_further_answer_is_asked_of_another_mask_than_the_objects() -> None:
+    weights = LossWeights(single=0, iou=0, spread=0)
+    wider = torch.zeros(2, 8, 8)
+    wider[:, 2:6] = 1
+    wide = torch.where(wider > 0, 8.0, -8.0)
+    estimate = torch.full((2, 4), 0.5)
+
+    def total(*masks: torch.Tensor, further: torch.Tensor | None = wider) -> float:
+        logits = torch.stack([EMPTY, *masks], 1)
+        return prompt_loss(logits, estimate, TARGET, weights, one_click=True, further=further).total.item()
+
+    assert total(EMPTY, wide, RIGHT) < 0.01
+    assert total(EMPTY, EMPTY, RIGHT) > 0.5
+    assert total(RIGHT, RIGHT, EMPTY, further=TARGET) < 0.01
+    assert total(EMPTY, RIGHT, EMPTY, further=TARGET) > 0.5, "one mask does not answer twice"
+    none = torch.full_like(wider, -1)
+    assert total(EMPTY, RIGHT, EMPTY, further=none) == pytest.approx(total(EMPTY, RIGHT, EMPTY, further=None))
+
+
 def test_single_mask_counts_less_for_one_click() -> None:
     logits = torch.stack([EMPTY, RIGHT, RIGHT, RIGHT], 1)
     estimate = torch.tensor([[0.0, 1.0, 1.0, 1.0]]).expand(2, 4)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from usam.research.nano.answers import further_target
 from usam.research.nano.scenes import SMALLEST_AREA, ByteArray, FloatArray, Scene
 from usam.research.nano.stored_images import StoredImage
 from usam.research.nano.synthesis import synthesise_scene
@@ -178,7 +179,7 @@ class Batch:
 
     `images` (B, S, S, 3) uint8. A group: `owner` (P,) index of the picture, `points` (P, K, 2) pixels of the input,
     `labels` (P, K) as SAM 2 codes them (1, 0, box corners 2 and 3, -1 none), `targets` (P, m, m) float32,
-    -1 where nothing is known.
+    -1 where nothing is known; `further` (P, m, m) what else is meant, likewise, -1 throughout where nothing else is.
     """
 
     images: ByteArray
@@ -192,6 +193,7 @@ class PromptGroup:
     points: FloatArray
     labels: IntArray
     targets: FloatArray
+    further: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -248,12 +250,18 @@ def box_around(mask: FloatArray, rng: np.random.Generator, jitter: bool) -> Floa
     return np.clip(corners - 0.5, -0.5, side - 0.5).astype(np.float32)
 
 
-def prompt_groups(scenes: Sequence[Scene], counts: PromptCounts, rng: np.random.Generator) -> tuple[PromptGroup, ...]:
-    """Draw the prompts of all scenes. A group of points has one length, 2 to 8, drawn anew each time."""
+def prompt_groups(
+    scenes: Sequence[Scene], counts: PromptCounts, rng: np.random.Generator, joined: float = 0.0
+) -> tuple[PromptGroup, ...]:
+    """Draw the prompts of all scenes. A group of points has one length, 2 to 8, drawn anew each time.
+
+    `joined`: share of the single clicks that may mean a part or a union of objects as well; a box or several points
+    say what is meant.
+    """
     length = int(rng.integers(2, 9)) if rng.random() < 0.6 else 8
     groups = []
     for kind, count in (("click", counts.click), ("box", counts.box), ("points", counts.points)):
-        owner, points, labels, targets = [], [], [], []
+        owner, points, labels, targets, further = [], [], [], [], []
         for index, scene in enumerate(scenes):
             if not len(scene.masks) or not count:
                 continue
@@ -263,6 +271,11 @@ def prompt_groups(scenes: Sequence[Scene], counts: PromptCounts, rng: np.random.
                 if kind == "click":
                     points.append(click_in(mask, 1, rng, centred))
                     labels.append([1])
+                    if joined:
+                        may = rng.random() < joined
+                        further.append(
+                            further_target(scene, int(which), points[-1][0], rng) if may else np.full_like(mask, -1)
+                        )
                 elif kind == "box":
                     points.append(box_around(mask, rng, jitter=bool(rng.random() < 0.5)))
                     labels.append([2, 3])
@@ -279,6 +292,7 @@ def prompt_groups(scenes: Sequence[Scene], counts: PromptCounts, rng: np.random.
                     np.stack(points),
                     np.array(labels, np.int32),
                     np.stack(targets),
+                    np.stack(further) if further else None,
                 )
             )
     return tuple(groups)
@@ -327,11 +341,12 @@ def draw_batch(
     synthetic: float = 0.15,
     pasted: float = 0.4,
     shares: npt.NDArray[np.float64] | None = None,
+    joined: float = 0.0,
 ) -> Batch:
     """`size` random pictures of `side` pixels with prompts.
 
     `synthetic`: share of wholly made-up pictures; `pasted`: share of the real ones with objects of others laid over;
-    `shares`: as `picture_shares` gives them, all pictures alike without.
+    `shares`: as `picture_shares` gives them, all pictures alike without; `joined`: see `prompt_groups`.
     """
 
     def draw() -> StoredImage:
@@ -352,5 +367,5 @@ def draw_batch(
             scene = replace(scene, image=degrade(scene.image, rng))
         if len(scene.masks):
             scenes.append(scene)
-    groups = prompt_groups(scenes, counts, rng)
+    groups = prompt_groups(scenes, counts, rng, joined)
     return Batch(np.stack([scene.image for scene in scenes]), groups)

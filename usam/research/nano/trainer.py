@@ -26,6 +26,8 @@ class NanoSettings:
     """Everything that shapes a run. Rates are for AdamW; shares are of the budget."""
 
     minutes: float = 60.0
+    steps: int | None = None
+    """The budget in steps, in place of minutes, to compare runs that learn alike."""
     side: int | None = None
     """Pixels of the training pictures, where not the model's own size; the weights fit any multiple of 32."""
     batch: int = 8
@@ -43,6 +45,8 @@ class NanoSettings:
     ema: float = 0.998
     synthetic: float = 0.15
     pasted: float = 0.4
+    joined: float = 0.0
+    """Share of the single clicks that accept a part or a union of objects as well."""
     corrected: int = 16
     """Prompts a step that get one or two more clicks where their mask is wrong."""
     loss: LossWeights = field(default_factory=LossWeights)
@@ -146,9 +150,10 @@ class Trainer:
     ) -> Tensor:
         owner, points = torch.from_numpy(group.owner), torch.from_numpy(group.points)
         labels, target = torch.from_numpy(group.labels), torch.from_numpy(group.targets)
+        further = None if group.further is None else torch.from_numpy(group.further)
         logits, ious = decode(self.model, seen, owner, points, labels, mask_input)
         with torch.autocast("cpu", enabled=False):
-            loss = prompt_loss(logits, ious, target, self.settings.loss, one_click=group.kind == "click")
+            loss = prompt_loss(logits, ious, target, self.settings.loss, group.kind == "click", further)
         torch.autograd.backward(loss.total * share)
         report["loss"] = report.get("loss", 0.0) + float(loss.total.detach()) * share
         report[name or group.kind] = float(loss.best_iou.mean())

@@ -1,4 +1,4 @@
-"""Training of a nano model against the clock: a budget of minutes, resumable at any moment.
+"""Training of a nano model against the clock: a budget of minutes (or of steps), resumable at any moment.
 
 Legend: B pictures, P prompts of a group, D token width, S input side, m = S / 4.
 
@@ -49,7 +49,7 @@ class _Batches(IterableDataset[Batch]):
         shares = picture_shares(self.store)
         while True:
             s = self.settings
-            yield draw_batch(self.store, s.batch, self.side, s.prompts, rng, s.synthetic, s.pasted, shares)
+            yield draw_batch(self.store, s.batch, self.side, s.prompts, rng, s.synthetic, s.pasted, shares, s.joined)
 
 
 def share_progress(seconds: float) -> float:
@@ -112,7 +112,9 @@ def train_nano(
     start: dict[str, Tensor] | None = None,
     log: Callable[[str], None] = print,
 ) -> Path:
-    """Train `name` for `settings.minutes` and write `out`/<name>.safetensors (averaged weights); returns its path.
+    """Train `name` for `settings.minutes` or `settings.steps` and write `out`/<name>.safetensors; returns its path.
+
+    These are the averaged weights.
 
     A run that was stopped goes on from `out`/state.pt. `start`: weights to begin from, such as those of the other
     size (tensors of another shape are passed over); without it the trunk starts from ImageNet. The weights as they
@@ -196,7 +198,11 @@ def _train(
     keeper = Keeper(out, name, trainer, settings, before, log)
     batch = next(loader)
     clock, budget = Clock(before, count_pauses=settings.count_pauses), settings.minutes * 60.0
-    while (progress := share_progress(clock.seconds) / budget) < 1.0:
+
+    def used() -> float:
+        return trainer.steps / settings.steps if settings.steps else share_progress(clock.seconds) / budget
+
+    while (progress := used()) < 1.0:
         figures = trainer.step(batch, progress)
         if not math.isfinite(figures["loss"]):
             raise TrainingError("a finite loss", str(figures["loss"]), "lower the learning rate")

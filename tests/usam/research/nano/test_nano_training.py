@@ -112,6 +112,16 @@ def test_run_saves_and_goes_on(store: list[StoredImage], tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("tiny_family")
+def test_a_budget_of_steps_is_kept_to_the_step(store: list[StoredImage], tmp_path: Path) -> None:
+    settings = replace(SETTINGS, minutes=1e-6, steps=3, joined=0.5)
+    train_nano("tiny", store, tmp_path, settings, start={}, log=lambda _: None)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["steps"] == 3
+    assert (tmp_path / "stable.pt").is_file(), "the rate falls by steps, too"
+    train_nano("tiny", store, tmp_path, replace(settings, steps=5), start={}, log=lambda _: None)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["steps"] == 5
+
+
+@pytest.mark.usefixtures("tiny_family")
 def test_two_workers_share_a_run(store: list[StoredImage], tmp_path: Path) -> None:
     path = train_nano("tiny", store, tmp_path, replace(SETTINGS, workers=2), start={}, log=lambda _: None)
     assert path.is_file()
