@@ -15,6 +15,7 @@ import numpy.typing as npt
 from usam.checkpoints.nano import NanoSAM
 from usam.research.datasets.record import Record
 from usam.research.nano.figures import Outcomes, best_of_three, held_out, measure, picked
+from usam.research.nano.stored_images import Part
 
 FloatArray = npt.NDArray[np.float64]
 FIGURES = ("click, best of three", "click, own pick", "points, best of three", "box, best of three")
@@ -46,20 +47,20 @@ class DomainValues:
 
 
 def measure_domains(
-    model: NanoSAM, records: Iterable[Record], smallest: float = 0.001, most: int = 10
+    model: NanoSAM, records: Iterable[Record], smallest: float = 0.001, most: int = 10, part: Part = "test"
 ) -> list[DomainValues]:
-    """The held-out objects of each data set among `records`, which come set by set; largest `most` an image."""
+    """The objects of one part of each data set among `records`, which come set by set; largest `most` an image."""
     found = []
-    for name, part in groupby(held_out_by_set(records), key=lambda record: record.dataset):
-        outcomes = measure(model, part, smallest, most)
+    for name, members in groupby(held_out_by_set(records, part), key=lambda record: record.dataset):
+        outcomes = measure(model, members, smallest, most)
         found.append(DomainValues(name, outcomes.groups, values_of(outcomes)))
     return found
 
 
-def held_out_by_set(records: Iterable[Record]) -> Iterator[Record]:
-    """The test part of `nano_split`, each image once within its set."""
-    for _, part in groupby(records, key=lambda record: record.dataset):
-        yield from held_out(part)
+def held_out_by_set(records: Iterable[Record], part: Part = "test") -> Iterator[Record]:
+    """One part of `nano_split`, each image once within its set."""
+    for _, members in groupby(records, key=lambda record: record.dataset):
+        yield from held_out(members, part)
 
 
 def values_of(outcomes: Outcomes) -> FloatArray:

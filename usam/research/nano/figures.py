@@ -19,6 +19,7 @@ from usam.checkpoints.nano import NanoSAM, decode, encode_images
 from usam.errors import DatasetError
 from usam.prompts import box_of, centre_point, random_points
 from usam.research.datasets.record import Record
+from usam.research.nano.stored_images import Part, nano_split
 
 FloatArray = npt.NDArray[np.float32]
 KINDS = ("click", "points", "box")
@@ -209,8 +210,6 @@ def first_annotator(records: Iterable[Record]) -> Iterator[Record]:
             yield record
 
 
-def held_out(records: Iterable[Record]) -> Iterator[Record]:
-    """The records of the test part of `nano_split`, one annotator an image."""
-    from usam.research.nano.stored_images import nano_split
-
-    return first_annotator(record for record in records if nano_split(record.group) == "test")
+def held_out(records: Iterable[Record], part: Part = "test") -> Iterator[Record]:
+    """The records of one part of `nano_split`, one annotator an image: choose on 'heads', measure on 'test'."""
+    return first_annotator(record for record in records if nano_split(record.group) == part)

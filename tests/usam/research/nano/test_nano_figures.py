@@ -79,3 +79,4 @@ def test_held_out_is_the_test_part_once_per_image(tmp_path: Path) -> None:
     assert {nano_split(record.group) for record in kept} == {"test"}
     assert len(kept) == len({record.image_id for record in kept})
     assert len(list(first_annotator(records + records))) == 40
+    assert {nano_split(record.group) for record in held_out(records, "heads")} == {"heads"}
