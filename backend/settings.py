@@ -180,6 +180,8 @@ class Settings(BaseSettings):
     """How object scores become an image's score; see usam.active.acquisition. `expected-error` heeds none."""
     audit_share: float = Field(0.1, ge=0, le=1)
     """Share of tasks served uniformly at random among the ranked ones."""
+    control_share: float = Field(0.0, ge=0, le=1)
+    """Share of tasks, drawn by hash, on which nothing is shown, so that the time that masks save can be told."""
     marked_in_part: bool = False
     """Whether people mark only some of what the project is about: then what they leave unmarked teaches nothing."""
     retrain_after: int = Field(20, ge=1)

@@ -154,7 +154,7 @@ def _mend_store(settings: Settings, projects: list[int]) -> list[str]:
 
 def project_state(settings: Settings, store: Store, number: int) -> dict[str, Any]:
     """What `status` shows of a project, as JSON values."""
-    from backend.learning.work import summarize_work
+    from backend.learning.work import saving, summarize_work
     from backend.metrics.workers import refinement_lines
     from backend.store.head_registry import Registry
 
@@ -164,7 +164,8 @@ def project_state(settings: Settings, store: Store, number: int) -> dict[str, An
     except RegistryError as error:
         heads, warning = "not known", str(error)
     counts = store.counts(number)
-    work = summarize_work(store.work(number))
+    rows = store.work(number)
+    work, saved = summarize_work(rows), saving(rows)
     return {
         "project": number,
         "predictions": store.served(number),
@@ -176,6 +177,7 @@ def project_state(settings: Settings, store: Store, number: int) -> dict[str, An
         "runs": [asdict(run) for run in store.runs(number, limit=RUNS)],
         "refinement": refinement_lines(store.refinements(number)),
         "work": [one.facts() for one in work],
+        "saving": {**vars(saved), "line": saved.line} if saved is not None else None,
         "ranked_first": ranked_first(store, number, RANKED_FIRST),
         "unreadable": unreadable(store, number),
     }
@@ -243,8 +245,10 @@ def _print_state(state: dict[str, Any]) -> None:
             progress += f", {failed} not usable"
         table.add_row(run["job"], run["state"], progress, f"{seconds:.0f} s", run["reason"])
     console.print(table)
-    for work in state["work"][-2:]:
+    for work in state["work"][-3:]:
         console.print(f"{work['version']}: {work['line']}", highlight=False, markup=False)
+    if state["saving"]:
+        console.print(state["saving"]["line"], highlight=False, markup=False)
     for line in state["refinement"]:
         console.print(line, highlight=False)
     if state["unreadable"]:

@@ -166,7 +166,7 @@ class _Writer:
         """The task's regions, score included. A task whose masks cannot be had now gets none."""
         subject, task = self._subjects[row.task], self._tasks[row.task]
         result: list[Json] = []
-        if subject.shown is not None:
+        if subject.shown is not None and row.shown:
             try:
                 result = self._regions(subject, subject.shown, task)
             except ITEM_ERRORS as error:

@@ -94,7 +94,7 @@ class Task:
 @dataclass(frozen=True)
 class Annotation:
     """One person's answer on one task; `cancelled` means skipped; `lead_s` are the seconds it took by Label Studio's
-    clock, None where it does not say."""
+    clock and `annotator` the number of who made it, None where it does not say."""
 
     id: int
     task: int
@@ -102,10 +102,12 @@ class Annotation:
     result: list[Json] = field(repr=False)
     cancelled: bool = False
     lead_s: float | None = None
+    annotator: int | None = None
 
     @classmethod
     def read(cls, item: Mapping[str, Any], task: int) -> Annotation:
-        result, lead = item.get("result"), item.get("lead_time")
+        result, lead, who = item.get("result"), item.get("lead_time"), item.get("completed_by")
+        who = who.get("id") if isinstance(who, dict) else who
         return cls(
             id=_id(item, "annotation"),
             task=task,
@@ -113,6 +115,7 @@ class Annotation:
             result=[one for one in result if isinstance(one, dict)] if isinstance(result, list) else [],
             cancelled=bool(item.get("was_cancelled")),
             lead_s=float(lead) if isinstance(lead, int | float) and 0 <= lead < 1e9 else None,
+            annotator=who if isinstance(who, int) and 0 < who <= MAX_ID else None,
         )
 
 

@@ -24,7 +24,7 @@ from backend.label_studio.shapes import drawn_masks
 from backend.learning.examples import MarkedObject, overlaps_of
 from backend.learning.samples import marked_objects
 from backend.pool.kept_objects import KeptObjects
-from backend.pool.policy import heads_in_use, learnt_in_use
+from backend.pool.policy import control_tasks, heads_in_use, learnt_in_use
 from backend.pool.proposals import ScoredObjects, score_many
 from backend.store.records import WorkRow
 from usam.objects.effort import Work, count_work
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 KEPT_IOU = 0.9
 """IoU from which on a person's mask is the one that was shown."""
+CONTROL_VERSION = "nothing shown"
+"""What stands for a version where nothing was shown on purpose."""
 FOUND_IOU = 0.5
 """IoU from which on a shown mask is of a person's object at all."""
 
@@ -47,9 +49,11 @@ def count_changes(
     scored: ScoredObjects,
     controls: LabelConfig,
     version: str,
+    *,
+    control: bool = False,
 ) -> WorkRow:
-    """The work that the masks shown of one task left to who annotated it."""
-    rows = scored.shown.rows.tolist()
+    """The work that the masks shown of one task left to who annotated it; of a `control` nothing was shown."""
+    rows = [] if control else scored.shown.rows.tolist()
     overlap = overlaps_of(scored.kept.masks.logits(rows) > 0, regions)
     partner = match_objects(overlap, FOUND_IOU)
     iou = np.array([overlap[k, column] if column >= 0 else 0.0 for k, column in enumerate(partner)])
@@ -58,8 +62,20 @@ def count_changes(
     right = np.array([column >= 0 and labels[k] == theirs[column] for k, column in enumerate(partner)], bool)
     work = count_work(partner, iou, right, len(regions), good_iou=KEPT_IOU)
     lead = annotation.lead_s if annotation.lead_s is not None else float("nan")
-    counts = {name: int(value) for name, value in vars(work).items()}
-    return WorkRow(annotation.id, annotation.task, version, **counts, lead_s=lead, at=time.time())
+    return WorkRow(
+        annotation=annotation.id,
+        task=annotation.task,
+        version=version,
+        kept=int(work.kept),
+        deleted=int(work.deleted),
+        relabelled=int(work.relabelled),
+        corrected=int(work.corrected),
+        added=int(work.added),
+        lead_s=lead,
+        at=time.time(),
+        annotator=annotation.annotator or 0,
+        control=control,
+    )
 
 
 class WorkCounter:
@@ -83,7 +99,9 @@ class WorkCounter:
             controls, (heads, learnt) = parse_config(self._label_config), self._in_use
             drawn = [one for one in drawn_masks(annotation.result)[0] if one.image in ("", controls.image_name)]
             (scored,) = score_many(heads, learnt, self._resources.settings, [kept])
-            return count_changes(annotation, marked_objects(drawn, kept.hw), scored, controls, place.version)
+            control = bool(control_tasks(self._resources.settings, self._project, [annotation.task]))
+            regions = marked_objects(drawn, kept.hw)
+            return count_changes(annotation, regions, scored, controls, place.version, control=control)
         except ITEM_ERRORS:
             return None
 
@@ -123,7 +141,7 @@ def summarize_work(rows: Sequence[WorkRow]) -> list[WorkSummary]:
     """The work by version of heads, the version that was used last at the end."""
     parts: dict[str, list[WorkRow]] = defaultdict(list)
     for row in rows:
-        parts[_version(row.version)].append(row)
+        parts[CONTROL_VERSION if row.control else _version(row.version)].append(row)
     made = []
     for version, mine in parts.items():
         work = sum((Work(r.kept, r.deleted, r.relabelled, r.corrected, r.added) for r in mine), Work())
@@ -132,6 +150,54 @@ def summarize_work(rows: Sequence[WorkRow]) -> list[WorkSummary]:
             WorkSummary(version, len({r.task for r in mine}), work, float(np.median(leads)) if leads else float("nan"))
         )
     return sorted(made, key=lambda one: max(row.at for row in parts[one.version]))
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Seconds a wanted object that showing masks saves, with its 95 % interval over tasks; above 0 = saved. `shown` and
+    `control` count the tasks of annotators who did both."""
+
+    seconds: float
+    low: float
+    high: float
+    shown: int
+    control: int
+
+    @property
+    def line(self) -> str:
+        """One line for people."""
+        return (
+            f"masks save {self.seconds:.1f} s a wanted object [{self.low:.1f}, {self.high:.1f}], by Label Studio's "
+            f"clock on {self.shown} tasks with masks and {self.control} without, within each annotator"
+        )
+
+
+def saving(rows: Sequence[WorkRow], draws: int = 1000, seed: int = 0) -> Saving | None:
+    """What showing masks saves, compared within each annotator and weighed by how much each tells; None where nobody
+    has done a task of both kinds with the clock running.
+
+    Tasks without a wanted object count as one.
+    """
+    arms: dict[int, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for row in rows:
+        if not np.isnan(row.lead_s):
+            wanted = row.kept + row.relabelled + row.corrected + row.added
+            arms[row.annotator][row.control].append(row.lead_s / max(wanted, 1))
+    both = [(np.array(shown), np.array(control)) for shown, control in arms.values() if shown and control]
+    if not both:
+        return None
+    rng = np.random.default_rng(seed)
+    weights = np.array([len(s) * len(c) / (len(s) + len(c)) for s, c in both])
+
+    def mean(draw: bool) -> float:
+        found = []
+        for shown, control in both:
+            s, c = ((rng.choice(part, len(part)) if draw else part).mean() for part in (shown, control))
+            found.append(c - s)
+        return float(np.average(found, weights=weights))
+
+    low, high = np.percentile([mean(True) for _ in range(draws)], [2.5, 97.5])
+    return Saving(mean(False), float(low), float(high), sum(len(s) for s, _ in both), sum(len(c) for _, c in both))
 
 
 def _changes(work: Work) -> list[tuple[str, float]]:

@@ -45,6 +45,17 @@ def audit_tasks(settings: Settings, project_id: int, tasks: Sequence[int]) -> se
     return {task for task, value in zip(tasks, draw, strict=True) if value < settings.audit_share}
 
 
+def control_tasks(settings: Settings, project_id: int, tasks: Sequence[int]) -> set[int]:
+    """On which of these tasks nothing is shown, so that it can be told what showing masks saves. Depends on nothing but
+    task, project_id, seed and share."""
+    from usam.statistics import stable_uniform
+
+    if not tasks or not settings.control_share:
+        return set()
+    draw = stable_uniform(tasks, project_seed(settings, project_id), "control")
+    return {task for task, value in zip(tasks, draw, strict=True) if value < settings.control_share}
+
+
 def heads_in_use(resources: Resources, project_id: int) -> tuple[HeadSet | None, str]:
     """A project's heads, else the checkpoint's; and why the project's own are not used, if they are not."""
     name = resources.registry.champion(project_id)
@@ -98,6 +109,7 @@ def settings_key(settings: Settings, champion: str, label_config: str) -> str:
         settings.strategy,
         settings.image_rule,
         settings.audit_share,
+        settings.control_share,
         settings.seed,
         settings.points_per_side,
         settings.pred_iou_thresh,

@@ -6,7 +6,7 @@ first. A confidence is what Label Studio stores: lower = served first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.inference.shown import ShownObjects
-from backend.pool.policy import GAP_STRATEGIES, project_seed, settings_key, strategy_for
+from backend.pool.policy import GAP_STRATEGIES, control_tasks, project_seed, settings_key, strategy_for
 from backend.pool.proposals import ScoredObjects
 from backend.settings import Settings
 from backend.store.records import ScoreRow
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
 
 TOP = 3
+CONTROL = "nothing is shown on purpose, to tell what masks save"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def rank(
     quality = (heads.quality_for(settings.model) if heads is not None else None) or ""
     nan = float("nan")
     worth = [nan if one.failure else acquisition_of(one, strategy, quality, settings) for one in subjects]
-    why = [one.failure or _explain(strategy, one) for one in subjects]
+    control = control_tasks(settings, project, [one.task for one in subjects])
+    why = [one.failure or (CONTROL if one.task in control else _explain(strategy, one)) for one in subjects]
     width = max((len(s.features) for s in subjects if s.features is not None), default=1)
     features = np.zeros((len(subjects), width), np.float32)
     for row, subject in enumerate(subjects):
@@ -120,14 +122,14 @@ def rank(
             place=place,
             is_audit=bool(ranking.is_audit[old]),
             reason=why[int(ranking.order[old])],
-            shown=_shown(subjects[int(ranking.order[old])]),
+            shown=_shown(subjects[int(ranking.order[old])], control),
         )
         for place, old in enumerate(order)
     ]
 
 
-def _shown(subject: PoolTask) -> tuple[int, ...]:
-    return tuple(subject.shown.rows.tolist()) if subject.shown is not None else ()
+def _shown(subject: PoolTask, control: Collection[int]) -> tuple[int, ...]:
+    return tuple(subject.shown.rows.tolist()) if subject.shown is not None and subject.task not in control else ()
 
 
 def _explain(strategy: str, subject: PoolTask) -> str:

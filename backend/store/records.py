@@ -181,7 +181,8 @@ class ExampleRow(Row):
 class WorkRow(Row):
     """What an annotator changed of the masks that the prediction `version` showed on one task: objects kept as they
     were, deleted, relabelled, corrected, and added (`usam.objects.effort.Work`). `lead_s`: Label Studio's clock, NaN
-    where it does not say; `at`: when it was counted."""
+    where it does not say; `at`: when it was counted; `annotator`: Label Studio's number of who did it, 0 where it does
+    not say; `control`: nothing was shown, on purpose."""
 
     __tablename__ = "work"
     __table_args__ = (_of_annotation(),)
@@ -196,6 +197,8 @@ class WorkRow(Row):
     added: Mapped[int]
     lead_s: Mapped[Unknown]
     at: Mapped[float]
+    annotator: Mapped[int] = mapped_column(default=0)
+    control: Mapped[bool] = mapped_column(default=False)
 
 
 class ProposalRow(Row):

@@ -102,3 +102,20 @@ def test_a_secret_in_a_webhooks_headers_is_not_shown() -> None:
 def test_a_tab_without_data_has_no_title() -> None:
     assert View.read({"id": 1, "data": {"title": "Doubtful"}}).title == "Doubtful"
     assert View.read({"id": 1, "data": ["title"]}) == View(1, "", {})
+
+
+@pytest.mark.parametrize(
+    ("given", "lead", "who"),
+    [
+        ({"lead_time": 3.5, "completed_by": 4}, 3.5, 4),
+        ({"lead_time": 3, "completed_by": {"id": 4, "email": "a"}}, 3.0, 4),
+        ({"lead_time": -1, "completed_by": "me"}, None, None),
+        ({"lead_time": 10**400, "completed_by": 2**70}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_time_and_annotator_are_read_where_they_make_sense(
+    given: dict[str, Any], lead: float | None, who: int | None
+) -> None:
+    read = Annotation.read({"id": 1, "result": [], **given}, 2)
+    assert (read.lead_s, read.annotator) == (lead, who)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from backend.inference.shown import ShownObjects
 from backend.label_studio.config import parse_config
 from backend.label_studio.records import Annotation
 from backend.learning.examples import MarkedObject
-from backend.learning.work import count_changes, summarize_work
+from backend.learning.work import count_changes, saving, summarize_work
 from backend.pool.proposals import ScoredObjects
 from backend.store.records import WorkRow
 from tests.factories import kept_objects, label_config
@@ -93,3 +94,35 @@ def test_work_is_told_by_version_the_present_one_last() -> None:
 def test_the_number_of_a_ranking_is_no_version(version: str) -> None:
     (one,) = summarize_work([WorkRow(1, 1, version, 1, 0, 0, 0, 0, lead_s=1.0, at=1.0)])
     assert one.version == "nano-s+no-heads"
+
+
+def timed(number: int, seconds: float, *, control: bool, annotator: int = 1) -> WorkRow:
+    row = WorkRow(number, number, "nano-s+no-heads.1", 0 if control else 4, 0, 0, 0, 4 if control else 0, seconds, 1.0)
+    row.annotator, row.control = annotator, control
+    return row
+
+
+def test_on_a_control_nothing_counts_as_shown() -> None:
+    scored = shown(block(2, 2), labels=["cat"])
+    row = count_changes(
+        Annotation(1, 2, "t", [], annotator=7), [marked(block(2, 2))], scored, CONTROLS, "v.1", control=True
+    )
+    assert (row.kept, row.deleted, row.added, row.annotator, row.control) == (0, 0, 1, 7, True)
+    (summary,) = summarize_work([row])
+    assert summary.version == "nothing shown"
+    assert summary.line.startswith("nothing was shown on 1 tasks")
+
+
+def test_what_masks_save_is_told_within_each_annotator() -> None:
+    rng = np.random.default_rng(0)
+    rows = [timed(n, 20 + rng.normal(), control=False) for n in range(30)]
+    rows += [timed(n, 32 + rng.normal(), control=True) for n in range(30, 40)]
+    rows += [timed(n, 200, control=False, annotator=2) for n in range(40, 50)]  # slow, and never without masks
+    found = saving(rows)
+    assert found is not None
+    assert found.seconds == pytest.approx(3.0, abs=0.3)
+    assert 2 < found.low < found.seconds < found.high < 4
+    assert (found.shown, found.control) == (30, 10)
+    assert found.line.startswith("masks save 3.")
+    assert saving(rows[:30]) is None
+    assert saving([timed(1, math.nan, control=True), timed(2, 3.0, control=False)]) is None

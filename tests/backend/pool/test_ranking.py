@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from backend.inference.shown import ShownObjects
-from backend.pool.policy import audit_tasks
-from backend.pool.ranking import PoolTask, rank
+from backend.pool.policy import audit_tasks, control_tasks
+from backend.pool.ranking import CONTROL, PoolTask, rank
 from backend.settings import Settings
 from tests.usam.training.test_gate import constant
 
@@ -110,3 +110,13 @@ def test_random_is_uniform_over_tasks_whatever_they_hold() -> None:
 
 def test_an_empty_pool_has_no_order(settings: Settings) -> None:
     assert rank([], None, settings, 9, "v") == []
+
+
+def test_on_controls_nothing_is_shown_and_the_reason_says_so() -> None:
+    settings = Settings.from_environment(model="nano-s", audit_share=0.0, control_share=0.3)
+    rows = rank([judged(n, 0.9, 0.8) for n in range(300)], None, settings, 9, "v")
+    drawn = {row.task for row in rows if not row.shown}
+    assert drawn == control_tasks(settings, 9, range(300))
+    assert 50 < len(drawn) < 130
+    assert {row.reason for row in rows if row.task in drawn} == {CONTROL}
+    assert all(row.shown == (0, 1) for row in rows if row.task not in drawn)

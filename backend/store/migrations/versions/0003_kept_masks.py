@@ -50,6 +50,8 @@ def upgrade() -> None:
         *(sql.Column(name, Whole, nullable=False) for name in WORK),
         sql.Column("lead_s", sql.Float),
         sql.Column("at", sql.Float, nullable=False),
+        sql.Column("annotator", Whole, nullable=False),
+        sql.Column("control", sql.Boolean, nullable=False),
         sql.ForeignKeyConstraint(
             ["project", "annotation"], ["annotations.project", "annotations.id"], ondelete="CASCADE"
         ),
