@@ -87,6 +87,15 @@ class PoolImage:
     def shown_by(self, learnt: Any = None, most: int = 0) -> tuple[Indices, list[str | None]]:
         """Rows that the service shows with what it has learnt (`ProjectHeads`, None for nothing), best first, and the
         label of each, where it keeps `most` candidates (0: its default)."""
+        rows, shown = self._choice(learnt, most)
+        return rows[shown.rows], [shown.labels[row] for row in shown.rows.tolist()]
+
+    def distinct(self) -> Indices:
+        """Rows that are objects of their own before anything is learnt, shown or not, best first."""
+        rows, shown = self._choice()
+        return np.asarray(rows[shown.distinct])
+
+    def _choice(self, learnt: Any = None, most: int = 0) -> tuple[Indices, Any]:
         from backend.inference.model import CANDIDATES, ObjectLooks
         from backend.inference.shown import choose_shown
         from backend.settings import Settings
@@ -94,8 +103,7 @@ class PoolImage:
         rows = self.kept(most or CANDIDATES)
         version = learnt.features_version if learnt is not None else ""
         looks = ObjectLooks(np.asarray(self.features[rows], np.float16), self.shapes[rows], version)
-        shown = choose_shown(self.layout(len(rows)), looks, self.rank[rows], Settings(model=MODEL), learnt)
-        return rows[shown.rows], [shown.labels[row] for row in shown.rows.tolist()]
+        return rows, choose_shown(self.layout(len(rows)), looks, self.rank[rows], Settings(model=MODEL), learnt)
 
     def shown_clean(self) -> Indices:
         """Rows that the service shows before it has learnt anything, best first."""

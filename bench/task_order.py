@@ -55,9 +55,9 @@ def _gap(image: PoolImage) -> Floats:
 def _expected_error(image: PoolImage) -> float:
     from usam.active.acquisition import expected_error
 
-    shown = image.shown_clean()
+    shown, distinct = image.shown_clean(), image.distinct()
     uncovered = 1 - float(image.masks[shown].any(0).mean()) if len(shown) else 1.0
-    return expected_error(image.rank[image.candidates], uncovered=uncovered)
+    return expected_error(image.rank[distinct], shown=np.isin(distinct, shown), uncovered=uncovered)
 
 
 def _expected_gap(image: PoolImage) -> float:

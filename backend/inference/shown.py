@@ -9,7 +9,7 @@ Legend: K candidates of one image; C classes of the project.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,6 +52,7 @@ class ShownObjects:
     """What is shown of K candidates.
 
     rows         those shown, best first
+    distinct     those that are objects of their own, shown or not, best first: no parts or copies of better ones
     wanted       (K,) probability that the project wants each; NaN where that is not learnt
     labels       (K,) the likeliest class of each, None where it is not learnt or not likely enough
     label_score  (K,) probability of the likeliest class; NaN where it is not learnt
@@ -61,6 +62,7 @@ class ShownObjects:
     wanted: npt.NDArray[np.float64]
     labels: list[str | None]
     label_score: npt.NDArray[np.float64]
+    distinct: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def label(self, row: int, given: str | None = None) -> tuple[str | None, float | None]:
         """The label of a candidate and how sure what was learnt is of it; one that came with its prompt goes first."""
@@ -84,18 +86,21 @@ def choose_shown(
     another model marked the candidates.
     """
     wanted, label_score, labels = judged(looks, learnt)
+    rank, least = np.asarray(iou, np.float64), settings.pred_iou_thresh
     if given:
-        rules = ProposalRules(settings.pred_iou_thresh, settings.nms_iou, 1.0, 0.0, 1.0, 1.0, GIVEN)
-        rows = clean_proposals(layout, iou, rules)
+        rules = ProposalRules(0.0, settings.nms_iou, 1.0, 0.0, 1.0, 1.0, max(len(layout), 1))
+        most = GIVEN
     elif learnt is not None and not np.isnan(wanted).any():
+        rules = ProposalRules(0.0, settings.nms_iou, largest=1.0, border=1.0, most=max(len(layout), 1))
         most = settings.max_regions if "max_regions" in settings.model_fields_set else MOST_CANDIDATES
-        rules = ProposalRules(learnt.threshold.value, settings.nms_iou, largest=1.0, border=1.0, most=most)
-        good = np.asarray(iou) >= min(LEAST_WANTED, settings.pred_iou_thresh)
-        rows = clean_proposals(layout, np.where(good, wanted, -1.0), rules)
+        good = rank >= min(LEAST_WANTED, settings.pred_iou_thresh)
+        rank, least = (good + wanted) / 2, (1 + learnt.threshold.value) / 2  # poor outlines come last
     else:
-        rules = ProposalRules(settings.pred_iou_thresh, settings.nms_iou, most=settings.max_regions)
-        rows = clean_proposals(layout, iou, rules)
-    return ShownObjects(rows, wanted, labels, label_score)
+        rules = ProposalRules(0.0, settings.nms_iou, most=max(len(layout), 1))
+        most = settings.max_regions
+    distinct = clean_proposals(layout, rank, rules)
+    rows = distinct[rank[distinct] >= least][:most]
+    return ShownObjects(rows, wanted, labels, label_score, distinct)
 
 
 def judged(

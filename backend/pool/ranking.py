@@ -74,6 +74,7 @@ def acquisition_of(subject: PoolTask, strategy: str, quality: str, settings: Set
         shown.rows if shown is not None else np.zeros(0, np.int64),
         rule=settings.image_rule,
         quality=quality,
+        distinct=shown.distinct if shown is not None else None,
         wanted=shown.wanted if shown is not None else None,
         label=shown.label_score if shown is not None else None,
         uncovered=subject.uncovered,
@@ -159,12 +160,16 @@ def _expected(subject: PoolTask, rows: npt.NDArray[np.int64]) -> tuple[dict[str,
     """The parts of an expected error, each in 0..1, and what the largest of them means."""
     assert subject.shown is not None
     error, labels = 1 - float(subject.iou[rows].mean()), subject.shown.label_score[rows]
-    figures = {"expected error": error}
+    there = subject.iou[subject.shown.distinct].astype(np.float64) ** 2
+    missing = float(there[~np.isin(subject.shown.distinct, rows)].sum() / max(there.sum(), 1e-9))
+    figures = {"expected error": error, "not shown": missing}
     if not np.isnan(labels).any():
         figures["label doubt"] = 1 - float(labels.mean())
     figures["not covered"] = subject.uncovered
     weights = {"label doubt": 1 - error, "not covered": UNCOVERED_WEIGHT}
-    leads = {"expected error": "masks doubtful", "label doubt": "labels doubtful", "not covered": "much may be missing"}
+    missed = "objects may be missing"
+    leads = {"expected error": "masks doubtful", "label doubt": "labels doubtful"}
+    leads |= {"not shown": missed, "not covered": missed}
     return figures, leads[max(figures, key=lambda name: figures[name] * weights.get(name, 1.0))]
 
 

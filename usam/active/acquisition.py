@@ -137,23 +137,31 @@ UNCOVERED_WEIGHT = 0.25
 
 
 def expected_error(
-    predicted_iou: Floats, *, wanted: Floats | None = None, label: Floats | None = None, uncovered: float = 1.0
+    predicted_iou: Floats,
+    *,
+    shown: Flags | None = None,
+    wanted: Floats | None = None,
+    label: Floats | None = None,
+    uncovered: float = 1.0,
 ) -> float:
     """How wrong the masks of one image are expected to be, higher = ask first; about 0 to 1.25.
 
     Parameters:
-        predicted_iou: (K,) of all distinct candidates, in [0, 1], those below the threshold of showing among them.
+        predicted_iou: (K,) of all distinct objects, in [0, 1], those that are not shown among them.
+        shown: (K,) whether each is shown; all where it is None. One that is not has to be marked: its error is 1.
         wanted: (K,) probability that the project wants each; NaN or None where that is not learnt.
         label: (K,) probability of the label each is shown with; NaN or None where there is nothing to mistake.
         uncovered: share of the image, 0..1, that no *shown* mask covers.
 
-    An object counts by how likely it is there and wanted (its predicted IoU times `wanted`), with the error of its mask
-    and of its label. So an image is not asked first for having many objects, nor last for showing none: one without any
-    candidate comes first.
+    An object counts by how likely it is there and wanted (the square of its predicted IoU times `wanted`), with the
+    error of its mask and of its label. So an image is not asked first for having many objects, nor last for showing
+    none: one without any object comes first.
     """
     iou = np.clip(np.asarray(predicted_iou, np.float64), 0.0, 1.0)
-    there = iou * _known_or_one(wanted, len(iou))
+    there = (iou * _known_or_one(wanted, len(iou))) ** 2
     error = 1.0 - iou * _known_or_one(label, len(iou))
+    if shown is not None:
+        error = np.where(shown, error, 1.0)
     total = float(there.sum())
     mean = float(there @ error) / total if total > 1e-9 else 1.0
     return mean + UNCOVERED_WEIGHT * uncovered
@@ -187,6 +195,7 @@ def image_acquisition(
     *,
     rule: str = "expected",
     quality: str = "",
+    distinct: Indices | None = None,
     wanted: Floats | None = None,
     label: Floats | None = None,
     uncovered: float = 1.0,
@@ -195,16 +204,24 @@ def image_acquisition(
     """What a person's answer about one image is worth by any strategy but `random`, higher = ask first.
 
     Parameters:
-        scores, samscore, quality: of all K distinct candidates, as `object_scores` takes them.
-        predicted_iou, wanted, label, uncovered: as `expected_error` takes them.
+        scores, samscore, quality: of all K candidates, as `object_scores` takes them.
+        predicted_iou, wanted, label, uncovered: of all K candidates, as `expected_error` takes them.
         shown: rows of the candidates that are shown.
+        distinct: rows of those that are objects of their own, shown or not, and no parts of others; None takes all.
         rule: `expected` sums over the objects that are expected there (`expected_gap`); any of `IMAGE_RULES` takes
             those shown alone (`image_score`).
 
     `expected-error` heeds no rule. Raises `HeadsError` and `UsamError` as `object_scores` does.
     """
     if strategy == "expected-error":
-        return expected_error(predicted_iou, wanted=wanted, label=label, uncovered=uncovered)
+        rows = np.arange(len(predicted_iou)) if distinct is None else distinct
+        return expected_error(
+            predicted_iou[rows],
+            shown=np.isin(rows, shown),
+            wanted=None if wanted is None else wanted[rows],
+            label=None if label is None else label[rows],
+            uncovered=uncovered,
+        )
     objects = object_scores(scores, samscore, strategy, quality=quality)
     if rule == "expected":
         return expected_gap(objects, predicted_iou, wanted)

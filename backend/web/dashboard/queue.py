@@ -173,7 +173,7 @@ def doubts_of(reason: str) -> tuple[Doubt, ...]:
         most = MOST_GAP if name.endswith("gap") else 1.0
         if value <= most:
             found.append(Doubt(name, value, min(max(value / most, 0.0), 1.0)))
-    return tuple(found[:5])
+    return tuple(found[:6])
 
 
 def reason_line(reason: str, doubts: Sequence[Doubt]) -> str:

@@ -70,7 +70,7 @@ def test_a_prediction_without_a_context_has_the_pools_objects(
     (pooled,) = score_many(model.own_heads, None, settings, [KeptObjects.unpack(row)])
     rows = pooled.shown.rows.tolist()
     masks = {pooled.kept.mask(number).tobytes() for number in rows}
-    assert len(masks) == len(answered) >= 2
+    assert len(masks) == len(answered) >= 1
     assert {one.mask.tobytes() for one in answered} == masks
     assert [one.iou for one in answered] == pytest.approx([pooled.scores(number).iou for number in rows], abs=2e-3)
     assert (np.diff(pooled.iou[rows]) <= 1e-6).all(), "best first"

@@ -18,7 +18,7 @@ def subject(task: int, *gaps: float, failure: str = "") -> PoolTask:
     values, count = np.array(gaps), len(gaps)
     columns = {"task_gap": values, "entropy": values, "samscore": 1 - values}
     nothing = np.full(count, np.nan)
-    shown = ShownObjects(np.arange(count), nothing, [None] * count, nothing)
+    shown = ShownObjects(np.arange(count), nothing, [None] * count, nothing, np.arange(count))
     features = np.eye(64, dtype=np.float32)[task % 64]
     return PoolTask(task, columns, np.full(count, 0.8, np.float32), shown, features, failure=failure)
 
@@ -71,13 +71,12 @@ def test_strategies_without_heads_rank_too(settings: Settings, strategy: str) ->
     assert rows == rank(subjects, None, chosen, 9, "v")
 
 
-def judged(
-    task: int, *ious: float, wanted: float = float("nan"), sure: float = float("nan"), covered: float = 1.0
-) -> PoolTask:
+def judged(task: int, *ious: float, sure: float = float("nan"), covered: float = 1.0, hidden: int = 0) -> PoolTask:
     made = subject(task, *([0.1] * len(ious)))
     assert made.shown is not None
     count = len(ious)
-    shown = ShownObjects(np.arange(count), np.full(count, np.nan), [None] * count, np.full(count, sure))
+    rows, nothing = np.arange(count), np.full(count, np.nan)
+    shown = ShownObjects(rows[: count - hidden], nothing, [None] * count, np.full(count, sure), rows)
     return replace(made, iou=np.array(ious, np.float32), shown=shown, uncovered=1 - covered)
 
 
@@ -94,10 +93,18 @@ def test_by_default_the_work_expected_in_a_task_decides() -> None:
     assert abs(order.index(2) - order.index(1)) == 1, "many good objects are no reason to ask"
     reasons = {row.task: row.reason for row in rows}
     assert reasons[3] == "nothing found in it, all of it is to be marked"
-    assert reasons[4].startswith("masks doubtful: expected error 0.50, not covered 0.00, task gap 0.10")
+    assert reasons[4].startswith("masks doubtful: expected error 0.50, not shown 0.00, not covered 0.00, task gap 0.10")
     assert reasons[4].endswith(" on its 1 object shown")
-    assert reasons[6].startswith("labels doubtful: expected error 0.10, label doubt 0.50")
-    assert reasons[5].startswith("much may be missing: expected error 0.10, not covered 1.00")
+    assert reasons[6].startswith("labels doubtful: expected error 0.10, not shown 0.00, label doubt 0.50")
+    assert reasons[5].startswith("objects may be missing: expected error 0.10, not shown 0.00, not covered 1.00")
+
+
+def test_objects_that_are_not_shown_are_work() -> None:
+    settings = Settings.from_environment(model="nano-s", audit_share=0.0)
+    few, many = judged(1, 0.9, 0.9), judged(2, *[0.9] * 12, hidden=8)
+    rows = rank([few, many], constant(0.5), settings, 9, "v")
+    assert [row.task for row in rows] == [2, 1]
+    assert rows[0].reason.startswith("objects may be missing: expected error 0.10, not shown 0.67")
 
 
 def test_random_is_uniform_over_tasks_whatever_they_hold() -> None:
