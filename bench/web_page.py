@@ -21,7 +21,7 @@ import numpy as np
 
 from backend.inference.model import ObjectLooks
 from backend.label_studio.records import Annotation, Task
-from backend.pool.kept_objects import KeptObjects, covered_cells
+from backend.pool.kept_objects import KeptObjects, covered_cells, prompt_arrays
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
@@ -210,7 +210,7 @@ def _round_objects() -> ProposalRow:
         image_features=rng.normal(size=128).astype(np.float32),
         given=False,
         labels=(None,) * count,
-        prompts=[Prompt(np.ones((1, 2), np.float32), np.ones(1, np.int32))] * count,
+        prompt_arrays=prompt_arrays([Prompt(np.ones((1, 2), np.float32), np.ones(1, np.int32))] * count),
         iou_token=rng.normal(size=(count, 128)).astype(np.float16),
         mask_tokens=rng.normal(size=(count, 4, 128)).astype(np.float16),
         output=np.ones(count, np.int64),

@@ -17,7 +17,7 @@ from PIL import Image
 from backend.errors import LabelStudioError
 from backend.inference.model import ObjectLooks
 from backend.label_studio.records import UNCERTAINTY_SAMPLING, Annotation, Prediction, Project, Task
-from backend.pool.kept_objects import KeptObjects, covered_cells
+from backend.pool.kept_objects import KeptObjects, covered_cells, prompt_arrays
 from backend.pool.proposals import proposal_key
 from backend.resources import Resources
 from backend.settings import Settings
@@ -283,7 +283,7 @@ def kept_objects(
         image_features=rng.normal(size=16).astype(np.float32),
         given=given,
         labels=tuple(labels or [None] * count),
-        prompts=[Prompt(np.ones((1, 2), np.float32), np.ones(1, np.int32)) for _ in masks],
+        prompt_arrays=prompt_arrays([Prompt(np.ones((1, 2), np.float32), np.ones(1, np.int32)) for _ in masks]),
         iou_token=rng.normal(size=(count, width)).astype(np.float16),
         mask_tokens=rng.normal(size=(count, 4, width)).astype(np.float16),
         output=np.ones(count, np.int64),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from usam.predictor.clean_proposals import Layout
 from usam.prompts import Prompt
 
 Arrays = dict[str, npt.NDArray[Any]]
+PROMPT_ARRAYS = ("prompt_points", "prompt_labels", "prompt_boxes")
 COVER_SIDE = 32
 """Cells a side of the grid by which it is told how much of an image masks cover."""
 
@@ -48,7 +50,7 @@ class KeptObjects:
     hw, image_features (D,)           of the image
     given                             whether another model marked them
     labels                            what the marks say each is, None for none
-    prompts                           that each came from
+    prompt_arrays                     the prompts that each came from (`prompts`)
     iou_token (K, D), mask_tokens (K, 4, D), output (K,), samscore (K,), entropy (K,)   what scores are made of
     looks, layout, cover (K, cells)   how they look and lie, and which cells of a grid each covers
     masks                             the first model's
@@ -60,7 +62,7 @@ class KeptObjects:
     image_features: npt.NDArray[np.float32]
     given: bool
     labels: tuple[str | None, ...]
-    prompts: list[Prompt]
+    prompt_arrays: Arrays
     iou_token: npt.NDArray[np.float16]
     mask_tokens: npt.NDArray[np.float16]
     output: npt.NDArray[np.int64]
@@ -77,6 +79,11 @@ class KeptObjects:
     def __len__(self) -> int:
         return len(self.output)
 
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The prompt that each candidate came from."""
+        return _prompts_of(self.prompt_arrays)
+
     @classmethod
     def of(cls, found: ProposedObjects, labels: Sequence[str | None]) -> KeptObjects:
         """From what the model proposes, and the labels that other models gave."""
@@ -88,7 +95,7 @@ class KeptObjects:
             image_features=found.image_features,
             given=found.given,
             labels=tuple(labels),
-            prompts=found.prompts,
+            prompt_arrays=prompt_arrays(found.prompts),
             iou_token=objects.iou_token.astype(np.float16),
             mask_tokens=objects.mask_tokens.astype(np.float16),
             output=objects.output,
@@ -164,7 +171,7 @@ class KeptObjects:
             "both": self.layout.both.astype(np.float32),
             "cover": np.packbits(self.cover, axis=1),
             "acted": self.acted,
-            **_prompt_arrays(self.prompts),
+            **self.prompt_arrays,
             **self.masks.arrays("mask_"),
         }
         for name in ("larger", "alternatives"):
@@ -204,7 +211,7 @@ class KeptObjects:
             image_features=arrays["image_features"],
             given=bool(about["given"]),
             labels=tuple(about["labels"]),
-            prompts=_prompts_of(arrays),
+            prompt_arrays={name: arrays[name] for name in PROMPT_ARRAYS},
             iou_token=arrays["iou_token"],
             mask_tokens=arrays["mask_tokens"],
             output=arrays["output"],
@@ -233,7 +240,7 @@ def covered_cells(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.array(cells, bool).reshape(len(masks), COVER_SIDE**2)
 
 
-def _prompt_arrays(prompts: Sequence[Prompt]) -> Arrays:
+def prompt_arrays(prompts: Sequence[Prompt]) -> Arrays:
     """K prompts: points (K, n, 2) with labels (K, n), -1 where a prompt has fewer, and boxes (K, 4) or NaN."""
     most = max((len(prompt.points) for prompt in prompts), default=0)
     points = np.zeros((len(prompts), most, 2), np.float32)
