@@ -38,7 +38,8 @@ def place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Workplace]:
     """Ten ranked pictures, about half of them audits; SamScore stands for the predicted IoU."""
-    with workplace(tmp_path, label_studio_server, redis_server, audit_share="0.5", heads="none") as place:
+    some = {"pred_iou_thresh": "0.05", "max_regions": "20"}  # so that something is shown of every picture
+    with workplace(tmp_path, label_studio_server, redis_server, audit_share="0.5", heads="none", **some) as place:
         place.new_project(pictures)
         for seed in range(50):  # which tasks are audits depends on their numbers, and how many there are on luck
             monkeypatch.setenv("USAM_SEED", str(seed))

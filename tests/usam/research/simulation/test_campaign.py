@@ -88,7 +88,7 @@ def test_the_ceiling_is_what_the_whole_pool_teaches(labelled: LabelledSet, heads
 
 
 def test_what_cannot_be_replayed_is_refused(labelled: LabelledSet, heads: HeadSet) -> None:
-    with pytest.raises(SimulationError, match="strategies out of task"):
+    with pytest.raises(SimulationError, match="strategies out of expected-error"):
         Campaign("best")
     with pytest.raises(SimulationError, match="at least 1 label"):
         Campaign("task", budget=0)
