@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml requirements/torch.txt requirements/all.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-run: setup ## start Label Studio, Redis, the backend and a worker on a demo project
-	$(BIN)/usam-backend up $(if $(IMAGES),--images "$(IMAGES)")
+run: setup ## start everything on a demo project; IMAGES=folder or PHOTOS=1 for other pictures
+	$(BIN)/usam-backend up $(if $(IMAGES),--images "$(IMAGES)",$(if $(PHOTOS),--photos))
 
 test: setup ## run every test that this machine can run, and show what they cover
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov=usam --cov=backend --cov-report=term:skip-covered

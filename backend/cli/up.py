@@ -13,6 +13,7 @@ import typer
 
 from backend.cli.folder import say
 from backend.cli.projects import RANKED_FIRST, print_ranking, ranked_first, unreadable, unreadable_lines
+from backend.errors import SettingsError
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,25 +31,30 @@ def register(app: typer.Typer) -> None:
 
 def up(
     images: Annotated[Path | None, typer.Option(help="Folder of images for the demo project.")] = None,
+    photos: Annotated[bool, typer.Option("--photos", help="17 photographs of many things instead.")] = False,
     port: Annotated[int | None, typer.Option(help="Port of the backend; a free one where it is taken.")] = None,
     wait: Annotated[bool, typer.Option(help="Stay until Ctrl-C; --no-wait stops after the first ranking.")] = True,
 ) -> None:
-    """Start Redis, Label Studio, the backend and a worker on a demo project of real images."""
-    from backend.local.demo import demo_pictures, describe_left_out, document_root, pictures_in
+    """Start Redis, Label Studio, the backend and a worker on a demo project: pictures of oranges and lemons."""
+    from backend.local.demo import describe_left_out, document_root, pictures_in
     from backend.local.stack import Stack
 
+    if images and photos:
+        raise SettingsError("one kind of pictures", "--images and --photos", "leave one of them out")
     settings = Settings.from_environment(port=port)
     folder = images.expanduser().resolve() if images else None
     if folder is not None:
         pictures_in(folder)  # says what is wrong before anything starts
         for line in describe_left_out(folder):
             say(line)
-    pictures = folder or demo_pictures(settings.data_dir.resolve() / "pictures" / "demo")
+    else:
+        settings = eager(settings)
+    pictures = folder or _demo_folder(settings.data_dir.resolve() / "pictures", photos)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     root = Path(__file__).resolve().parents[2]
     try:
         with Stack(settings, files=document_root(pictures), root=root, say=say) as stack:
-            project = _prepare_project(stack, pictures, title=_title(folder))
+            project = _prepare_project(stack, pictures, title=_title(folder, photos))
             _print_welcome(stack, project)
             if wait:
                 stack.watch()
@@ -126,13 +132,33 @@ def _print_welcome(stack: Stack, project: int) -> None:
     typer.echo(f"  backend       {stack.backend_url}   API /docs   metrics /metrics")
     typer.echo(f"  logs, data    {stack.folder}")
     typer.echo("")
-    typer.echo("Open the project and press Label All Tasks. Ctrl-C stops everything and keeps everything.")
+    labels = _settings_of(stack).retrain_after
+    typer.echo(f"Open the project and press Label All Tasks. After {labels} labels usam learns from them.")
+    typer.echo("Ctrl-C stops everything and keeps everything.")
 
 
-def _title(images: Path | None) -> str:
-    from backend.local.demo import TITLE
+def eager(settings: Settings) -> Settings:
+    """The settings of a demo: it learns from few labels, unless the user said from how many."""
+    from backend.local.demo import RETRAIN_AFTER
 
-    return f"{TITLE}: {images.name}" if images else TITLE
+    if "retrain_after" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"retrain_after": RETRAIN_AFTER})
+
+
+def _demo_folder(parent: Path, photos: bool) -> Path:
+    from backend.local.demo import demo_pictures
+    from backend.local.scenes import draw_scenes
+
+    return demo_pictures(parent / "demo") if photos else draw_scenes(parent / "oranges-and-lemons")
+
+
+def _title(images: Path | None, photos: bool = False) -> str:
+    from backend.local.demo import PHOTOS_TITLE, TITLE
+
+    if images is None:
+        return PHOTOS_TITLE if photos else TITLE
+    return f"{PHOTOS_TITLE}: {images.name}"
 
 
 def _settings_of(stack: Stack) -> Settings:

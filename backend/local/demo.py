@@ -1,10 +1,10 @@
-"""The demo project: real pictures, a labelling configuration with smart tools, one task for each picture."""
+"""Demo projects: pictures, a labelling configuration with smart tools, instructions, one task for each picture."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,23 +12,54 @@ from backend.errors import SettingsError
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import UNCERTAINTY_SAMPLING, Project
 
-TITLE = "usam demo"
-LABEL_CONFIG = """<View>
+TITLE = "usam demo: oranges and lemons"
+PHOTOS_TITLE = "usam demo"
+"""That of earlier releases too: who has such a project goes on with it."""
+LABELS = {"Orange": "#f28c28", "Lemon": "#f6d32d"}
+GENERAL_LABELS = {"Object": "#1f77b4", "Part": "#ff7f0e"}
+RETRAIN_AFTER = 10
+"""Labels after which a demo project learns, unless the user says otherwise: so that it is seen within minutes."""
+_WHAT = {
+    TITLE: "What is wanted: every whole <b>Orange</b> and <b>Lemon</b>. Leaves, plates and cups are not.",
+    PHOTOS_TITLE: "What is wanted is up to you: stay with one kind of thing, and usam will learn it.",
+}
+_INSTRUCTIONS = """<p>{what}</p>
+<p>1. <b>Delete</b> masks of what is not wanted: click the mask, press Backspace. To name a good one, click it, then
+its label.</p>
+<p>2. For what is missing, switch on <b>Auto-Annotation</b> and <b>Auto-Accept Suggestions</b> below the picture
+(your browser remembers), choose a <b>label</b>, then the pink <b>Auto-Detect</b> tool, and <b>click</b> the object;
+the tool pressed once more draws a <b>box</b> instead.</p>
+<p>3. <b>Alt+click</b> says what does not belong to the mask (a negative click).</p>
+<p>4. <b>Submit.</b> Masks submitted untouched count as correct; what you delete or leave unmarked counts as not
+wanted.</p>
+<p>5. Some tasks are <b>audits</b>, drawn at random to check the model. Label them like all others.</p>
+"""
+
+
+def instructions(title: str = TITLE) -> str:
+    """What Label Studio shows to who opens a task of the project `title` (HTML)."""
+    return _INSTRUCTIONS.format(what=_WHAT.get(title, _WHAT[PHOTOS_TITLE]))
+
+
+def labelling_config(labels: Mapping[str, str] = LABELS) -> str:
+    """One row of labels, name -> colour, that masks, the smart point and the smart box all take.
+
+    With the labels inside `BrushLabels` instead, the editor forgets the chosen one as soon as a smart tool is taken
+    up, and with those of a smart `KeyPointLabels` alone a predicted mask could not be named.
+    """
+    rows = "\n".join(f'    <Label value="{name}" background="{colour}"/>' for name, colour in labels.items())
+    return f"""<View>
   <Image name="image" value="$image" zoom="true" zoomControl="true"/>
-  <BrushLabels name="mask" toName="image" smart="false">
-    <Label value="Object" background="#1f77b4"/>
-    <Label value="Part" background="#ff7f0e"/>
-  </BrushLabels>
-  <KeyPointLabels name="click" toName="image" smart="true" smartOnly="true">
-    <Label value="Object" background="#1f77b4" showInline="true"/>
-    <Label value="Part" background="#ff7f0e" showInline="true"/>
-  </KeyPointLabels>
-  <RectangleLabels name="box" toName="image" smart="true" smartOnly="true">
-    <Label value="Object" background="#1f77b4"/>
-    <Label value="Part" background="#ff7f0e"/>
-  </RectangleLabels>
+  <Labels name="label" toName="image">
+{rows}
+  </Labels>
+  <Brush name="mask" toName="image" smart="false"/>
+  <KeyPoint name="click" toName="image" smart="true" smartOnly="true"/>
+  <Rectangle name="box" toName="image" smart="true" smartOnly="true"/>
 </View>
 """
+
+
 PICTURES = (
     "astronaut.png",
     "camera.png",
@@ -137,14 +168,20 @@ def demo_project(client: LabelStudio, folder: Path, title: str = TITLE) -> tuple
     """The project called `title`, made where it is missing, with a task for each picture; and how many are
     new.
 
-    Running it again adds only pictures that have no task yet: nothing that was labelled is touched.
+    Running it again adds only pictures that have no task yet: nothing that was labelled is touched, and a project of
+    an earlier release keeps its labels and its title.
     """
     pictures = pictures_in(folder)
     root = document_root(folder)
     project = next((p for p in client.projects() if p.title == title), None)
     if project is None:
         project = client.create_project(
-            title, LABEL_CONFIG, sampling=UNCERTAINTY_SAMPLING, show_collab_predictions=True
+            title,
+            labelling_config(LABELS if title == TITLE else GENERAL_LABELS),
+            sampling=UNCERTAINTY_SAMPLING,
+            show_collab_predictions=True,
+            show_instruction=True,
+            expert_instruction=instructions(title),
         )
     client.allow_local_folder(project.id, folder.resolve())
     known = {str(task.data.get("image")) for task in client.tasks(project.id)}

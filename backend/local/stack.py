@@ -132,6 +132,7 @@ class Stack:
             "USAM_DATA_DIR": str(self.folder),
             "USAM_HOST": self.settings.host,
             "USAM_PORT": self.backend_url.rsplit(":", 1)[-1],
+            "USAM_RETRAIN_AFTER": str(self.settings.retrain_after),
         }
 
     def watch(self) -> None:

@@ -187,6 +187,16 @@ class Editor:
         """Those that the model made: they carry a predicted IoU, which a person's point does not."""
         return [score for score in self.regions() if score is not None]
 
+    def close_instructions(self) -> None:
+        """Close the instructions that Label Studio shows before the first task."""
+        wait_for(lambda: self.all("[aria-label='Close modal']"), 20, "the instructions")[0].click()
+        wait_for(lambda: not self.all(".lsf-modal-ls_visible"), 20, "the picture")
+
+    def labels(self) -> list[list[str]]:
+        """The labels of each region."""
+        script = "return Htx.annotationStore.selected.regionStore.regions.map(region => region.labels)"
+        return list(self.driver.execute_script(script))
+
     def hide_regions(self) -> None:
         """Hide all regions: a click on one that is shown would select it instead of setting a point."""
         wait_for(lambda: self.all("[aria-label='Hide all regions']"), 20, "the button that hides regions")[0].click()
@@ -196,11 +206,11 @@ class Editor:
         wait_for(lambda: self.driver.find_elements("xpath", found), 20, words)[0].click()
 
     def click_picture(self, x: float, y: float) -> None:
-        """Click at a share of the picture's width and height, after choosing the smart point tool and its label."""
+        """Click at a share of the picture's width and height, after choosing a label and the smart point tool."""
         from selenium.webdriver.common.action_chains import ActionChains
 
+        self.all(".lsf-label_clickable")[0].click()
         wait_for(lambda: self.all(".lsf-tool_smart"), 20, "the Auto-Detect tool")[0].click()
-        self.all(".lsf-label_clickable")[2].click()  # the first label of the second control, the smart points
         canvas = self.all(".konvajs-content canvas")[0]
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", canvas)
         width, height = canvas.size["width"], canvas.size["height"]
@@ -230,6 +240,10 @@ def test_a_person_gets_the_ranked_task_clicks_submits_and_gets_the_next(
         browser.get(f"{running.url}/projects/{running.project}/data?labeling=1")
         wait_for(editor.regions, 60, "predicted masks in the list of regions")
         assert editor.task() == order[0], "the task shown is the one ranked first"
+        assert "Alt+click" in " ".join(editor.texts(".lsf-modal-ls_visible"))
+        browser.save_screenshot(str(screenshots / "0-instructions.png"))
+        editor.close_instructions()
+        assert editor.texts(".lsf-label_clickable") == ["Object 1", "Part 2"], "one row of labels"
         predicted = editor.regions()
         assert editor.masks() == predicted, "each mask carries its predicted IoU"
         assert re.search(rf"{predicted[0]:.2f}$", editor.texts(".lsf-outliner-item")[0]), "and shows it"
@@ -240,6 +254,7 @@ def test_a_person_gets_the_ranked_task_clicks_submits_and_gets_the_next(
         editor.hide_regions()
         editor.click_picture(0.5, 0.5)
         wait_for(lambda: len(editor.masks()) > len(predicted), 60, "a mask for the click")
+        assert editor.labels()[-1] == ["Object"], "under the label that was chosen"
         browser.save_screenshot(str(screenshots / "2-smart-click.png"))
 
         editor.submit()
@@ -249,7 +264,7 @@ def test_a_person_gets_the_ranked_task_clicks_submits_and_gets_the_next(
         browser.save_screenshot(str(screenshots / "3-next-task.png"))
 
         (annotation,) = client.annotations(running.project, [order[0]])
-        brushed = [region for region in annotation.result if region["type"] == "brushlabels"]
+        brushed = [region for region in annotation.result if region["type"] == "brush"]
         assert len(brushed) > len(predicted), "the predicted masks and the clicked one were saved"
 
 

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from backend.cli.up import eager
 from backend.errors import SettingsError
-from backend.local.demo import describe_left_out, pictures_in
+from backend.label_studio.config import parse_config
+from backend.local.demo import (
+    GENERAL_LABELS,
+    LABELS,
+    PHOTOS_TITLE,
+    RETRAIN_AFTER,
+    TITLE,
+    demo_project,
+    describe_left_out,
+    instructions,
+    labelling_config,
+    pictures_in,
+)
+from backend.local.scenes import FRUIT
+from backend.settings import Settings
 from tests.backend.cli.conftest import Command
 from tests.backend.cli.conftest import command as command  # a fixture
 
@@ -56,3 +73,73 @@ def test_images_that_are_none_are_refused_before_anything_starts(
     assert kind in done.stderr
     assert str(tmp_path / "images") in done.stderr, "~ is the home folder"
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("labels", [LABELS, GENERAL_LABELS])
+def test_one_row_of_labels_serves_masks_points_and_boxes(labels: dict[str, str]) -> None:
+    parsed = parse_config(labelling_config(labels))
+    assert parsed.output.kind == "brush"
+    assert parsed.output.source is not None
+    assert parsed.output.source.type == "labels"
+    assert parsed.output.labels == tuple(labels)
+    assert [control.tag for control in parsed.smart] == ["KeyPoint", "Rectangle"]
+    assert set(LABELS) == set(FRUIT)
+
+
+@pytest.mark.parametrize("title", [TITLE, PHOTOS_TITLE, "usam demo: birds"])
+def test_instructions_say_what_to_do_in_five_lines(title: str) -> None:
+    said = instructions(title)
+    for words in ("Auto-Annotation", "Alt+click", "box", "Delete", "Submit", "untouched", "audits"):
+        assert words in said
+    assert "5. " in said
+    assert "6. " not in said
+    assert ("Lemon" in said) == (title == TITLE)
+
+
+class Studio:
+    """A Label Studio that notes what is made and changed."""
+
+    def __init__(self, *titles: str) -> None:
+        self.known = [SimpleNamespace(id=number, title=title) for number, title in enumerate(titles, 1)]
+        self.made: dict[str, Any] = {}
+        self.imported: list[str] = []
+
+    def projects(self) -> list[Any]:
+        return self.known
+
+    def create_project(self, title: str, label_config: str, **fields: Any) -> Any:
+        self.made = {"title": title, "label_config": label_config, **fields}
+        return SimpleNamespace(id=9, title=title)
+
+    def allow_local_folder(self, project: int, folder: Path) -> None: ...
+
+    def tasks(self, project: int) -> list[Any]:
+        return []
+
+    def import_tasks(self, project: int, tasks: list[dict[str, Any]]) -> None:
+        self.imported += [str(task["data"]["image"]) for task in tasks]
+
+
+def test_the_demo_is_made_beside_that_of_an_earlier_release(folder: Path) -> None:
+    studio: Any = Studio(PHOTOS_TITLE)
+    project, fresh = demo_project(studio, folder)
+    assert (project.id, fresh) == (9, 2)
+    assert studio.made["show_instruction"]
+    assert "Orange" in studio.made["label_config"]
+    studio = Studio(PHOTOS_TITLE)
+    project, _ = demo_project(studio, folder, PHOTOS_TITLE)
+    assert project.id == 1
+    assert studio.made == {}, "one that is there is not touched"
+
+
+def test_a_demo_learns_after_ten_labels_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("USAM_RETRAIN_AFTER", raising=False)
+    assert eager(Settings.from_environment()).retrain_after == RETRAIN_AFTER == 10
+    monkeypatch.setenv("USAM_RETRAIN_AFTER", "20")
+    assert eager(Settings.from_environment()).retrain_after == 20
+
+
+def test_pictures_of_both_kinds_are_refused(command: Command, tmp_path: Path) -> None:
+    done = command("up", "--images", str(tmp_path), "--photos")
+    assert done.exit_code == 2
+    assert "--photos" in done.stderr
