@@ -21,6 +21,7 @@ import pytest
 
 from backend.label_studio.client import LabelStudio
 from backend.local.label_studio_server import Account
+from backend.local.scenes import draw_scenes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -104,12 +105,8 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> Path:
-    folder = tmp_path_factory.mktemp("campaign") / "images"
-    folder.mkdir()
-    for picture in pictures[:5]:
-        shutil.copy(picture, folder)
-    return folder
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_scenes(tmp_path_factory.mktemp("campaign") / "oranges and lemons", 5)
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +240,7 @@ def test_a_person_gets_the_ranked_task_clicks_submits_and_gets_the_next(
         assert "Alt+click" in " ".join(editor.texts(".lsf-modal-ls_visible"))
         browser.save_screenshot(str(screenshots / "0-instructions.png"))
         editor.close_instructions()
-        assert editor.texts(".lsf-label_clickable") == ["Object 1", "Part 2"], "one row of labels"
+        assert editor.texts(".lsf-label_clickable") == ["Orange 1", "Lemon 2"], "one row of labels"
         predicted = editor.regions()
         assert editor.masks() == predicted, "each mask carries its predicted IoU"
         assert re.search(rf"{predicted[0]:.2f}$", editor.texts(".lsf-outliner-item")[0]), "and shows it"
@@ -254,7 +251,7 @@ def test_a_person_gets_the_ranked_task_clicks_submits_and_gets_the_next(
         editor.hide_regions()
         editor.click_picture(0.5, 0.5)
         wait_for(lambda: len(editor.masks()) > len(predicted), 60, "a mask for the click")
-        assert editor.labels()[-1] == ["Object"], "under the label that was chosen"
+        assert editor.labels()[-1] == ["Orange"], "under the label that was chosen"
         browser.save_screenshot(str(screenshots / "2-smart-click.png"))
 
         editor.submit()
