@@ -42,6 +42,7 @@ from backend.store.pseudo_label_store import (
 )
 from backend.store.records import KnownTask
 from usam.errors import PseudoLabelError
+from usam.masks import without_specks
 from usam.masks.export import ExportedMask, export_masks
 from usam.pseudo_labels.calibration import RiskGuarantee, accept, calibrate
 from usam.pseudo_labels.drift import Drift, watch
@@ -276,7 +277,8 @@ def _export(folder: Path, record: PseudoLabelRun, pool: _Pool, controls: LabelCo
     def masks() -> Any:
         for one in record.masks:
             scored = pool.open[one.task]
-            mask, label = scored.objects.kept.mask(one.number), final_label(scored, one.number, controls) or ""
+            mask = without_specks(scored.objects.kept.mask(one.number))  # as it is sent
+            label = final_label(scored, one.number, controls) or ""
             if mask.any():
                 value = controls.image_value(pool.tasks[one.task].data)
                 facts = {"predicted_iou": one.predicted_iou, "quality": one.quality, "accepted_by": record.version}

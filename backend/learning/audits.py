@@ -127,7 +127,7 @@ def true_ious(scored: ScoredTask, result: Sequence[Json], controls: LabelConfig)
 
     Raises `RegionError` where the person's regions cannot be compared with masks.
     """
-    from usam.masks import iou
+    from usam.masks import iou, without_specks
 
     drawn = [one for one in drawn_masks(result)[0] if one.image in ("", controls.image_name)]
     if controls.output.kind != "rectangle" and any(_is_box(one.region) for one in drawn):
@@ -136,7 +136,8 @@ def true_ious(scored: ScoredTask, result: Sequence[Json], controls: LabelConfig)
     theirs = [(controls.place(one.label).label, region_to_mask(one.region, kept.hw)) for one in drawn]
     found: dict[int, float] = {}
     for number in _acceptable(scored, controls):
-        label, mask = final_label(scored, number, controls), _comparable(kept.mask(number), controls)
+        label = final_label(scored, number, controls)
+        mask = _comparable(without_specks(kept.mask(number)), controls)
         alike = [other for name, other in theirs if not label or name == label]
         found[number] = max((float(iou(mask, other)) for other in alike), default=0.0)
     return found
