@@ -65,26 +65,25 @@ def run() -> list[Row]:
 
 
 def _row(page: str, seconds: list[float], busy: bool) -> Row:
-    low, high = np.quantile(_resampled(seconds), [0.025, 0.975])
-    return Row(
-        figure=f"web page, {page}, 95th percentile, {'while the engine works' if busy else 'engine at rest'}",
-        value=float(np.percentile(seconds, 95)),
-        unit="s",
-        against="-",
-        target=f"<= {TARGET_S}",
-        note=f"{PROJECTS} projects of {TASKS:,} tasks; {len(seconds)} requests, 95 % interval {low:.3f} to {high:.3f} "
-        f"s, median {np.median(seconds):.3f} s",
-    )
+    figure = f"web page, {page}, 95th percentile, {'while the engine works' if busy else 'engine at rest'}"
+    about, median = f"{PROJECTS} projects of {TASKS:,} tasks", f", median {np.median(seconds):.3f} s"
+    return _percentile_row(figure, seconds, about, median, target=f"<= {TARGET_S}")
 
 
 def _picture_row(what: str, seconds: list[float]) -> Row:
+    figure = f"web page, small picture with 5 masks {what}, 95th percentile"
+    return _percentile_row(figure, seconds, f"{SIZE[1]} x {SIZE[0]} pixels")
+
+
+def _percentile_row(figure: str, seconds: list[float], about: str, more: str = "", target: str = "") -> Row:
     low, high = np.quantile(_resampled(seconds), [0.025, 0.975])
     return Row(
-        figure=f"web page, small picture with 5 masks {what}, 95th percentile",
+        figure=figure,
         value=float(np.percentile(seconds, 95)),
         unit="s",
         against="-",
-        note=f"{SIZE[1]} x {SIZE[0]} pixels; {len(seconds)} requests, 95 % interval {low:.3f} to {high:.3f} s",
+        target=target,
+        note=f"{about}; {len(seconds)} requests, 95 % interval {low:.3f} to {high:.3f} s{more}",
     )
 
 

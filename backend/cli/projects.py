@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from backend.settings import Settings
     from backend.store import Store
     from backend.store.head_registry import Registry
-from backend.store.head_versions import Version
+    from backend.store.head_versions import Version
 
 BASE_HEADS = "the heads that come with the checkpoint"
 AUDIT = "audit: chosen at random, to keep the figures honest"

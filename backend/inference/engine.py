@@ -159,11 +159,6 @@ class Engine:
         own = self._projects.get(project or 0)
         return own.heads if own is not None else self._own_heads
 
-    def learnt(self, project: int | None = None) -> ProjectHeads | None:
-        """What a project's labels taught of what it wants and calls things."""
-        own = self._projects.get(project or 0)
-        return own.learnt if own is not None else None
-
     def model_version(self, project: int | None = None, timeout: float = 2.0) -> str:
         """Name of checkpoint and heads; another whenever weights change.
 

@@ -247,8 +247,8 @@ def _pool(
     open_ = {task.id for task in resources.store.tasks(known.id, unlabelled=True)} - audits
     audited = {task for task in audits if tasks[task].annotations}
     wanted = [tasks[task] for task in sorted(open_ | audited)]
-    propose_missing(resources, known, wanted, heads, controls, progress)
     learnt = learnt_in_use(resources, known.id)
+    propose_missing(resources, known, wanted, heads, learnt, controls, progress)
     scored = scored_tasks(resources, known.id, [task.id for task in wanted], heads, learnt)
     return _Pool(
         {task: one for task, one in scored.items() if task in open_},

@@ -16,6 +16,7 @@ from usam.checkpoints.registry import weights_of
 from usam.errors import UsamError
 
 if TYPE_CHECKING:
+    from backend.store.head_versions import Version
     from usam.heads.head_set import HeadSet
     from usam.objects.project_heads import ProjectHeads
 
@@ -102,7 +103,7 @@ def _train(
     heads = trained.candidate if trained.promote else champion
     version = ""
     if heads is not None and (trained.promote or learnt is not None):
-        version = _publish(resources, project_id, trained, heads, learnt)
+        version = _publish(resources, project_id, current, trained, heads, learnt)
     in_use = current.version if current is not None else ""
     if version and version != in_use:
         lines = [trained.reason, learnt_line(learnt) if learnt is not None else ""]
@@ -115,9 +116,13 @@ def _train(
 
 
 def _publish(
-    resources: Resources, project_id: int, trained: Trained, heads: HeadSet, learnt: ProjectHeads | None
+    resources: Resources,
+    project_id: int,
+    current: Version | None,
+    trained: Trained,
+    heads: HeadSet,
+    learnt: ProjectHeads | None,
 ) -> str:
-    current = resources.registry.current(project_id)
     kept = current.labels if current is not None and not trained.promote else trained.labels
     version = resources.registry.publish(
         project_id,

@@ -16,7 +16,7 @@ from backend.errors import ITEM_ERRORS, JobError, reason_of
 from backend.inference.shown import ShownObjects
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
-from backend.pool.kept_objects import KeptObjects, drawings_of
+from backend.pool.kept_objects import KeptObjects, drawings_of, read_kept
 from backend.pool.policy import (
     heads_in_use,
     learnt_in_use,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
     from usam.objects.project_heads import ProjectHeads
 
-_SCORED_AT_ONCE = 256
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +77,7 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
     heads, passed_over = heads_in_use(resources, project)
     learnt = learnt_in_use(resources, project)
     strategy, fallback = strategy_for(resources.settings, heads)
-    made = propose_missing(resources, known, pool, heads, controls, progress)
+    made = propose_missing(resources, known, pool, heads, learnt, controls, progress)
     choice = mask_selection_in_use(resources, project, heads)
     act = partial(refine_pool_if_needed, resources, project, pool, heads, learnt, controls, choice, progress, made)
     acting = act(("larger",))
@@ -132,18 +131,15 @@ def _score(
     resources: Resources, pool: Sequence[KnownTask], project: int, heads: HeadSet | None, learnt: ProjectHeads | None
 ) -> Iterator[PoolTask]:
     """Every task with its candidates' scores, from what is kept."""
-    store = resources.store
-    for start in range(0, len(pool), _SCORED_AT_ONCE):
-        part = pool[start : start + _SCORED_AT_ONCE]
-        rows = store.proposal_rows(project, [task.id for task in part])
-        kept = {task: KeptObjects.unpack(row) for task, row in rows.items() if row.arrays}
-        scored = dict(zip(kept, score_many(heads, learnt, resources.settings, list(kept.values())), strict=True))
-        for task in part:
-            if task.id in scored:
-                yield PoolTask.of(task.id, scored[task.id])
+    for batch in read_kept(resources.store, project, [task.id for task in pool]):
+        found = score_many(heads, learnt, resources.settings, list(batch.objects.values()))
+        scored = dict(zip(batch.objects, found, strict=True))
+        for task in batch.tasks:
+            if task in scored:
+                yield PoolTask.of(task, scored[task])
             else:
-                row = rows.get(task.id)
-                yield PoolTask(task.id, failure=row.reason if row else "not looked at yet")
+                row = batch.rows.get(task)
+                yield PoolTask(task, failure=row.reason if row else "not looked at yet")
 
 
 class _Writer:

@@ -21,7 +21,7 @@ from backend.errors import (
 )
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import MAX_ID, Annotation, Project
-from backend.label_studio.shapes import drawn_masks
+from backend.label_studio.shapes import drawn_masks, masks_on
 from backend.learning.examples import make_examples
 from backend.learning.samples import AnnotatedImage, sampling_key
 from backend.learning.work import WorkCounter
@@ -127,7 +127,7 @@ def offered_labels(label_config: str) -> list[str]:
         controls = parse_config(label_config)
     except LabelConfigError:
         return []
-    return list(dict.fromkeys(label for output in controls.outputs for label in output.labels))
+    return list(dict.fromkeys(controls.labels))
 
 
 def set_aside_line(items: Sequence[str]) -> str:
@@ -272,8 +272,7 @@ class TaskImages:
         image = self._image("")
         if isinstance(image, str):
             return None, image
-        first = parse_config(self._label_config).image_name
-        drawn = [one for one in drawn_masks(annotation.result)[0] if one.image in ("", first)]
+        drawn = masks_on(parse_config(self._label_config).image_name, annotation.result)
         try:
             return image.examples(annotation, drawn, kept, settings), ""
         except ITEM_ERRORS as error:

@@ -142,6 +142,11 @@ class LabelConfig:
         return frozenset(output.name for output in self.outputs)
 
     @property
+    def labels(self) -> list[str]:
+        """The labels that masks of this image can be given, each as often as a control offers it."""
+        return [label for output in self.outputs for label in output.labels]
+
+    @property
     def image_key(self) -> str:
         """The image's path in a task's data, such as `photos[1].url`."""
         return self.image_source.removeprefix("$")
@@ -205,10 +210,9 @@ class LabelConfig:
         if not labelled:
             return Placement(self.output, None)
         missed = f"no control for masks offers the label {wanted[:60]!r}" if wanted is not None else ""
-        offered = [label for output in self.outputs for label in output.labels]
         only = len(known) == 1 and not any(output.source.dynamic for output in labelled if output.source is not None)
         if known and (only or unknown == "first"):
-            label = offered[0]
+            label = self.labels[0]
             given = f"{label!r} is the only one" if only else f"label {label!r} is the first of the configuration"
             if only and not missed:
                 return Placement(known[label], label)

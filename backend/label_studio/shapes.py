@@ -52,6 +52,11 @@ class DrawnMask:
     label: str | None = None
     image: str = ""
 
+    @property
+    def box_only(self) -> bool:
+        """Whether it says where the object is, but not which pixels it has."""
+        return str(self.region["type"]).lower().startswith("rectangle")
+
 
 def drawn_masks(result: Iterable[Any]) -> tuple[list[DrawnMask], list[str]]:
     """The objects of an annotation's result that have an outline, and what is left out of it and why.
@@ -81,6 +86,11 @@ def drawn_masks(result: Iterable[Any]) -> tuple[list[DrawnMask], list[str]]:
         elif own is not None and own != earlier.label:
             left_out.append(f"region {name}: also labelled {own[:40]!r}; the first label, {earlier.label!r}, is used")
     return list(drawn.values()), left_out
+
+
+def masks_on(image: str, result: Iterable[Any]) -> list[DrawnMask]:
+    """Of `drawn_masks`, the objects on this image; those that do not say where they lie are."""
+    return [one for one in drawn_masks(result)[0] if one.image in ("", image)]
 
 
 def label_of(region: Mapping[str, Any]) -> str | None:

@@ -19,20 +19,17 @@ from backend.errors import ITEM_ERRORS, RegionError, reason_of
 from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Annotation, Json
 from backend.label_studio.regions import Drawing
-from backend.label_studio.shapes import drawn_masks, region_to_mask
-from backend.pool.kept_objects import KeptObjects, drawings_of
+from backend.label_studio.shapes import masks_on, region_to_mask
+from backend.learning.examples import box_of
+from backend.pool.kept_objects import drawings_of, read_kept
 from backend.pool.proposals import ScoredObjects, score_many
 from backend.resources import Resources
 from backend.store.pseudo_label_store import accepting_version
-from backend.store.records import ProposalRow
 from usam.pseudo_labels.calibration import Candidates
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
     from usam.objects.project_heads import ProjectHeads
-
-BoolMask = npt.NDArray[np.bool_]
-_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,10 @@ def scored_tasks(
 ) -> dict[int, ScoredTask]:
     """Proposals of these tasks, scored by `heads` and chosen by what was `learnt`; tasks without are not among them."""
     found: dict[int, ScoredTask] = {}
-    for start in range(0, len(tasks), _BATCH_SIZE):
-        rows: Mapping[int, ProposalRow] = resources.store.proposal_rows(project, tasks[start : start + _BATCH_SIZE])
-        kept = {task: KeptObjects.unpack(row) for task, row in sorted(rows.items()) if row.arrays}
-        scored = score_many(heads, learnt, resources.settings, list(kept.values()))
-        for task, objects in zip(kept, scored, strict=True):
-            found[task] = ScoredTask(task, objects, drawings_of(rows[task]))
+    for batch in read_kept(resources.store, project, tasks):
+        scored = score_many(heads, learnt, resources.settings, list(batch.objects.values()))
+        for task, objects in zip(batch.objects, scored, strict=True):
+            found[task] = ScoredTask(task, objects, drawings_of(batch.rows[task]))
     return found
 
 
@@ -129,32 +124,20 @@ def true_ious(scored: ScoredTask, result: Sequence[Json], controls: LabelConfig)
     """
     from usam.masks import iou, without_specks
 
-    drawn = [one for one in drawn_masks(result)[0] if one.image in ("", controls.image_name)]
-    if controls.output.kind != "rectangle" and any(_is_box(one.region) for one in drawn):
+    drawn, boxes_alone = masks_on(controls.image_name, result), controls.output.kind == "rectangle"
+    if not boxes_alone and any(one.box_only for one in drawn):
         raise RegionError("masks", "rectangles, which do not say where an object ends", "mark audit tasks by masks")
     kept = scored.objects.kept
     theirs = [(controls.place(one.label).label, region_to_mask(one.region, kept.hw)) for one in drawn]
     found: dict[int, float] = {}
     for number in _acceptable(scored, controls):
         label = final_label(scored, number, controls)
-        mask = _comparable(without_specks(kept.mask(number)), controls)
+        mask = without_specks(kept.mask(number))
+        if boxes_alone:
+            mask = box_of(mask)
         alike = [other for name, other in theirs if not label or name == label]
         found[number] = max((float(iou(mask, other)) for other in alike), default=0.0)
     return found
-
-
-def _comparable(mask: BoolMask, controls: LabelConfig) -> BoolMask:
-    """A mask as people see it: its box, where the configuration has boxes alone."""
-    if controls.output.kind != "rectangle" or not mask.any():
-        return mask
-    box = np.zeros_like(mask)
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1] = True
-    return box
-
-
-def _is_box(region: Json) -> bool:
-    return str(region.get("type", "")).lower().startswith("rectangle")
 
 
 def _candidates(

@@ -65,7 +65,7 @@ def make_examples(
     own = ObjectLooks(looks.features[:0], looks.shapes[:0], looks.version)
     if looks_of is not None and len(small):
         own = looks_of(np.where(small, INSIDE, -INSIDE).astype(np.float32), np.ones(len(small), np.float32))
-    overlap = overlaps_of(masks, regions)
+    overlap = _overlaps_of(masks, regions, small)
     best = overlap.max(1, initial=0.0)
     nearest = overlap.argmax(1) if len(regions) else np.zeros(len(masks), np.int64)
     told = np.where(best > 0, best, np.nan) if marked_in_part else best
@@ -157,10 +157,13 @@ def learnt_line(learnt: ProjectHeads) -> str:
 
 def overlaps_of(masks: BoolMask, regions: Sequence[MarkedObject]) -> npt.NDArray[np.float32]:
     """IoU (K, T) of low-resolution masks (K, L, L) with people's regions; of boxes where a region is only a box."""
-    small = _all_squeezed(regions, masks.shape[-1])
+    return _overlaps_of(masks, regions, _all_squeezed(regions, masks.shape[-1]))
+
+
+def _overlaps_of(masks: BoolMask, regions: Sequence[MarkedObject], small: BoolMask) -> npt.NDArray[np.float32]:
     overlap = _overlaps(masks, small)
     if boxes := [k for k, one in enumerate(regions) if one.box_only]:
-        overlap[:, boxes] = _overlaps(np.array([_box(mask) for mask in masks]).reshape(masks.shape), small[boxes])
+        overlap[:, boxes] = _overlaps(np.array([box_of(mask) for mask in masks]).reshape(masks.shape), small[boxes])
     return overlap
 
 
@@ -176,7 +179,8 @@ def _squeezed(mask: BoolMask, side: int) -> BoolMask:
     return np.asarray((cells >= min(0.5, float(cells.max()))) & (cells > 0))
 
 
-def _box(mask: BoolMask) -> BoolMask:
+def box_of(mask: BoolMask) -> BoolMask:
+    """The box around a mask (H, W), as a mask; an empty one for an empty one."""
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = np.zeros_like(mask)
     if len(ys):

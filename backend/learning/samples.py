@@ -105,7 +105,7 @@ class AnnotatedImage:
         return make_examples(annotation, regions, proposed, looks_of, marked_in_part=in_part)
 
     def _sample(self, annotation: Annotation, drawn: DrawnMask, mask: BoolMask) -> SampleRow:
-        box_only = str(drawn.region["type"]).lower().startswith("rectangle")
+        box_only = drawn.box_only
         prompts = paper_prompts(mask, f"{annotation.id}:{drawn.name}")
         small = self._model.outputs(self._embedding, prompts)
         iou = overlaps(small.logits, mask, box_only)
@@ -135,8 +135,7 @@ def marked_objects(drawn: Sequence[DrawnMask], hw: tuple[int, int]) -> list[Mark
         with suppress(*ITEM_ERRORS):
             mask = region_to_mask(one.region, hw)
             if mask.any():
-                box_only = str(one.region["type"]).lower().startswith("rectangle")
-                regions.append(MarkedObject(one.name, one.label or "", mask, box_only))
+                regions.append(MarkedObject(one.name, one.label or "", mask, one.box_only))
     return regions
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from backend.errors import ITEM_ERRORS
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Annotation
-from backend.label_studio.shapes import drawn_masks
+from backend.label_studio.shapes import masks_on
 from backend.learning.examples import MarkedObject, overlaps_of
 from backend.learning.samples import marked_objects
 from backend.pool.kept_objects import KeptObjects
@@ -97,10 +97,9 @@ class WorkCounter:
             return None
         try:
             controls, (heads, learnt) = parse_config(self._label_config), self._in_use
-            drawn = [one for one in drawn_masks(annotation.result)[0] if one.image in ("", controls.image_name)]
             (scored,) = score_many(heads, learnt, self._resources.settings, [kept])
             control = bool(control_tasks(self._resources.settings, self._project, [annotation.task]))
-            regions = marked_objects(drawn, kept.hw)
+            regions = marked_objects(masks_on(controls.image_name, annotation.result), kept.hw)
             return count_changes(annotation, regions, scored, controls, place.version, control=control)
         except ITEM_ERRORS:
             return None

@@ -10,10 +10,10 @@ those that were shown, so that writing a ranking traces no mask twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,13 @@ from usam.masks.packed_logits import PackedLogits
 from usam.predictor.clean_proposals import Layout
 from usam.prompts import Prompt
 
+if TYPE_CHECKING:
+    from backend.store import Store
+
 Arrays = dict[str, npt.NDArray[Any]]
 PROMPT_ARRAYS = ("prompt_points", "prompt_labels", "prompt_boxes")
+READ_AT_ONCE = 256
+"""Tasks whose objects are in memory together."""
 COVER_SIDE = 32
 """Cells a side of the grid by which it is told how much of an image masks cover."""
 
@@ -224,6 +229,24 @@ class KeptObjects:
             acted=arrays["acted"],
             **readings,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class KeptBatch:
+    """Some tasks, the rows that the store has of them, and the objects of those that the model could be asked about, by
+    task in ascending order."""
+
+    tasks: Sequence[int]
+    rows: Mapping[int, ProposalRow]
+    objects: Mapping[int, KeptObjects]
+
+
+def read_kept(store: Store, project: int, tasks: Sequence[int]) -> Iterator[KeptBatch]:
+    """What is kept of these tasks, some at a time. Raises `StoreError` where a row is damaged."""
+    for start in range(0, len(tasks), READ_AT_ONCE):
+        part = tasks[start : start + READ_AT_ONCE]
+        rows = store.proposal_rows(project, part)
+        yield KeptBatch(part, rows, {task: KeptObjects.unpack(row) for task, row in sorted(rows.items()) if row.arrays})
 
 
 def drawings_of(row: ProposalRow) -> dict[int, Drawing]:

@@ -17,13 +17,14 @@ from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Project
 from backend.label_studio.regions import validated
 from backend.pool.kept_objects import KeptObjects
-from backend.pool.policy import OWN_MODEL, learnt_in_use, mask_selection_in_use
+from backend.pool.policy import OWN_MODEL, mask_selection_in_use
 from backend.pool.proposals import LabelledObjects, draw_shown, proposal_key, propose_objects, regions_of, score_many
 from backend.resources import Resources, RunProgress
 from backend.store.records import KnownTask, ProposalRow, storable_text
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
+    from usam.objects.project_heads import ProjectHeads
 
 _KEPT_BEHIND = 2
 """Images whose masks may wait to be kept."""
@@ -34,6 +35,7 @@ def propose_missing(
     known: Project,
     pool: Sequence[KnownTask],
     heads: HeadSet | None,
+    learnt: ProjectHeads | None,
     controls: LabelConfig,
     progress: RunProgress,
 ) -> int:
@@ -41,7 +43,6 @@ def propose_missing(
     store, project, settings = resources.store, known.id, resources.settings
     cached = store.proposal_keys(project)
     choice = mask_selection_in_use(resources, project, heads)
-    learnt = learnt_in_use(resources, project)
     keys = {task.id: proposal_key(settings, known.label_config, task.data_key, choice, learnt) for task in pool}
     missing = [task for task in pool if cached.get(task.id) != keys[task.id]]
     done = len(pool) - len(missing)

@@ -21,8 +21,8 @@ from backend.inference.scheduler import finish
 from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Json
 from backend.label_studio.regions import Drawing, ScoredMask, masks_to_regions
-from backend.label_studio.shapes import drawn_masks, region_to_mask
-from backend.pool.kept_objects import KeptObjects, Reading, drawings_of
+from backend.label_studio.shapes import masks_on, region_to_mask
+from backend.pool.kept_objects import KeptObjects, Reading, drawings_of, read_kept
 from backend.pool.proposals import ScoredObjects, draw_shown, score_many
 from backend.resources import Resources
 from backend.store.records import KnownTask, ScoreRow
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 BITS: Mapping[Action, int] = {"larger": 1, "alternatives": 4}
 """What was done to an object, in `KeptObjects.acted`."""
-_BATCH_SIZE = 256
 BoolMask = npt.NDArray[np.bool_]
 
 
@@ -128,7 +127,7 @@ def true_gains(kept: KeptObjects, result: Sequence[Json], controls: LabelConfig)
     from usam.masks import iou
 
     found: list[tuple[Action, float]] = []
-    drawn = [one.region for one in drawn_masks(result)[0] if one.image in ("", controls.image_name)]
+    drawn = [one.region for one in masks_on(controls.image_name, result)]
     try:
         truths = [region_to_mask(region, kept.hw) for region in drawn] if kept.larger else []
     except ITEM_ERRORS:
@@ -154,15 +153,13 @@ def alternative_predictions(
     """A second prediction for each task with alternatives: the same objects, but where it is unclear which one is
     meant, the other reading. It has the task's own score, so that the order stays as it is."""
     settings, found = resources.settings, []
-    for start in range(0, len(rows), _BATCH_SIZE):
-        part = {row.task: row for row in rows[start : start + _BATCH_SIZE]}
-        stored = resources.store.proposal_rows(project, list(part))
-        kept = {task: KeptObjects.unpack(row) for task, row in stored.items() if row.arrays}
-        kept = {task: one for task, one in kept.items() if one.alternatives}
+    confidence = {row.task: row.confidence for row in rows}
+    for batch in read_kept(resources.store, project, list(confidence)):
+        kept = {task: one for task, one in batch.objects.items() if one.alternatives}
         data = {task.id: task.data for task in resources.store.tasks(project, only=list(kept))} if kept else {}
         scored = score_many(heads, learnt, settings, list(kept.values()))
         for task, one in zip(kept, scored, strict=True):
-            masks = _other_reading(one, draw_shown(one, controls, settings, data[task], drawings_of(stored[task])))
+            masks = _other_reading(one, draw_shown(one, controls, settings, data[task], drawings_of(batch.rows[task])))
             result = masks_to_regions(
                 masks,
                 controls,
@@ -170,7 +167,7 @@ def alternative_predictions(
                 data=data[task],
                 unknown_label=settings.unknown_label,
             )
-            found.append({"task": task, "score": part[task].confidence, "result": result, "model_version": version})
+            found.append({"task": task, "score": confidence[task], "result": result, "model_version": version})
     return found
 
 

@@ -21,7 +21,7 @@ from backend.errors import LabelStudioError
 from backend.inference.refinement import RefinementStats, budget_of
 from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Annotation, Json
-from backend.pool.kept_objects import KeptObjects
+from backend.pool.kept_objects import read_kept
 from backend.pool.proposals import score_many
 from backend.pool.refined_masks import BITS, MaskRefiner, true_gains
 from backend.resources import Resources, RunProgress
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 FIRST_GUESS = Cost(1.0, 0.1)
 """An encoding as ten decodings, until both were measured."""
-_BATCH_SIZE = 256
 
 
 @dataclass
@@ -134,11 +133,9 @@ def gather(resources: Resources, project: int, heads: HeadSet | None, learnt: Pr
     """The gaps of everything that is kept of a project and shown, or was refined."""
     tasks = sorted(resources.store.proposal_keys(project))
     columns: dict[str, list[Any]] = {name: [] for name in ("task", "number", "acted", *GAP_OF.values())}
-    for start in range(0, len(tasks), _BATCH_SIZE):
-        rows = resources.store.proposal_rows(project, tasks[start : start + _BATCH_SIZE])
-        known = {task: KeptObjects.unpack(row) for task, row in sorted(rows.items()) if row.arrays}
-        scored = score_many(heads, learnt, resources.settings, list(known.values()))
-        for task, one in zip(known, scored, strict=True):
+    for batch in read_kept(resources.store, project, tasks):
+        scored = score_many(heads, learnt, resources.settings, list(batch.objects.values()))
+        for task, one in zip(batch.objects, scored, strict=True):
             numbers = np.union1d(one.shown.rows, np.flatnonzero(one.kept.acted)).astype(np.int64)
             columns["task"] += [task] * len(numbers)
             columns["number"] += numbers.tolist()
@@ -196,15 +193,14 @@ def measured_gains(resources: Resources, project: int, controls: LabelConfig, do
     labelled = {one.task for one in resources.store.annotations(project) if not one.cancelled}
     tasks = sorted(labelled & set(doubts.task[replaced].tolist()))
     gains: dict[Action, list[tuple[float, int]]] = {}
-    for start in range(0, len(tasks), _BATCH_SIZE):
-        part = tasks[start : start + _BATCH_SIZE]
+    for batch in read_kept(resources.store, project, tasks):
         newest: dict[int, Annotation] = {}
-        for one in sorted(resources.label_studio.annotations(project, part), key=lambda one: one.id):
+        for one in sorted(resources.label_studio.annotations(project, batch.tasks), key=lambda one: one.id):
             if not one.cancelled:
                 newest[one.task] = one
-        for task, row in resources.store.proposal_rows(project, part).items():
-            if task in newest and row.arrays:
-                for action, gain in true_gains(KeptObjects.unpack(row), newest[task].result, controls):
+        for task, kept in batch.objects.items():
+            if task in newest:
+                for action, gain in true_gains(kept, newest[task].result, controls):
                     gains.setdefault(action, []).append((gain, task))
     return {
         action: Gain.of(np.array([gain for gain, _ in found]), np.array([task for _, task in found]))

@@ -16,7 +16,7 @@ from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Json
 from backend.label_studio.regions import ScoredMask, masks_to_regions
 from backend.learning.examples import join_examples
-from backend.pool.kept_objects import KeptObjects
+from backend.pool.kept_objects import KeptObjects, read_kept
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.records import KnownTask
@@ -24,7 +24,6 @@ from usam.objects.similar import find_similar
 
 PER_IMAGE = 10
 """Most objects of one image."""
-_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -94,12 +93,12 @@ def find_like(
 
 def _pool(store: Store, project: int, version: str) -> dict[int, KeptObjects]:
     tasks = [task.id for task in store.tasks(project, unlabelled=True)]
-    kept: dict[int, KeptObjects] = {}
-    for start in range(0, len(tasks), _BATCH_SIZE):
-        for task, row in sorted(store.proposal_rows(project, tasks[start : start + _BATCH_SIZE]).items()):
-            if row.arrays and (one := KeptObjects.unpack(row)).looks.version == version and len(one):
-                kept[task] = one
-    return kept
+    return {
+        task: one
+        for batch in read_kept(store, project, tasks)
+        for task, one in batch.objects.items()
+        if one.looks.version == version and len(one)
+    }
 
 
 def like_predictions(

@@ -7,10 +7,12 @@ minute; that database is kept in pytest's cache and copied by later runs.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from backend.local.label_studio_server import (
     install_label_studio,
 )
 from backend.local.redis_server import RedisServer
+from tests.e2e.chromium import CHROMIUM, DRIVER, FLAGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ("astronaut", "coffee", "chelsea", "rocket", "camera", "coins", "horse", "clock", "moon", "page")
@@ -93,3 +96,25 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         image.save(path)
         paths.append(path)
     return paths
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def screenshots(tmp_path: Path) -> Path:
+    folder = Path(os.environ.get("USAM_SCREENSHOTS") or tmp_path / "screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

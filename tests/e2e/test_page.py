@@ -6,7 +6,6 @@ A screenshot of each page is kept in the folder that USAM_SCREENSHOTS names, els
 from __future__ import annotations
 
 import http.server
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,14 +28,14 @@ from backend.store.overview import UNUSABLE
 from backend.store.records import SampleRow, ScoreRow
 from backend.web.app import create_app
 from backend.web.dashboard.surroundings import Surroundings
-from tests.e2e.test_browser import CHROMIUM, DRIVER, FLAGS, wait_for
+from tests.e2e.chromium import needs_chromium, wait_for
 from tests.factories import bright, head_set, kept_objects, label_config, picture_address
 
 pytest.importorskip("js_lib_htmx", reason="needs the package django-js-lib-htmx")
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
+    needs_chromium,
 ]
 TITLE = "<img src=x onerror=alert(1)> Cats & dogs"
 PAGES = ("", *(f"projects/3/{tab}" for tab in ("queue", "versions", "trust", "confirm/train")), "projects/99/queue")
@@ -154,28 +153,6 @@ def served(tmp_path: Path) -> Iterator[Served]:
         server.should_exit = True
         thread.join(20)
     store.close()
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture
-def screenshots(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("USAM_SCREENSHOTS") or tmp_path / "screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def text(browser: Any) -> str:

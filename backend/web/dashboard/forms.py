@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from backend.web.dashboard.actions import ACTIONS, ActionName, Wish, read_form, who_asks
 from backend.web.dashboard.board import Dashboard
 from backend.web.dashboard.rendering import FORM_HEADERS, HEADERS, render_page, render_still
-from backend.web.dashboard.routes import guarded, live_answer, message, number_of, place_of, unknown_project
+from backend.web.dashboard.routes import guarded, message, number_of, place_of, project_page, unknown_project
 from backend.web.dashboard.versions import BASE_HEADS, BASE_NAME, earlier, versions_page
 from usam.errors import UsamError
 
@@ -25,16 +25,11 @@ def add_forms(app: FastAPI, board: Dashboard) -> None:
     async def versions(request: Request, project: str) -> Response:
         """A project's versions, with what can be done."""
 
-        def answer() -> Response:
-            place = place_of(board, project, "versions")
-            if place is None or place.project is None:
-                return unknown_project(project)
-            page = versions_page(board.store, board.registry, place.project)
-            log = board.actions.log.last(place.project)
-            values = {"page": page, "log": log, "names": NAMES, "project": place.project}
-            return live_answer(request, place, "versions.html", values)
+        def values_of(number: int) -> dict[str, object]:
+            page = versions_page(board.store, board.registry, number)
+            return {"page": page, "log": board.actions.log.last(number), "names": NAMES}
 
-        return await guarded(board, answer, "../../")
+        return await project_page(board, request, project, "versions", values_of)
 
     @app.get("/projects/{project}/confirm/{action}", include_in_schema=False)
     async def confirm(request: Request, project: str, action: str, version: str = "") -> Response:

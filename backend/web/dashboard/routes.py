@@ -55,28 +55,17 @@ def add_pages(app: FastAPI, board: Dashboard, state: Callable[[], Response]) -> 
     @app.get("/projects/{project}/queue", include_in_schema=False)
     async def queue(request: Request, project: str) -> Response:
         """The next tasks of a project."""
-
-        def answer() -> Response:
-            place = place_of(board, project, "queue")
-            if place is None or place.project is None:
-                return unknown_project(project)
-            page = board.queue_page(place.project, request.query_params)
-            return live_answer(request, place, "queue.html", {"page": page})
-
-        return await guarded(board, answer, "../../")
+        return await project_page(
+            board, request, project, "queue", lambda number: {"page": board.queue_page(number, request.query_params)}
+        )
 
     @app.get("/projects/{project}/trust", include_in_schema=False)
     async def trust(request: Request, project: str) -> Response:
         """Whether predictions are true, and what accepted masks rest on."""
-
-        def answer() -> Response:
-            place = place_of(board, project, "trust")
-            if place is None or place.project is None:
-                return unknown_project(project)
-            values = {"page": board.trust_page(place.project), "project": place.project, "across": across, "down": down}
-            return live_answer(request, place, "trust.html", values)
-
-        return await guarded(board, answer, "../../")
+        more = {"across": across, "down": down}
+        return await project_page(
+            board, request, project, "trust", lambda number: {"page": board.trust_page(number), **more}
+        )
 
     @app.get("/projects/{project}/tasks/{task}/thumbnail", include_in_schema=False)
     async def thumbnail(project: str, task: str) -> Response:
@@ -94,6 +83,21 @@ def add_pages(app: FastAPI, board: Dashboard, state: Callable[[], Response]) -> 
         if asset is None:
             return message(404, "Not found", "This file is not part of the pages.", root="../")
         return Response(asset.content, headers={"Cache-Control": KEPT_FOREVER}, media_type=asset.media_type)
+
+
+async def project_page(
+    board: Dashboard, request: Request, project: str, tab: str, values_of: Callable[[int], Mapping[str, object]]
+) -> Response:
+    """The page `tab` of a project, of what `values_of` gathers for its id in a thread."""
+
+    def answer() -> Response:
+        place = place_of(board, project, tab)
+        if place is None or place.project is None:
+            return unknown_project(project)
+        values = {"project": place.project, **values_of(place.project)}
+        return live_answer(request, place, f"{tab}.html", values)
+
+    return await guarded(board, answer, "../../")
 
 
 async def guarded(board: Dashboard, answer: Callable[[], Response], root: str = "") -> Response:

@@ -41,7 +41,7 @@ def propose(place: Resources) -> int:
     known = place.label_studio.project(1)
     controls, pool = parse_config(known.label_config), place.store.tasks(1)
     with place.run(1, "score_pool") as progress:
-        return propose_missing(place, known, pool, None, controls, progress)
+        return propose_missing(place, known, pool, None, None, controls, progress)
 
 
 def test_every_task_is_asked_about_once_and_what_is_shown_is_drawn(place: Resources) -> None:

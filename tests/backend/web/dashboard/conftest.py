@@ -10,7 +10,9 @@ import pytest
 from backend.label_studio.records import Annotation, Task
 from backend.settings import Settings
 from backend.store import Store
+from backend.store.head_registry import Registry
 from backend.store.records import ScoreRow
+from tests.factories import head_set
 
 HOSTILE = "<script>alert(1)</script>&\"'.png"
 
@@ -20,6 +22,14 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(
         data_dir=tmp_path, model="nano-s", heads="none", threads=1, label_studio_url="http://labels.example:8080"
     )
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Registry:
+    made = Registry(settings.registry_dir)
+    for seed in (1, 2):
+        made.promote(3, made.publish(3, head_set(seed)).version, "better")
+    return made
 
 
 @pytest.fixture

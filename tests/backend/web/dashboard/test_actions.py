@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from backend.errors import QueueError, RegistryError
-from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.web.dashboard import actions as module
@@ -33,14 +32,6 @@ class Queue:
 @pytest.fixture
 def queue() -> Queue:
     return Queue()
-
-
-@pytest.fixture
-def registry(settings: Settings) -> Registry:
-    made = Registry(settings.registry_dir)
-    for seed in (1, 2):
-        made.promote(3, made.publish(3, head_set(seed)).version, "better")
-    return made
 
 
 @pytest.fixture

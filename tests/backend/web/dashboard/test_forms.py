@@ -48,14 +48,6 @@ def queue() -> Queue:
 
 
 @pytest.fixture
-def registry(settings: Settings) -> Registry:
-    made = Registry(settings.registry_dir)
-    for seed in (1, 2):
-        made.promote(3, made.publish(3, head_set(seed)).version, "better")
-    return made
-
-
-@pytest.fixture
 def app(settings: Settings, store: Store, registry: Registry, queue: Queue) -> Iterator[FastAPI]:
     with Engine(settings) as engine:
         made = create_app(settings, engine, store, queue, registry)  # type: ignore[arg-type]
