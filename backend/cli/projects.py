@@ -108,17 +108,20 @@ def repair(
     as_json: AsJson = False,
 ) -> None:
     """Mend the data folder from what is intact: damaged head sets are set aside and another is used, a damaged store is
-    begun anew and filled again from Label Studio."""
+    begun anew and filled again from Label Studio, damaged records of accepted masks are set aside."""
     from backend.store.head_registry import Registry
+    from backend.store.pseudo_label_store import PseudoLabelStore
 
     settings = settings_in_use(needs_store=False)
     registry = Registry(settings.registry_dir)
-    known = registry.projects()
+    accepted = PseudoLabelStore.of(settings)
+    known = sorted({*registry.projects(), *accepted.projects()})
     store_lines = _mend_store(settings, known)
     if project is not None and project not in known:
         with open_store(settings_in_use(tell=lambda line: None), project):
             known = [project]
-    done = {number: registry.repair(number) for number in ([project] if project is not None else known)}
+    chosen = [project] if project is not None else known
+    done = {number: [*registry.repair(number), *accepted.repair(number)] for number in chosen}
     copies = registry.keep_copies()
     if as_json:
         print_json({"folder": registry.folder.resolve(), "store": store_lines, "repaired": done, "copies": copies})

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +26,16 @@ from backend.settings import Settings
 from usam.files import replacing
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from usam.predictor.embedding import ImageEmbedding
 
 INDEX_LIMIT = 100_000
 """Addresses remembered; about 200 bytes each."""
 HEADER_BYTES = 1024
 """More than a file's header takes."""
-FILES_VERSION = 1
-"""Raised when the same checkpoint and image give another embedding."""
+FILES_VERSION = 2
+"""Raised when the same checkpoint and image give another embedding, or its file looks otherwise."""
 log = logging.getLogger(__name__)
 
 
@@ -133,7 +136,10 @@ class EmbeddingFiles:
                     for kind in ("high_res", "stages")
                 )
                 hw = (int(facts["height"]), int(facts["width"]))
-                embedding = ImageEmbedding(file.get_tensor("image_embed"), high_res, hw, checkpoint, stages)
+                embed = file.get_tensor("image_embed")
+                if facts.get("sum") != _sum(embed, *high_res, *stages):
+                    raise ValueError("altered since it was written")
+                embedding = ImageEmbedding(embed, high_res, hw, checkpoint, stages)
             os.utime(path)
         except FileNotFoundError:
             return None
@@ -163,7 +169,9 @@ class EmbeddingFiles:
                 return False
             with replacing(path) as partial:
                 cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-                save_file(cpu, partial, {name: str(value) for name, value in facts.items()})
+                told = {name: str(value) for name, value in facts.items()}
+                told["sum"] = _sum(embedding.image_embed, *embedding.high_res, *embedding.stages)
+                save_file(cpu, partial, told)
         except OSError as error:
             log.warning("an embedding was not kept on disk: %s", error)
             return False
@@ -216,6 +224,16 @@ class ImageIndex:
             self._found.move_to_end(key)
             while len(self._found) > self._limit:
                 self._found.popitem(last=False)
+
+
+def _sum(*tensors: Tensor) -> str:
+    """A checksum of these tensors: a file whose blocks were lost has the right shapes, and would give other masks."""
+    import torch
+
+    total = 0
+    for tensor in tensors:
+        total = crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data, total)
+    return f"{total:08x}"
 
 
 def content_hash(source: bytes | npt.NDArray[np.uint8]) -> str:

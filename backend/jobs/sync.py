@@ -6,6 +6,7 @@ time, compares counts so that nothing deleted stays unnoticed, and looks at ever
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from backend.store.pseudo_label_store import PseudoLabelStore, accepting_version
 from backend.store.records import ExampleRow, KnownAnnotation, KnownTask, SampleRow, WorkRow
 
 _RETRAIN = "START_TRAINING"
+_log = logging.getLogger(__name__)
 SET_ASIDE_SHOWN = 3
 """Items that a run's reason names; its details name them all."""
 
@@ -338,5 +340,9 @@ def _classes_changed(resources: Resources, project_id: int) -> bool:
 
 
 def _promise_in_force(resources: Resources, project_id: int) -> bool:
-    record = PseudoLabelStore.of(resources.settings).standing(project_id)
+    try:
+        record = PseudoLabelStore.of(resources.settings).standing(project_id)
+    except StoreError as error:  # what it is about waits for a person, labels do not
+        _log.warning("the promise of project %s is not watched: %s", project_id, error)
+        return False
     return record is not None and record.state == "written"

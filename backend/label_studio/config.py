@@ -191,6 +191,8 @@ class LabelConfig:
                 "nothing" if value in (None, "") else type(value).__name__,
                 "check the Image tag's value against the imported tasks",
             )
+        if any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise LabelConfigError("an address of whole letters", "half of a surrogate pair", "import the task again")
         return value.strip()
 
     def place(
@@ -221,7 +223,7 @@ class LabelConfig:
 
     def check(self, result: Sequence[dict[str, Any]], score: float) -> None:
         """Raise `RegionError` where the SDK would not take this as a prediction."""
-        prediction = {"result": list(result), "score": score}
+        prediction = {"result": [self._with_known_label(region) for region in result], "score": score}
         validate: Callable[..., list[str]] = self.interface.validate_prediction
         errors = validate(prediction, return_errors=True)
         if errors:
@@ -231,6 +233,14 @@ class LabelConfig:
                 shown if len(shown) <= 300 else shown[:300] + "...",
                 "report this with the labelling configuration",
             )
+
+    def _with_known_label(self, region: dict[str, Any]) -> dict[str, Any]:
+        """For the SDK, which knows no labels of tasks beside those of the configuration: one of the latter."""
+        sources = [output.source for output in self.outputs if output.source is not None]
+        own = next((one for one in sources if one.name == region["from_name"] and one.dynamic and one.labels), None)
+        if own is None or not region["value"].get(own.type):
+            return region
+        return region | {"value": region["value"] | {own.type: [own.labels[0]]}}
 
 
 def task_value(source: str, data: Mapping[str, Any]) -> Any:
@@ -355,7 +365,7 @@ def _interface(label_config: str) -> LabelInterface:
             "write out one Image tag and its controls for each picture of a task, or import one picture a task",
         )
     try:
-        return LabelInterface(label_config)
+        return LabelInterface(re.sub(r"^\s*<\?xml[^>]*\?>", "", label_config))
     except Exception as error:
         raise LabelConfigError(
             "a labelling configuration in XML",

@@ -16,7 +16,7 @@ import httpx
 
 from backend.errors import LabelStudioError, LabelStudioUnreachable, TokenError
 from backend.label_studio.auth import TokenSource
-from backend.label_studio.records import Json
+from backend.label_studio.records import Json, whole_number
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -139,6 +139,8 @@ def _body(answer: httpx.Response, path: str) -> Any:
     try:
         return answer.json()
     except ValueError as error:
+        if "digits" in str(error):  # one item's endless number is that item's trouble
+            return answer.json(parse_int=whole_number)
         kind = answer.headers.get("content-type", "something else")
         raise LabelStudioError(f"JSON from {path}", str(kind), CHECK_VERSION) from error
 

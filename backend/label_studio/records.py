@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,17 @@ Json = dict[str, Any]
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
 MAX_ID = 2**63 - 1
 """Largest id there can be: what every store can hold. Checked where numbers come in, and nowhere else."""
+
+
+MAX_DIGITS = 4000
+"""Whole numbers of more count as infinite in JSON: Python makes none of them."""
+
+
+def whole_number(digits: str) -> float:
+    """A whole number of JSON, for `parse_int`: one item's endless number must not refuse all others."""
+    if len(digits) <= MAX_DIGITS:
+        return int(digits)
+    return -math.inf if digits[0] == "-" else math.inf
 
 
 def _field(item: Mapping[str, Any], name: str, what: str) -> Any:

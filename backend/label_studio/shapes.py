@@ -35,6 +35,8 @@ MASK_TYPES = frozenset(kind + suffix for kind in KINDS for suffix in ("", "label
 MAX_NUMBER = 1e6
 """Largest percentage or angle that is taken: what is beyond lies nowhere near an image."""
 MAX_CORNERS = 100_000
+MAX_OBJECTS = 1000
+"""Objects of one annotation that are looked at: each costs time, and others wait for their turn."""
 MAX_NAME = 64
 """Longest region id, in characters, that is kept as it is."""
 
@@ -79,6 +81,9 @@ def drawn_masks(result: Iterable[Any]) -> tuple[list[DrawnMask], list[str]]:
             left_out.append(f"region {name}: its label is no text that can be stored")
             continue
         earlier = drawn.get(name)
+        if earlier is None and len(drawn) >= MAX_OBJECTS:
+            left_out.append(f"region {name} and those after it: only the first {MAX_OBJECTS} are used")
+            break
         if earlier is None:
             drawn[name] = DrawnMask(name, region, label, _text(region.get("to_name")))
         elif _outline(earlier.region) != _outline(region):
@@ -280,8 +285,9 @@ def _ellipse(value: dict[str, Any], image_hw: tuple[int, int]) -> BoolMask:
     for start in range(top, bottom, ROWS_AT_ONCE):  # in its own box, a few rows at a time
         end = min(start + ROWS_AT_ONCE, bottom)
         dy = np.arange(start, end)[:, None] + 0.5 - centre[1]
-        along, across = (dx * cos + dy * sin) / radii[0], (dy * cos - dx * sin) / radii[1]
-        mask[start:end, left:right] = along**2 + across**2 <= 1
+        with np.errstate(over="ignore", invalid="ignore"):
+            along, across = (dx * cos + dy * sin) / radii[0], (dy * cos - dx * sin) / radii[1]
+            mask[start:end, left:right] = along**2 + across**2 <= 1
     return mask
 
 

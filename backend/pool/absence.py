@@ -75,7 +75,7 @@ class Absences:
         """Times of earlier looks; none where the file cannot be read, so that the days begin again."""
         try:
             return [float(look) for look in json.loads(self._file(project_id).read_text())]
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, ArithmeticError, RecursionError):
             return []
 
     def _file(self, project_id: int) -> Path:

@@ -48,7 +48,7 @@ class Version:
                 learnt_figures=dict(facts.get("learnt_figures") or {}),
                 learnt_sha256=str(facts.get("learnt_sha256") or ""),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
@@ -66,11 +66,11 @@ class Promotion:
 
 def parse_pointer(content: bytes) -> dict[str, Any]:
     """A project's pointer from its file. Raises `ValueError`."""
-    pointer = json.loads(content)
     try:
+        pointer = json.loads(content)
         [Promotion(**step) for step in pointer["history"]]
-        if pointer["version"] and not VERSION_NAME.fullmatch(pointer["version"]):
+        if pointer["version"] != "" and not VERSION_NAME.fullmatch(pointer["version"]):
             raise ValueError("it names no version")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
     return dict(pointer)

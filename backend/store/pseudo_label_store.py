@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,8 +26,8 @@ from backend.errors import StoreError
 from backend.label_studio.records import Json
 from backend.label_studio.shapes import MASK_TYPES
 from backend.settings import Settings
+from backend.store.kept_twice import DAMAGED, copy_of, read_either, write_twice
 from usam.errors import PseudoLabelError
-from usam.files import write_whole
 from usam.pseudo_labels.calibration import Calibration, Candidates
 
 State = Literal["planned", "written", "withdrawn", "undone"]
@@ -110,7 +111,7 @@ class PseudoLabelStore:
         content = json.dumps({**asdict(record), "calibration": record.calibration.as_record()}, indent=1)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / RECORD_FILE, content.encode())
+            write_twice(folder / RECORD_FILE, content.encode())
         except OSError as error:
             raise StoreError(f"room and rights to write {folder}", str(error), "free space or correct them") from error
 
@@ -123,19 +124,50 @@ class PseudoLabelStore:
     def records(self, project: int) -> list[PseudoLabelRun]:
         """All records of a project, oldest first. Raises `StoreError` on one that cannot be read."""
         found = []
-        for path in (self.folder / str(int(project))).glob(f"*/{RECORD_FILE}"):
+        for path in self._paths(project):
             try:
-                known = json.loads(path.read_text())
-                masks = tuple(PseudoLabel(**{**one, "regions": tuple(one["regions"])}) for one in known["masks"])
-                calibration = Calibration.of_record(known["calibration"])
-                found.append(PseudoLabelRun(**{**known, "calibration": calibration, "masks": masks}))
-            except (OSError, ValueError, KeyError, TypeError, PseudoLabelError) as error:
-                raise StoreError(f"a readable {path}", str(error), "restore it, or move its folder away") from error
+                found.append(read_either(path, _parse))
+            except (OSError, ValueError) as error:
+                raise StoreError(f"a readable {path}", str(error), "run `usam-backend repair`") from error
         return sorted(found, key=lambda record: record.run)
+
+    def repair(self, project: int) -> list[str]:
+        """Set aside the records that cannot be read; returns a line each. What they accepted stays in Label Studio."""
+        lines = []
+        for path in self._paths(project):
+            try:
+                read_either(path, _parse)
+            except (OSError, ValueError) as error:
+                for damaged in (path, copy_of(path)):
+                    if damaged.exists():
+                        os.replace(damaged, damaged.with_name(damaged.name + ".damaged"))
+                lines.append(f"{path} set aside: {error}; its promise is not watched any more")
+        return lines
+
+    def projects(self) -> list[int]:
+        """Projects that have a folder here."""
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal())
+
+    def _paths(self, project: int) -> list[Path]:
+        """Records, those of which only the copy is left too."""
+        folder = self.folder / str(int(project))
+        there = (path for path in folder.glob(f"*/{RECORD_FILE}*") if path.suffix != DAMAGED)
+        return sorted({path.with_name(RECORD_FILE) for path in there})
 
     def standing(self, project: int) -> PseudoLabelRun | None:
         """The newest record whose masks are in use, also after its promise was withdrawn."""
         return next((one for one in reversed(self.records(project)) if one.state in ("written", "withdrawn")), None)
+
+
+def _parse(content: bytes) -> PseudoLabelRun:
+    """Raises `ValueError`."""
+    try:
+        known = json.loads(content)
+        masks = tuple(PseudoLabel(**{**one, "regions": tuple(one["regions"])}) for one in known["masks"])
+        calibration = Calibration.of_record(known["calibration"])
+        return PseudoLabelRun(**{**known, "calibration": calibration, "masks": masks})
+    except (ValueError, KeyError, TypeError, RecursionError, PseudoLabelError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 # marks

@@ -107,6 +107,11 @@ def test_versions_repair_and_rollback(command: Command, here: Path, asked: list[
     assert "usam-backend repair" in status.stdout
     assert f"now {second}" in command("repair").stdout
     assert command("repair").stdout == "project 3: nothing to repair\n"
+    record = here / "pseudo_labels" / "3" / "1" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    assert f"{record} set aside" in command("repair", "--project", "3").stdout
+    assert not record.exists()
 
     assert command("rollback", "--project", "3").exit_code == 0
     assert registry.champion(3) == ""

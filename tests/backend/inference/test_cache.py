@@ -89,7 +89,7 @@ def test_files_are_bounded_and_the_least_used_go_first(tmp_path: Path) -> None:
     assert not EmbeddingFiles(tmp_path, SIZE - 1).put("e", "nano-s", embedding())
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "a bit"])
 def test_a_damaged_file_counts_as_not_there_and_is_removed(tmp_path: Path, damage: str) -> None:
     files = EmbeddingFiles(tmp_path, 10 * SIZE)
     files.put("a", "nano-s", embedding())
@@ -97,6 +97,10 @@ def test_a_damaged_file_counts_as_not_there_and_is_removed(tmp_path: Path, damag
     if damage == "other":
         files.put("a", "nano-m", embedding(1, "nano-m"))
         os.replace(files._path("a", "nano-m"), path)
+    elif damage == "a bit":
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
     else:
         path.write_bytes(path.read_bytes()[: 100 if damage == "cut" else 0])
     assert files.get("a", "nano-s") is None

@@ -103,6 +103,15 @@ def test_jobs_are_asked_for_when_they_are_due(place: Resources) -> None:
     assert fake(place.queue).waked == ["retrain", "retrain"]
 
 
+def test_a_damaged_record_of_accepted_masks_stops_no_label(place: Resources) -> None:
+    record = place.settings.data_dir / "pseudo_labels" / "1" / "4" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    studio(place).add_task(1, [brush()])
+    assert sync(place).samples == 1
+    assert place.store.runs(1, "sync")[0].state == "done"
+
+
 def test_what_is_deleted_there_is_deleted_here(place: Resources) -> None:
     studio(place).add_task(1, [brush()])
     sync(place)

@@ -124,6 +124,26 @@ def test_labels_that_a_task_brings() -> None:
     assert sent(controls, "z")[0]["value"]["brushlabels"] == ["z"]
 
 
+def test_labels_that_a_task_brings_beside_those_of_the_configuration() -> None:
+    controls = config('<BrushLabels name="b" toName="img" value="$classes"><Label value="own"/></BrushLabels>')
+    data = {"classes": [{"value": "theirs"}]}
+    for label in ("own", "theirs"):
+        (region,) = sent(controls, label, data)
+        assert region["value"]["brushlabels"] == [label]
+    (region,) = sent(controls, "nobodys", data)
+    assert region["value"]["brushlabels"] == []
+
+
+def test_a_declaration_of_xml_is_passed_over_and_half_a_sign_is_no_address() -> None:
+    declared = parse_config(
+        '<?xml version="1.0" encoding="utf-8"?>\n<View><Image name="img" value="$image"/>'
+        '<Brush name="b" toName="img"/></View>'
+    )
+    assert declared.image_value({"image": " a "}) == "a"
+    with pytest.raises(LabelConfigError, match="surrogate"):
+        declared.image_value({"image": "http://host/\ud800"})
+
+
 GEOMETRY = {
     "Brush": {"format", "rle"},
     "Bitmask": {"imageDataURL"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterator
 
 import httpx
@@ -162,3 +163,8 @@ def test_a_list_of_objects_is_taken_as_it_is(script: Script, connection: Connect
     assert connection._list("/api/x", {"page": 1}) == [FINE]
     assert script.requests[0].url.params["page"] == "1"
     assert connection._list("/api/x", {}) == []
+
+
+def test_an_endless_number_in_an_answer_refuses_nothing_else(script: Script, connection: Connection) -> None:
+    script.answers = [httpx.Response(200, text='{"id": 1, "bad": [' + "9" * 5000 + ", -" + "9" * 5000 + "]}")]
+    assert connection._object("GET", "/api/x") == {"id": 1, "bad": [math.inf, -math.inf]}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.label_studio.prompts import prompts_from_context, prompts_from_task
-from backend.label_studio.shapes import DrawnMask, drawn_masks, finite, region_to_mask
+from backend.label_studio.shapes import MAX_OBJECTS, DrawnMask, drawn_masks, finite, region_to_mask
 from usam.errors import UsamError
 
 HW = (24, 32)
@@ -70,6 +70,12 @@ def test_names_are_unique_short_storable_and_stay_the_same(ids: list[object]) ->
     assert len(set(found)) == len(found) == len(ids)
     assert all(len(name) <= 64 and name.encode() and "\0" not in name for name in found)
     assert names(result) == found
+
+
+def test_of_very_many_objects_the_first_are_used_and_the_rest_is_said() -> None:
+    drawn, left_out = drawn_masks([box(f"r{number}") for number in range(MAX_OBJECTS + 5)])
+    assert len(drawn) == MAX_OBJECTS
+    assert left_out == [f"region r{MAX_OBJECTS} and those after it: only the first {MAX_OBJECTS} are used"]
 
 
 def test_a_label_that_cannot_be_stored_is_left_out_by_name() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from backend.errors import StoreError
+from backend.store.kept_twice import copy_of
 from backend.store.pseudo_label_store import (
     ACCEPTED_VERSION,
     PseudoLabel,
@@ -78,9 +79,23 @@ def test_a_record_that_cannot_be_read_is_named_and_not_passed_over(records: Pseu
     records.put(1, run_record(5))
     path = records.folder_of(1, 5) / "record.json"
     path.write_text(content)
+    assert [record.run for record in records.records(1)] == [4, 5], "mended from its copy"
+    path.write_text(content)
+    copy_of(path).write_text(content)
     with pytest.raises(StoreError) as caught:
         records.records(1)
     assert str(path) in str(caught.value)
+    assert records.projects() == [1]
+    (line,) = records.repair(1)
+    assert str(path) in line
+    assert [record.run for record in records.records(1)] == [4]
+    assert records.repair(1) == []
+
+
+def test_a_record_that_is_gone_comes_back_from_its_copy(records: PseudoLabelStore) -> None:
+    records.put(1, run_record(4))
+    (records.folder_of(1, 4) / "record.json").unlink()
+    assert [record.run for record in records.records(1)] == [4]
 
 
 def test_a_record_that_cannot_be_written_says_so_and_leaves_the_one_before(
@@ -92,7 +107,7 @@ def test_a_record_that_cannot_be_written_says_so_and_leaves_the_one_before(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("backend.store.pseudo_label_store.write_whole", full)
+    monkeypatch.setattr("backend.store.pseudo_label_store.write_twice", full)
     with pytest.raises(StoreError, match="No space"):
         records.change(1, before, "written")
     assert records.records(1) == [before]

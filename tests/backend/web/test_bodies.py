@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -51,7 +52,15 @@ def test_small_and_large_bodies_mean_the_same() -> None:
     assert parse_json(b"") == {}
 
 
-@pytest.mark.parametrize("body", [b"{", b"[" * 100_000, b"\xff\xfe", b"9" * 5000, b'{"tasks": "\\ud800"}'])
+def test_what_one_item_holds_refuses_no_other() -> None:
+    raw = b'{"tasks": [{"id": ' + b"9" * 5000 + b'}, {"id": -' + b"9" * 5000 + b'}, {"a": "\\ud800"}, {"id": 1}]}'
+    for body in (raw, raw + b" " * SMALL_BYTES):
+        assert parse_json(body) == {"tasks": [{"id": math.inf}, {"id": -math.inf}, {"a": "\ud800"}, {"id": 1}]}
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[" * 100_000, b"\xff\xfe", b"9" * 5000, b'["\\ud800"', b'{"tasks": "\\ud800"}']
+)
 def test_what_is_no_message_is_told_without_its_content(body: bytes) -> None:
     for raw in (body, b" " * SMALL_BYTES + body):
         with pytest.raises(UsamError, match="/docs"):
