@@ -31,8 +31,8 @@ test: setup ## run every test that this machine can run, and show what they cove
 test-fast: setup ## run the quick tests: no Label Studio, no browser, no Redis
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not integration and not e2e"
 
-chaos: setup ## hurt a real stack while labels are made; FAULTS=500 SEED=2 for a long run
-	$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) --seed $(or $(SEED),1)
+chaos: setup ## hurt a real stack while labels are made; FAULTS=500 SEED=2 DATABASE=postgresql for a long run
+	$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) --seed $(or $(SEED),1) --database $(or $(DATABASE),sqlite)
 
 fuzz: setup ## send the service 100,000 requests that nobody thought of
 	FUZZ_REQUESTS=100000 $(BIN)/python -m pytest tests/backend/web/test_fuzz.py -s --timeout 0

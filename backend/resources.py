@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import JobBusy, SettingsError, StoreError, reason_of
+from backend.errors import JobBusy, SettingsError, reason_of
 from backend.image_fetcher import ImageFetcher
 from backend.inference.cache import EmbeddingFiles
 from backend.inference.intake import SourceImage
@@ -22,6 +22,7 @@ from backend.metrics.service import Metrics
 from backend.queue import JobQueue, open_queue
 from backend.settings import Settings
 from backend.store import Store
+from backend.store.database import STORE_ERRORS
 from backend.store.head_registry import Registry
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Resources:
 
         def renew() -> None:
             while not done.wait(LEASE_S / 4):
-                with suppress(StoreError):
+                with suppress(*STORE_ERRORS):
                     self.store.acquire(name, holder, LEASE_S)
 
         thread = threading.Thread(target=renew, name=f"lease-{name}", daemon=True)
@@ -132,14 +133,16 @@ class Resources:
         try:
             yield progress
         except BaseException as error:
-            self.store.finish_run(progress.id, "failed", reason_of(error), progress.details)
+            with suppress(*STORE_ERRORS):  # what went wrong first is what is told
+                self.store.finish_run(progress.id, "failed", reason_of(error), progress.details)
             raise
         self.store.finish_run(progress.id, progress.state, progress.reason, progress.details)
 
 
 @dataclass
 class RunProgress:
-    """How far a run is. Written to the store at most every half second, so that it costs nothing."""
+    """How far a run is. Written to the store at most every half second, so that it costs nothing, and not where the
+    store does not answer: the work itself goes on."""
 
     resources: Resources
     id: int
@@ -156,5 +159,6 @@ class RunProgress:
         if done < total and now - self._told < 0.5:
             return
         self._told = now
-        self.resources.store.update_run(self.id, done=done, total=total)
+        with suppress(*STORE_ERRORS):
+            self.resources.store.update_run(self.id, done=done, total=total)
         self.resources.on_progress({"done": done, "total": total, "what": what})

@@ -16,10 +16,11 @@ import sys
 import time
 from types import FrameType
 
-from backend.errors import BackendError, QueueError
+from backend.errors import QueueError, reason_of
 from backend.queue import JobQueue, open_queue
 from backend.settings import Settings
 from backend.store import Store
+from backend.store.database import STORE_ERRORS
 
 REDIS_PATIENCE_S = 2.0
 TIMER_BACK_OFF_S = 10.0
@@ -141,8 +142,8 @@ def tick(settings: Settings, queue: JobQueue) -> int:
             projects = store.projects()
         finally:
             store.close()
-    except BackendError as error:
-        _log.warning("the timer could not read the store: %s", error)
+    except STORE_ERRORS as error:
+        _log.warning("the timer could not read the store: %s", reason_of(error))
         return 0
     return sum(queue.wake(project, "sync") for project in projects)
 

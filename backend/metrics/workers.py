@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-import sqlalchemy as sql
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from backend.errors import StoreError
+from backend.store.database import STORE_ERRORS
 from backend.store.records import RefinementState
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Progress(Collector):
                     ended = run.finished_at is not None
                     share.add_metric([name, job], 1.0 if ended else run.done / run.total if run.total else 0.0)
                     seconds.add_metric([name, job], (run.finished_at or time.time()) - run.started_at)
-        except (StoreError, sql.exc.SQLAlchemyError):
+        except STORE_ERRORS:
             return
         yield from (state, share, seconds, tasks, new)
 
@@ -111,7 +110,7 @@ class PoolActions(Collector):
                         value = getattr(state, "gain_value" if name == "true_gain" else name)
                         if not math.isnan(value):
                             family.add_metric([str(project), action], float(value))
-        except (StoreError, sql.exc.SQLAlchemyError):
+        except STORE_ERRORS:
             return
         yield from families.values()
 

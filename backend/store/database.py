@@ -17,6 +17,8 @@ from backend.store.migrations import HEAD, migrate, revision_of
 from backend.store.records import Row, RowOf
 
 BUSY_MS = 30_000
+STORE_ERRORS = (StoreError, sql.exc.SQLAlchemyError)
+"""What is raised where a store does not answer, as while its server starts again. Whoever can do without it, does."""
 _BATCH = 500
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from backend.errors import EngineBusy, EngineError
@@ -339,6 +340,12 @@ def _add_error_handlers(app: FastAPI) -> None:
             status = 503
         body = ErrorAnswer(error=str(error), expected=error.expected, got=error.got, remedy=error.remedy)
         return _error(body, status, headers)
+
+    @app.exception_handler(SQLAlchemyError)
+    async def store_error(request: Request, error: SQLAlchemyError) -> Response:
+        log.warning("%s: the store does not answer: %s", request.url.path, type(error).__name__)
+        answer = ErrorAnswer(error="the store does not answer", remedy="try again; clicks need no store")
+        return _error(answer, 503, {"Retry-After": str(LOADING_RETRY_S)})
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from pydantic import ValidationError
 
-from backend.errors import EngineBusy, EngineStopped
+from backend.errors import EngineBusy, EngineStopped, reason_of
 from backend.image_fetcher import ImageFetcher
 from backend.inference.engine import NO_HEADS, Engine
 from backend.inference.object_masks import ObjectMask, ProposedMasks
@@ -39,6 +39,7 @@ from backend.pool.mask_selection import SelectionGains, mask_choice
 from backend.pool.policy import strategy_for
 from backend.pool.ranking import PoolTask, acquisition_of
 from backend.settings import Settings
+from backend.store.database import STORE_ERRORS
 from backend.store.records import ScoreRow
 from usam.errors import UsamError
 
@@ -82,6 +83,7 @@ class PredictionService:
         self._in_use: dict[int, str] = {}
         self._places: dict[int, Places] = {}
         self._selected_at: dict[int, float] = {}
+        self._served_before: dict[int, str] = {}
 
     def model_version(self, project: int | None) -> str:
         """The version that a project's predictions carry: checkpoint and heads in use, and the ranking if it adds one.
@@ -89,11 +91,19 @@ class PredictionService:
         Changes nothing. Raises `EngineBusy` while the heads are being read.
         """
         version = self._champion_while_loading(project) or self._engine.model_version(project)
-        if project is not None and self._served is not None:
-            served = self._served.served(project)
-            if served.startswith(version):
-                return served
-        return version
+        served = self._served_version(project) if project is not None else ""
+        return served if served and served.startswith(version) else version
+
+    def _served_version(self, project: int) -> str:
+        """The version of the ranking in use; the one told last while the store does not answer."""
+        if self._served is None:
+            return ""
+        try:
+            served = self._served_before[project] = self._served.served(project)
+        except STORE_ERRORS as error:
+            log.warning("the version of project %s is the one told last: %s", project, reason_of(error))
+            return self._served_before.get(project, "")
+        return served
 
     def versions(self, project: int | None = None) -> list[str]:
         """Versions that can be had, the one in use first."""
@@ -155,8 +165,8 @@ class PredictionService:
             states = self._served.refinements(project)
             self._engine.suspend(project, [name for name, state in states.items() if state.suspended])
             self._engine.set_mask_selection(project, mask_choice(self._settings, self._served, project, *versions))
-        except UsamError as error:
-            log.warning("how masks of project %s are chosen is not known: %s", project, error)
+        except (UsamError, *STORE_ERRORS) as error:
+            log.warning("how masks of project %s are chosen is not known: %s", project, reason_of(error))
 
     def predict(self, request: PredictRequest) -> PredictAnswer:
         """Exactly one item a task, in their order.
@@ -250,10 +260,14 @@ class PredictionService:
         """The ranking that is served, read again at most every half minute and when another is served."""
         if self._served is None or project is None:
             return None
-        version = self._served.served(project)
+        version = self._served_version(project)
         known = self._places.get(project)
         if known is None or known.version != version or time.monotonic() - known.read_at > CACHE_TTL_S:
-            known = Places.of(version, self._served.ranking(project) if version else ())
+            try:
+                known = Places.of(version, self._served.ranking(project) if version else ())
+            except STORE_ERRORS as error:
+                log.warning("the ranking of project %s is not read: %s", project, reason_of(error))
+                return known
             self._places[project] = known
         return known
 

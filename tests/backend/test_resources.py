@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy.exc import OperationalError
 
 from backend.image_fetcher import ImageFetcher
 from backend.inference.model import LoadedModel
@@ -78,3 +80,34 @@ def test_an_image_that_was_looked_at_is_not_encoded_for_its_labels(resources: Re
     assert (again.image_embed == first.image_embed).all()
     resources.embedding(model, png(2))
     assert model.encoded == 2
+
+
+def test_work_goes_on_while_the_store_starts_again(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: Any, **__: Any) -> Any:
+        raise OperationalError("UPDATE", None, ConnectionError("the server closed the connection"))
+
+    def work() -> None:
+        with resources.run(1, "sync") as progress:
+            monkeypatch.setattr(resources.store, "update_run", nothing)
+            progress.step(2, 2)
+            raise ValueError("the job's own")
+
+    with pytest.raises(ValueError, match="the job's own"):
+        work()
+
+
+def test_a_lease_is_renewed_once_the_store_answers_again(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.resources.LEASE_S", 0.04)
+    real, calls, again = resources.store.acquire, list[int](), threading.Event()
+
+    def acquire(name: str, holder: str, seconds: float) -> bool:
+        calls.append(1)
+        if len(calls) in (2, 3):
+            raise OperationalError("UPDATE", None, ConnectionError("the server closed the connection"))
+        if len(calls) > 3:
+            again.set()
+        return real(name, holder, 60)
+
+    monkeypatch.setattr(resources.store, "acquire", acquire)
+    with resources.lease("sync-1"):
+        assert again.wait(20)

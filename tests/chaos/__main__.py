@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --faults 40 --seed 1`: hurt a real stack while somebody labels, then count what is left.
+"""`python -m tests.chaos --faults 40 --seed 1 --database sqlite`: hurt a real stack while labels are made, then count.
 
 The report, JSON on standard output, has the faults by kind, the annotations made, changed and deleted, those found in
 Label Studio and in the store, and the longest recovery. Exit status 1 where anything was lost.
@@ -21,6 +21,7 @@ from backend.local.demo import demo_pictures
 from backend.store.head_registry import Registry
 from tests.chaos.faults import Fault, schedule
 from tests.chaos.rig import Rig
+from tests.postgres_server import PostgresServer, postgres_programs
 
 PICTURES = 10
 
@@ -31,30 +32,53 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=40, help="how many (default 40)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed brings the same faults")
     parser.add_argument("--minutes", type=float, default=0, help="begin no fault after so many minutes; 0: no limit")
+    parser.add_argument(
+        "--database", choices=("sqlite", "postgresql"), default="sqlite", help="what the store is (default sqlite)"
+    )
     parser.add_argument("--keep", type=Path, help="folder to work in, which is kept")
     parser.add_argument("--list", action="store_true", help="only print the faults")
     arguments = parser.parse_args()
-    faults = schedule(arguments.seed, arguments.faults)
+    server = arguments.database == "postgresql"
+    faults = schedule(arguments.seed, arguments.faults, server=server)
     if arguments.list:
         print("\n".join(map(str, faults)))
         return 0
+    programs = postgres_programs()
+    if server and programs is None:
+        parser.error("PostgreSQL's programs are not installed (Debian: apt-get install postgresql)")
+    database = PostgresServer(programs) if server and programs is not None else None
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="usam-chaos-"))
     try:
-        report = run(folder, faults, arguments.seed, arguments.minutes * 60 or float("inf"))
+        report = run(folder, faults, arguments.seed, arguments.minutes * 60 or float("inf"), database)
     finally:
+        if database is not None:
+            database.remove()
         if arguments.keep is None:
             shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(report, indent=1))
+    print(json.dumps({"database": arguments.database, **report}, indent=1))
+    print(summary(report), file=sys.stderr)
     return 0 if report["intact"] else 1
 
 
-def run(folder: Path, faults: list[Fault], seed: int, seconds: float) -> dict[str, Any]:
+def summary(report: dict[str, Any]) -> str:
+    """The report in a sentence."""
+    found = report["in_label_studio"]
+    return (
+        f"{report['faults']} faults: {report['made']} labels made, {report['changed']} changed, {report['deleted']} "
+        f"deleted; {found} found in Label Studio and {report['in_store']} in the store, {len(report['lost'])} lost; "
+        f"longest recovery {report['slowest'][0]} s ({report['slowest'][1]})"
+    )
+
+
+def run(
+    folder: Path, faults: list[Fault], seed: int, seconds: float, database: PostgresServer | None = None
+) -> dict[str, Any]:
     """Start a stack in `folder`, do the faults, count; at most about `seconds` of faults."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     for path in sorted(demo_pictures(folder / "source").iterdir())[:PICTURES]:
         shutil.copyfile(path, images / path.name)
-    rig = Rig(folder, images)
+    rig = Rig(folder, images, database)
     done: list[Fault] = []
     longest, slowest = 0.0, ""
     try:

@@ -6,8 +6,10 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["kill", "stop", "kill twice", "kill child", "damage", "kill up"]
-Part = Literal["worker", "backend", "Redis", "Label Studio", "up", "pointer", "version", "heads", "queue", "notes"]
+Kind = Literal["kill", "stop", "kill twice", "kill child", "damage", "kill up", "restart"]
+Part = Literal[
+    "worker", "backend", "Redis", "Label Studio", "up", "pointer", "version", "heads", "queue", "notes", "database"
+]
 Act = Literal["add", "change", "delete"]
 
 WEIGHTS: dict[tuple[Kind, Part], int] = {
@@ -28,6 +30,8 @@ WEIGHTS: dict[tuple[Kind, Part], int] = {
     ("damage", "notes"): 1,
     ("kill up", "up"): 1,
 }
+SERVER_WEIGHTS: dict[tuple[Kind, Part], int] = {("restart", "database"): 10, ("stop", "database"): 4}
+"""What else goes wrong where the store is a database server."""
 DAMAGES = ("truncated", "garbage", "empty")
 ACTS: tuple[Act, ...] = ("add", "add", "add", "change", "delete")
 
@@ -45,15 +49,23 @@ class Fault:
     work: tuple[Act, ...]
     draw: float
 
+    @property
+    def times(self) -> int:
+        """How often a part is started again, every `seconds`."""
+        return 1 + int(self.draw * 4)
+
     def __str__(self) -> str:
-        more = {"stop": f" for {self.seconds:.1f} s", "damage": f": {self.damage}"}.get(self.kind, "")
+        times = f" {self.times} times" if self.kind == "restart" else ""
+        more = {"stop": f" for {self.seconds:.1f} s", "damage": f": {self.damage}"}.get(self.kind, times)
         return f"{self.number}. {self.kind} {self.part}{more}; {', '.join(self.work)}"
 
 
-def schedule(seed: int, count: int) -> list[Fault]:
-    """`count` faults; a longer list of the same seed begins with the shorter one."""
+def schedule(seed: int, count: int, *, server: bool = False) -> list[Fault]:
+    """`count` faults, with `server` those of a database server too; a longer list of the same seed begins with the
+    shorter one."""
     rng = random.Random(seed)
-    kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+    all_weights = WEIGHTS | (SERVER_WEIGHTS if server else {})
+    kinds, weights = list(all_weights), list(all_weights.values())
     faults = []
     for number in range(1, count + 1):
         kind, part = rng.choices(kinds, weights)[0]

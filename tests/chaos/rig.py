@@ -22,6 +22,7 @@ from backend.store import Store
 from backend.store.head_registry import ABOUT_FILE, HEADS_FILE, POINTER_FILE
 from tests.chaos.faults import Act, Fault, spoil
 from tests.e2e.workplace import small_region
+from tests.postgres_server import PostgresServer
 
 PATIENCE_S = 240.0
 SETTINGS = {
@@ -40,7 +41,8 @@ class Rig:
     """The stack under test, and what a person did in it: `made`, `changed` and `deleted` are annotation ids that Label
     Studio confirmed; `unsure` counts requests whose answer was cut off."""
 
-    def __init__(self, folder: Path, images: Path) -> None:
+    def __init__(self, folder: Path, images: Path, database: PostgresServer | None = None) -> None:
+        self._database = database
         self.data, self.images, self.log = folder / "var", images, folder / "up.log"
         self.made: set[int] = set()
         self.changed: set[int] = set()
@@ -50,6 +52,9 @@ class Rig:
         self._up: subprocess.Popen[bytes] | None = None
         self._starts = 0
         self._environment = {**os.environ, **SETTINGS, "USAM_DATA_DIR": str(self.data)}
+        self._store_url = database.create("usam") if database is not None else f"sqlite:///{self.data / 'usam.db'}"
+        if database is not None:
+            self._environment["USAM_DATABASE_URL"] = self._store_url
         for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "REDIS_URL"):
             self._environment.pop(name, None)
 
@@ -87,7 +92,7 @@ class Rig:
 
     def store(self) -> _OpenStore:
         """The stack's store."""
-        return _OpenStore(f"sqlite:///{self.data / 'usam.db'}")
+        return _OpenStore(self._store_url)
 
     def client(self) -> LabelStudio:
         """A client of the stack's Label Studio."""
@@ -116,6 +121,8 @@ class Rig:
                 notes = self.data / "up.json"
                 notes.write_bytes(spoil(notes.read_bytes(), fault.damage))
             self.start()
+        elif fault.part == "database":
+            self._restart_database(fault)
         elif fault.kind == "damage":
             self._damage(fault)
         elif fault.kind == "kill child":
@@ -133,6 +140,18 @@ class Rig:
             if fault.kind == "kill twice":
                 self.wait(lambda: self.pid(fault.part) not in (0, before), f"another {fault.part}")
                 signal_to(self.pid(fault.part), signal.SIGKILL)
+
+    def _restart_database(self, fault: Fault) -> None:
+        """Again and again while people label, or once and away for a while."""
+        assert self._database is not None
+        for number in range(fault.times if fault.kind == "restart" else 1):
+            if number:
+                self.work(fault.work[0], fault.draw)
+                time.sleep(fault.seconds)
+            self._database.stop("fast" if number % 2 else "immediate")
+            if fault.kind == "stop":
+                time.sleep(fault.seconds)
+            self._database.start()
 
     def _damage(self, fault: Fault) -> None:
         if fault.part == "queue":  # only a server that is down reads its file again

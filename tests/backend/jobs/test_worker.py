@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy.exc import OperationalError
 
 from backend.errors import QueueError
 from backend.jobs import watched_worker, worker
@@ -34,6 +35,15 @@ def test_a_store_that_cannot_be_read_does_not_end_the_timer(tmp_path: Path) -> N
     queue: Any = FakeQueue()
     assert tick(Settings(data_dir=tmp_path), queue) == 0
     assert queue.waked == []
+
+
+def test_a_database_that_starts_again_does_not_end_the_timer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: Any, **__: Any) -> Any:
+        raise OperationalError("SELECT", None, ConnectionError("the server closed the connection"))
+
+    monkeypatch.setattr(Store, "projects", nothing)
+    queue: Any = FakeQueue()
+    assert tick(Settings(data_dir=tmp_path), queue) == 0
 
 
 @pytest.mark.parametrize("name", PRELOADED)

@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
+from sqlalchemy.exc import OperationalError
 
 from backend.inference.engine import Engine
 from backend.label_studio.records import Task
@@ -569,3 +570,20 @@ def test_a_warm_click_does_not_wait_for_cold_ones(client: httpx.Client, engine: 
         finally:
             go.set()
         assert all(waiting.result().json()["results"][0]["result"] for waiting in cold)
+
+
+def test_a_store_that_does_not_answer_is_said_and_clicks_go_on(client: httpx.Client, store: Store) -> None:
+    def nothing(*_: object, **__: object) -> object:
+        raise OperationalError("SELECT", None, ConnectionError("the server closed the connection"))
+
+    for name in ("projects", "served", "ranking", "counts", "refinements"):
+        setattr(store, name, nothing)
+    page = client.get("/", headers={"Accept": "text/html"})
+    assert (page.status_code, page.json()["error"]) == (503, "the store does not answer")
+    answer = client.post("/predict", json=ask([task(1, picture(1))]))
+    assert answer.status_code == 200
+    assert answer.json()["results"][0]["reason"] is None
+    for route in ("/health", "/metrics", "/versions?project=3"):
+        assert client.get(route).status_code == 200
+    assert client.post("/setup", json={"project": "3.1"}).status_code == 200
+    assert client.post("/webhook", json={"action": "X", "project": {"id": 3}}).status_code == 200

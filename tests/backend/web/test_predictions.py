@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy.exc import OperationalError
 
 from backend.image_fetcher import ImageFetcher
 from backend.inference.engine import Engine
@@ -151,6 +152,26 @@ def test_a_live_score_is_that_of_the_served_ranking(store: Store, tmp_path: Path
         found = ask(answers, 2)
         assert (found.score, found.model_version) == (0.5, version)
         assert ask(answers, 9).score in [place / 5 for place in range(1, 6)]
+        scored = ask(answers, 2)
+        silence(store)
+        answers._selected_at.clear()
+        answers._places.clear()
+        found = ask(answers, 2)
+        assert found.model_version == version, "a database that starts again changes no version"
+        assert found.result
+        assert 0 < found.score < 1
+        assert scored.score == 0.5
+
+
+def silence(store: Store) -> None:
+    """As a database that starts again."""
+
+    def nothing(*_: Any, **__: Any) -> Any:
+        raise OperationalError("SELECT", None, ConnectionError("the server closed the connection"))
+
+    for name in ("served", "ranking", "refinements", "projects", "selection_gain"):
+        assert hasattr(store, name)
+        setattr(store, name, nothing)
 
 
 class FakeEngine:
