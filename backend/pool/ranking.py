@@ -6,6 +6,7 @@ first. A confidence is what Label Studio stores: lower = served first.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from backend.resources import Resources
     from usam.heads.head_set import HeadSet
 
+SILENT_S = 900.0
+"""A ranking that told nothing for so long was lost with its job, as by a power cut. If it was not, a lease
+keeps the next one waiting."""
 TOP = 3
 CONTROL = "nothing is shown on purpose, to tell what masks save"
 
@@ -194,6 +198,8 @@ def ranking_is_stale(resources: Resources, known: Project) -> str:
         return f"the project's version is {known.model_version!r}, not ours"
     if last.state not in ("done", "skipped", "running"):
         return f"the last ranking is {last.state}"
+    if last.state == "running" and time.time() - last.changed_at > SILENT_S:
+        return "the last ranking ended without a word"
     new = pool - {row.task for row in store.ranking(project)}
     if new:
         return f"{len(new)} tasks have no rank"

@@ -58,11 +58,12 @@ class Database:
             yield connection
 
     @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        """One transaction. SQLite's is immediate: it waits for its turn instead of failing half-way."""
+    def _write(self, *, durable: bool = False) -> Iterator[Connection]:
+        """One transaction. SQLite's is immediate: it waits for its turn instead of failing half-way; and what is
+        `durable`, with all before it, survives a loss of power once this returns. Other databases always do so."""
         with self._engine.connect() as connection:
             if self._sqlite:
-                connection = connection.execution_options(usam_immediate=True)
+                connection = connection.execution_options(usam_immediate=True, usam_durable=durable)
             try:
                 with connection.begin():
                     yield connection
@@ -117,13 +118,14 @@ def _open(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun by _begin_sqlite, not by the driver
-    for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+    for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    immediate = connection.get_execution_options().get("usam_immediate", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    options = connection.get_execution_options()
+    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('usam_durable') else 'NORMAL'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("usam_immediate") else "BEGIN")
 
 
 def parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import RegistryError
 from backend.store.head_versions import VERSION_NAME, Promotion, Version, parse_pointer
-from backend.store.kept_twice import add_copy, copy_of, read_either, sync_folder, write_twice
+from backend.store.kept_twice import add_copy, copy_of, make_folder, read_either, sync_folder, write_twice
 from usam.errors import UsamError
 
 if TYPE_CHECKING:
@@ -254,9 +254,11 @@ class Registry:
     def set_aside(self, project: int, version: str) -> Path:
         """Move a version's folder out of the way; returns where it lies now."""
         target = self._project(project) / "damaged" / f"{version}-{time.time_ns()}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(self._folder_of(project, version), target)
-        sync_folder(target.parent)
+        make_folder(target.parent)
+        source = self._folder_of(project, version)
+        os.rename(source, target)
+        for folder in (target.parent, source.parent):
+            sync_folder(folder)
         return target
 
     # files
@@ -287,7 +289,7 @@ class Registry:
             self._point(project, version, before, kind, reason, pointer.get("history", []))
 
     def _write(self, target: Path, heads: HeadSet, facts: dict[str, Any], learnt: bytes) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         self._sweep(target.parent)
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=target.parent))
         try:
@@ -345,7 +347,7 @@ class Registry:
     @contextmanager
     def _lock(self, project: int) -> Iterator[None]:
         folder = self._project(project)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with (folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

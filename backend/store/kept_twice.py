@@ -79,6 +79,14 @@ def write_private(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those above it that are missing, so that their names survive a loss of power."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """See to it that the names in a folder survive a loss of power."""
     handle = os.open(folder, os.O_RDONLY)

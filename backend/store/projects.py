@@ -48,7 +48,7 @@ class Projects(Database):
 
     def join(self, project: int, stamp: str = "") -> None:
         """Note that `project` is ours to look after. Another `stamp` under the same id empties it first."""
-        with self._write() as connection:
+        with self._write(durable=True) as connection:
             row = ProjectRow(project, stamp).columns()
             self._upsert(connection, ProjectRow, [row], keep_existing=True)
             connection.execute(sql.update(ProjectRow).where(ProjectRow.id == project).values(connected=True))
@@ -61,7 +61,8 @@ class Projects(Database):
 
     def leave(self, project: int) -> None:
         """Note that `project` is not ours any more; what is known of it stays for when it joins again."""
-        self._set_project(project, connected=False)
+        with self._write(durable=True) as connection:
+            connection.execute(sql.update(ProjectRow).where(ProjectRow.id == project).values(connected=False))
 
     def forget(self, project: int) -> None:
         """Drop a project with all that is known of it."""

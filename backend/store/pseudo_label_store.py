@@ -26,7 +26,7 @@ from backend.errors import StoreError
 from backend.label_studio.records import Json
 from backend.label_studio.shapes import MASK_TYPES
 from backend.settings import Settings
-from backend.store.kept_twice import DAMAGED, copy_of, read_either, write_twice
+from backend.store.kept_twice import DAMAGED, copy_of, make_folder, read_either, write_twice
 from usam.errors import PseudoLabelError
 from usam.pseudo_labels.calibration import Calibration, Candidates
 
@@ -110,7 +110,7 @@ class PseudoLabelStore:
         folder = self.folder_of(project, record.run)
         content = json.dumps({**asdict(record), "calibration": record.calibration.as_record()}, indent=1)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             write_twice(folder / RECORD_FILE, content.encode())
         except OSError as error:
             raise StoreError(f"room and rights to write {folder}", str(error), "free space or correct them") from error

@@ -23,12 +23,12 @@ class Runs(Database):
 
     def start_run(self, project: int, job: str, *, fingerprint: str = "", total: int = 0) -> int:
         """Begin a run record; an earlier one of the same job still open is closed as cut short. Returns
-        its number."""
+        its number, which no later run gets, whatever happens: what it writes elsewhere carries it."""
         now = time.time()
         row = Run(project, job, "running", fingerprint, 0, total, "", {}, now, now, None).columns()
         del row["id"]
         mine = (Run.project == project, Run.job == job)
-        with self._write() as connection:
+        with self._write(durable=True) as connection:
             connection.execute(
                 sql.update(Run)
                 .where(*mine, Run.state == "running")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,29 @@ def test_a_pool_of_unreadable_images_fails_and_says_so(tmp_path: Path) -> None:
         run(place, 1)
     assert state(place)[0] == "failed"
     place.store.close()
+
+
+def test_a_store_that_forgot_a_ranking_after_a_power_cut_makes_it_again(place: Resources, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "usam.db") as before, sqlite3.connect(tmp_path / "before.db") as kept:
+        before.backup(kept)
+    run(place, 1)
+    with sqlite3.connect(tmp_path / "before.db") as kept, sqlite3.connect(tmp_path / "usam.db") as after:
+        kept.backup(after)
+    place.store.start_run(1, "retrain")  # so that the next ranking is another number's, as it is after a power cut
+    assert place.store.served(1) == ""
+    assert sync(place, 1).waked == ("score_pool",)  # type: ignore[union-attr]
+    run(place, 1)
+    studio: Any = place.label_studio
+    assert studio.known.model_version == place.store.served(1)
+    assert set(studio.model_versions(1)) == {place.store.served(1)}, "what the lost one wrote is gone"
+    assert len(studio.prediction_list) == 4
+
+
+def test_a_ranking_that_was_lost_with_its_job_is_asked_for_again(
+    place: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(place, 1)
+    place.store.start_run(1, "score_pool")
+    assert sync(place, 1).waked == ()  # type: ignore[union-attr]
+    monkeypatch.setattr("backend.pool.ranking.SILENT_S", -1.0)
+    assert sync(place, 1).waked == ("score_pool",)  # type: ignore[union-attr]
