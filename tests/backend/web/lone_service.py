@@ -31,10 +31,11 @@ class LoneService:
 
 
 @contextmanager
-def lone_service(folder: Path) -> Iterator[LoneService]:
-    """Run it on a data folder until the block ends."""
+def lone_service(folder: Path, **settings: str) -> Iterator[LoneService]:
+    """Run it on a data folder until the block ends; `settings` are variables, in small letters without prefix."""
     command = [sys.executable, "-m", __name__, str(folder)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    environment |= {f"USAM_{name.upper()}": value for name, value in settings.items()}
     log = (folder / "service.log").open("wb")
     with log, subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log) as process:
         try:
@@ -56,7 +57,8 @@ def main(folder: Path) -> None:
     from backend.store import Store
     from backend.web.app import create_app
 
-    settings = Settings(model="nano-s", heads="none", threads=1, points_per_side=1, data_dir=folder)
+    given = {"model": "nano-s", "heads": "none", "threads": 1, "points_per_side": 1}
+    settings = Settings.from_environment(data_dir=folder, **given)
     with Engine(settings) as engine:
         engine.wait_ready(120)
         app = create_app(settings, engine, Store(settings.store_url), alone=True)
