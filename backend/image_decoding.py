@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,8 @@ from usam.images import read_image, read_size
 
 UInt8Image = npt.NDArray[np.uint8]
 
+STEP_BACK = 10
+"""Niceness of threads that decode."""
 DECODED_AT_ONCE = 2
 DECODED_PIXELS = 50_000_000
 """Pixels of all images decoded at once; a larger one is decoded alone."""
@@ -47,6 +51,14 @@ class DecodeGate:
             with self._changed:
                 self._free, self._pixels = self._free + 1, self._pixels - pixels
                 self._changed.notify_all()
+
+
+def step_back() -> None:
+    """Let this thread have the processor when no other wants it, as far as the system can do so: for threads that fetch
+    and decode, beside which somebody clicks."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(STEP_BACK, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 _GATE = DecodeGate()

@@ -199,7 +199,8 @@ class Engine:
         asked = [prompt.check(image.hw) for prompt in prompts]
         if not asked:
             return []
-        objects, refined, labels = self._run(Priority.CLICK, image, lambda: self._click_steps(image, asked, project))
+        priority = Priority.COLD_CLICK if image.pixels is not None else Priority.CLICK
+        objects, refined, labels = self._run(priority, image, lambda: self._click_steps(image, asked, project))
         has_larger = (image.ref.content, self.settings.larger_model) in self.cache
         if not refined and not has_larger and self._clicks.would_admit(objects, project):
             self._prefetch(self.settings.larger_model, image.address, image.load)

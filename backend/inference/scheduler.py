@@ -1,7 +1,7 @@
 """Who may use the model next: one thread, jobs cut into steps, the most urgent job first after every step.
 
-A job is a generator: what it does between two `yield`s is a step. A click therefore waits for one step of a
-batch at most, however long the batch is.
+A job is a generator: what it does between two `yield`s is a step. A click on an encoded image therefore waits for one
+step of others at most, however long a batch is and however many images wait to be encoded.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ class Priority(IntEnum):
     """Who goes first."""
 
     CLICK = 0
-    BATCH = 1
-    AHEAD = 2
+    COLD_CLICK = 1
+    """On an image that has to be encoded first: a click that needs no encoding goes before all of them."""
+    BATCH = 2
+    AHEAD = 3
 
 
 @dataclass(order=True)

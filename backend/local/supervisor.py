@@ -13,7 +13,7 @@ from backend.local.processes import ServerProcess
 
 LOOK_EVERY_S = 1.0
 FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 60.0
+LONGEST_PAUSE_S = 15.0
 STEADY_S = 60.0
 """A part that lived this long is started again without a pause."""
 

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from backend.errors import EngineBusy, EngineError
+from backend.image_decoding import step_back
 from backend.image_fetcher import ImageFetcher
 from backend.inference.engine import Engine
 from backend.label_studio.config import parse_config
@@ -157,9 +158,9 @@ class Service:
         self.board = Dashboard(settings, engine, self.fetcher, store, queue, registry)
         self._upcoming = NextTasks(store, settings.prefetch) if store is not None else None
         self._clicks = ThreadPoolExecutor(CLICK_THREADS, thread_name_prefix="click")
-        self._cold = ThreadPoolExecutor(COLD_THREADS, thread_name_prefix="cold-click")
+        self._cold = ThreadPoolExecutor(COLD_THREADS, "cold-click", step_back)
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="parser")
-        self._batches = ThreadPoolExecutor(BATCH_THREADS, thread_name_prefix="batch")
+        self._batches = ThreadPoolExecutor(BATCH_THREADS, "batch", step_back)
         self._small = ThreadPoolExecutor(4, thread_name_prefix="small")
         self._batches_waiting = self._cold_waiting = 0
 

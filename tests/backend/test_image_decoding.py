@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from backend.errors import EngineBusy
-from backend.image_decoding import DECODED_PIXELS, DecodeGate, decode_image
+from backend.image_decoding import DECODED_PIXELS, STEP_BACK, DecodeGate, decode_image, step_back
 from backend.settings import Settings
 from tests.factories import picture, png
 from usam.errors import ImageError
@@ -87,3 +90,15 @@ def test_a_file_beyond_the_caps_never_waits_for_room(
 def test_what_is_no_image_is_refused() -> None:
     with pytest.raises(ImageError):
         decode_image(b"no image", Settings())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux")
+def test_a_thread_that_steps_back_takes_no_other_with_it() -> None:
+    def nice() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = nice()
+    with ThreadPoolExecutor(1, initializer=step_back) as pool:
+        assert pool.submit(nice).result() >= max(before, STEP_BACK)
+        assert pool.submit(step_back).exception() is None
+    assert nice() == before

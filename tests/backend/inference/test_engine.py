@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from backend.errors import EngineBusy, EngineStopped
 from backend.inference.engine import Engine, ObjectMask
 from backend.inference.intake import LoadImage
 from backend.inference.model import LoadedModel
-from backend.inference.scheduler import Priority, finish
+from backend.inference.scheduler import Priority, Steps, finish
 from backend.metrics.service import Metrics
 from backend.settings import Settings
 from usam.errors import CheckpointError, HeadsError, ImageError, PromptError
@@ -96,6 +97,22 @@ def test_a_click_gives_a_mask_of_the_image(engine: Engine) -> None:
     assert found.mask[30, 35]
     assert 0 <= found.iou <= 1
     assert found.checkpoint == MODEL
+
+
+def test_a_click_on_an_encoded_image_goes_before_those_that_wait_for_an_encoding(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Priority] = []
+    real = engine._scheduler.run
+
+    def run(priority: Priority, steps: Steps[Any]) -> object:
+        asked.append(priority)
+        return real(priority, steps)
+
+    monkeypatch.setattr(engine._scheduler, "run", run)
+    for _ in range(2):
+        clicked(engine, "first cold, then warm", lambda: png(77))
+    assert asked == [Priority.COLD_CLICK, Priority.CLICK]
 
 
 def test_masks_equal_the_predictors_own(engine: Engine) -> None:

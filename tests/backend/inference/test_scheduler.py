@@ -31,17 +31,18 @@ def test_urgent_jobs_go_first_after_every_step() -> None:
             log.append(f"{name}{number}")
             yield
 
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(running.run, Priority.BATCH, job("batch", 3))]
         started.wait(5)
         waiting.append(pool.submit(running.run, Priority.AHEAD, job("ahead", 1)))
+        waiting.append(pool.submit(running.run, Priority.COLD_CLICK, job("cold", 2)))
         waiting.append(pool.submit(running.run, Priority.CLICK, job("click", 2)))
         time.sleep(0.1)
         go.set()
         for one in waiting:
             one.result(5)
     running.close()
-    assert log == ["batch0", "batch1", "click0", "click1", "batch2", "ahead0"]
+    assert log == ["batch0", "batch1", "click0", "click1", "cold0", "cold1", "batch2", "ahead0"]
 
 
 def test_too_many_waiting_jobs_are_refused_and_late_ones_given_up() -> None:
