@@ -148,22 +148,11 @@ def test_only_the_room_of_label_studio_knows_what_a_region_looks_like() -> None:
     assert readers == set()
 
 
-UNMIRRORED = {
-    "tests/backend/cli/test_main.py",
-    "tests/backend/cli/test_plan.py",
-    "tests/backend/cli/test_pseudo_label.py",
-    "tests/backend/cli/test_up.py",
-    "tests/backend/jobs/test_watched_worker.py",
-    "tests/backend/local/test_redis_server.py",
-}
-"""Modules that are tested elsewhere alone; the set may only shrink."""
-
-
-def test_every_other_module_of_the_service_has_its_test_beside_it() -> None:
+def test_every_module_of_the_service_has_its_test_beside_it() -> None:
     missing = {
         f"tests/{path.parent.relative_to(ROOT)}/test_{path.name}"
         for name, path in modules().items()
         if name.startswith("backend.") and path.name != "__init__.py" and ".migrations." not in name
         if not (ROOT / "tests" / path.parent.relative_to(ROOT) / f"test_{path.name}").exists()
     }
-    assert missing == UNMIRRORED
+    assert missing == set()
