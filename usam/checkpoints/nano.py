@@ -4,8 +4,9 @@ Legend: B images, P prompts, K points of a prompt, D token width, S image side i
 E = S / 16 the side of the image embedding.
 
 A nano model is a `SAM2Base` and works with `SAM2ImagePredictor` once the predictor's feature sizes are set
-(`feature_sizes`). It has no video memory. Two things differ from SAM 2, both for the sake of little data: the
-trunk, and a prompt encoder that also draws clicks and boxes as maps added to the dense embedding.
+(`feature_sizes`). It has no video memory. Three things differ from SAM 2, all for the sake of little data: the
+trunk, a prompt encoder that also draws clicks and boxes as maps added to the dense embedding, and masks that are
+smoothed (`smooth_decoder`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any
 
 import torch
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
-from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from sam2.modeling.sam.transformer import TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from usam.checkpoints.nano_trunk import LiteTrunk, imagenet_state
+from usam.checkpoints.smooth_decoder import SmoothMaskDecoder
 from usam.errors import CheckpointError
 from usam.files import replacing
 
@@ -175,7 +176,7 @@ class NanoSAM(SAM2Base):  # type: ignore[misc]
             input_image_size=(self.image_size, self.image_size),
             mask_in_chans=16,
         )
-        self.sam_mask_decoder = MaskDecoder(
+        self.sam_mask_decoder = SmoothMaskDecoder(
             num_multimask_outputs=3,
             transformer=TwoWayTransformer(
                 depth=2, embedding_dim=self.hidden_dim, mlp_dim=size.mlp_dim, num_heads=size.num_heads

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from usam.checkpoints.smooth_decoder import smooth_logits
+
 
 class MaskPath:
     """Makes masks of one image from image tokens (P, N, D) and mask tokens (P, 4, D), up to rounding."""
@@ -46,7 +48,7 @@ class MaskPath:
         side = int(cells**0.5)
         blocks = logits.view(prompts, len(outputs), side, side, 2, 2, 2, 2)
         pixels: Tensor = blocks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(prompts, len(outputs), side * 4, side * 4)
-        return pixels
+        return smooth_logits(pixels, getattr(self._decoder, "mask_smoothing", 0.0))
 
     def sampled(self, image_tokens: Tensor, mask_tokens: Tensor, outputs: tuple[int, ...]) -> Tensor:
         """Logits (P, M, E, E): of each 4 x 4 pixels of `whole` the one that `sampled_pixels` names.

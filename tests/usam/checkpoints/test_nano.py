@@ -51,7 +51,7 @@ def test_is_made_of_sam2_classes(tiny: NanoSAM) -> None:
     assert isinstance(tiny.image_encoder, ImageEncoder)
     assert isinstance(tiny.image_encoder.neck, FpnNeck)
     assert isinstance(tiny.sam_prompt_encoder, PromptEncoder)
-    assert type(tiny.sam_mask_decoder) is MaskDecoder
+    assert isinstance(tiny.sam_mask_decoder, MaskDecoder)
     assert not tiny.training
 
 
