@@ -42,6 +42,13 @@ UNLABELLED: Json = {
     "conjunction": "and",
     "items": [{"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0}],
 }
+_COLUMNS = (
+    "inner_id", "completed_at", "total_annotations", "cancelled_annotations", "annotators", "annotations_results",
+    "annotations_ids", "predictions_model_versions", "predictions_results", "file_upload", "storage_filename",
+    "created_at", "updated_at", "updated_by", "avg_lead_time", "draft_exists",
+)  # fmt: skip
+HIDDEN = [f"tasks:{name}" for name in _COLUMNS]
+"""Columns that only push the pictures out of sight."""
 
 
 class LabelStudio(Connection):
@@ -245,8 +252,9 @@ class LabelStudio(Connection):
         return [View.read(item) for item in self._list("/api/dm/views/", {"project": project})]
 
     def create_view(self, project: int, title: str, *, ordering: Sequence[str], filters: Json) -> View:
-        """Add a tab, such as `ordering=["tasks:predictions_score"]` with the filters `UNLABELLED`."""
-        data = {"title": title, "ordering": list(ordering), "filters": filters}
+        """Add a tab with pictures, such as `ordering=["tasks:predictions_score"]` with the filters `UNLABELLED`."""
+        hidden = {"explore": HIDDEN, "labeling": HIDDEN}
+        data = {"title": title, "ordering": list(ordering), "filters": filters, "hiddenColumns": hidden}
         return View.read(self._object("POST", "/api/dm/views/", json={"project": project, "data": data}))
 
     def delete_view(self, view: int) -> None:

@@ -101,6 +101,10 @@ def test_no_task_left_is_none(label_studio: LabelStudio, project: Project) -> No
 def test_views_webhooks_and_their_headers(label_studio: LabelStudio, project: Project) -> None:
     view = label_studio.create_view(project.id, "first", ordering=["tasks:predictions_score"], filters=UNLABELLED)
     assert [(one.id, one.title) for one in label_studio.views(project.id)] == [(view.id, "first")]
+    (kept,) = label_studio._list("/api/dm/views/", {"project": project.id})
+    columns = label_studio._object("GET", "/api/dm/columns", params={"project": project.id})["columns"]
+    shown = {f"tasks:{column['id']}" for column in columns} - {*kept["data"]["hiddenColumns"]["explore"]}
+    assert shown == {"tasks:id", "tasks:total_predictions", "tasks:predictions_score", "tasks:image", "tasks:data"}
     hook = label_studio.create_webhook(
         project.id, "http://127.0.0.1:9/webhook", headers={"Authorization": "Bearer x"}, actions=["TASKS_CREATED"]
     )
