@@ -4,7 +4,7 @@ The service and the worker are the programs themselves (`usam-backend serve` and
 own, beside a private Redis; Label Studio is not needed. A click is sent again until it is answered. Memory is the
 proportional set size of a process and its children (what they share is counted once), at work the largest of twenty
 readings a second. At work: the service answers clicks on pictures it has not seen; the worker's model proposes on 64
-prompts each, as `score_pool` does, in a process forked as a job's is. Where there is no `/proc`, only times are measured.
+prompts each, as `score_pool` does, in a process forked as a job's is. Without `/proc` only times are measured.
 """
 
 from __future__ import annotations
