@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast chaos fuzz lint docs lock bench clean
+.PHONY: help setup run test test-fast chaos fuzz lint docs lock bench bench-gpu clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,6 +51,9 @@ lock: setup ## write the lock files again, from pyproject.toml and the newest re
 
 bench: setup ## measure every figure again and append it to bench/results.csv
 	$(BIN)/python -m bench
+
+bench-gpu: setup ## measure every figure of speed on a GPU, in less than ten minutes
+	$(BIN)/python -m bench.gpu
 
 clean: ## remove the environment and caches, never labels or weights
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis site

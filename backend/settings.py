@@ -124,6 +124,8 @@ class Settings(BaseSettings):
     """`auto` (those that come with the checkpoint), `none`, or a file."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    encoder_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type that images are encoded in; `auto`: bfloat16 where the processor has it. The nano family stays float32."""
     threads: int = Field(0, ge=0, le=1024)
     """Threads that torch may use; 0: its own choice."""
     random_weights: bool = False

@@ -47,13 +47,18 @@ def main(arguments: list[str]) -> int:
         if store:
             append(replace(row, topic=topic) for row in rows)
             write_page(read())
-        for row in rows:
-            verdict = {None: "", True: "reached", False: "MISSED"}[row.met]
-            aim = f"{row.target} {verdict}" if row.target else ""
-            print(f"  {row.figure:60} {row.value:10.4g} {row.unit:18} {aim:18} {row.note}", flush=True)
+        show(rows)
     if broken:
         print(f"broken: {', '.join(broken)}", file=sys.stderr)
     return 1 if broken else 0
+
+
+def show(rows: list[Row]) -> None:
+    """Print figures, one a line."""
+    for row in rows:
+        verdict = {None: "", True: "reached", False: "MISSED"}[row.met]
+        aim = f"{row.target} {verdict}" if row.target else ""
+        print(f"  {row.figure:60} {row.value:10.4g} {row.unit:18} {aim:18} {row.note}", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -93,6 +93,19 @@ class Row:
             "<": self.value < limit,
             ">": self.value > limit,
         }[match[1]]
+
+
+def median_interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
+    """The interval that holds the median of `values` with 95 % (percentile bootstrap).
+
+    >>> median_interval([1.0, 1.0, 1.0])
+    (1.0, 1.0)
+    """
+    import numpy as np
+
+    drawn = np.random.default_rng(0).choice(np.asarray(values), (draws, len(values)))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def read(path: Path = RESULTS) -> list[Row]:

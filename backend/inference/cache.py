@@ -1,9 +1,9 @@
 """What is remembered of images: their embeddings, in memory and on disk, and which image an address led to.
 
-An embedding is kept under the content hash of the image file and the checkpoint that made it, so the same
-picture under two addresses is encoded once, and no checkpoint ever sees another's. The index from address
-to content hash and size is what lets a warm click go without the image. The files are shared by the service and its
-workers, so that an image that somebody looked at is not encoded again when it is labelled.
+An embedding is kept under the content hash of the image file, the checkpoint that made it and, on disk, the type it
+was made in, so the same picture under two addresses is encoded once, and none ever sees another's. The index from
+address to content hash and size is what lets a warm click go without the image. The files are shared by the service and
+its workers, so that an image that somebody looked at is not encoded again when it is labelled.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import logging
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from zlib import crc32
@@ -22,6 +24,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
+from backend.inference.precision import kept_as
 from backend.settings import Settings
 from usam.files import replacing
 
@@ -109,14 +112,15 @@ class EmbeddingFiles:
     and counts as not there. `max_bytes` of 0 keeps none. No method raises where the disk fails: it is only a cache.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self.folder, self.max_bytes = folder, max_bytes
+    def __init__(self, folder: Path, max_bytes: int, kept_as: Callable[[str], str] = lambda checkpoint: "") -> None:
+        """`kept_as` tells of a checkpoint in what type it encodes, which is part of a file's name."""
+        self.folder, self.max_bytes, self._kept_as = folder, max_bytes, kept_as
 
     @classmethod
     def of(cls, settings: Settings) -> EmbeddingFiles:
         """The service's folder. Random weights are others in each process: nothing is kept then."""
         bound = 0 if settings.random_weights else settings.embedding_files_bytes
-        return cls(settings.data_dir / "embeddings", bound)
+        return cls(settings.data_dir / "embeddings", bound, partial(kept_as, settings))
 
     def get(self, content: str, checkpoint: str) -> ImageEmbedding | None:
         """The embedding of an image by a checkpoint, None where there is none."""
@@ -167,11 +171,11 @@ class EmbeddingFiles:
         try:
             if not self._has_room(embedding.nbytes + HEADER_BYTES, make_room=make_room):
                 return False
-            with replacing(path) as partial:
+            with replacing(path) as written:
                 cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
                 told = {name: str(value) for name, value in facts.items()}
                 told["sum"] = _sum(embedding.image_embed, *embedding.high_res, *embedding.stages)
-                save_file(cpu, partial, told)
+                save_file(cpu, written, told)
         except OSError as error:
             log.warning("an embedding was not kept on disk: %s", error)
             return False
@@ -197,6 +201,8 @@ class EmbeddingFiles:
         from usam.checkpoints.registry import weights_of
 
         name = f"{FILES_VERSION}:{checkpoint}:{weights_of(checkpoint)}:{content}"
+        if dtype := self._kept_as(checkpoint):
+            name += f":{dtype}"
         return self.folder / f"{_digest(name.encode())}.safetensors"
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from backend.inference.precision import encoder_dtype
 from backend.inference.scheduler import Steps
 from backend.metrics.service import Metrics
 from backend.settings import Settings
@@ -145,21 +146,13 @@ class LoadedModel:
         """Load a checkpoint. Raises `CheckpointError` or `HeadsError` as `usam.predictor.load.load` does."""
         import torch
 
-        from usam.checkpoints import registry as checkpoints
         from usam.predictor.load import load
 
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        if not settings.random_weights:
-            return cls(name, load(name, settings.device, heads), metrics)
-        from sam2.sam2_image_predictor import SAM2ImagePredictor
-
-        from usam.predictor.patch import patch_sam2
-
-        model = checkpoints.build_model(name, weights=False).to(checkpoints.pick_device(settings.device))
-        predictor = SAM2ImagePredictor(model)
-        predictor.checkpoint_name = name
-        return cls(name, patch_sam2(predictor, heads), metrics)
+        predictor = load(name, settings.device, heads, weights=not settings.random_weights)
+        predictor.encoder_dtype = encoder_dtype(settings, name)
+        return cls(name, predictor, metrics)
 
     def encode(self, image: npt.NDArray[np.uint8]) -> ImageEmbedding:
         """Embedding of an image (H, W, 3) RGB."""

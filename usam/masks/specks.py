@@ -12,38 +12,70 @@ import numpy.typing as npt
 SMALLEST_SHARE = 0.005
 """Islands and holes below this share of the mask's area are specks."""
 
+MANY = 64
+"""Specks from which on it is quicker to look at all pixels than at each speck."""
+
 BoolMask = npt.NDArray[np.bool_]
+Box = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int32]
 
 
 def without_specks(mask: BoolMask, share: float = SMALLEST_SHARE) -> BoolMask:
     """(H, W) the mask without its specks. Its largest island always stays; what is outside the mask is one hole's
-    surroundings and never filled where it touches the image's edge."""
-    area = int(np.count_nonzero(mask))
-    if area == 0 or share <= 0:
+    surroundings and never filled where it touches the image's edge.
+
+    Looks at the mask's bounding box alone, with a pixel around it: gaps that reach beyond it touch the image's edge.
+    """
+    left, top, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+    if not width or share <= 0:
         return mask
-    least = share * area
-    kept = _large_parts(mask, least)
-    outside = ~kept
-    labels, sizes, edge = _parts(outside)
-    small = sizes < least
+    rows, columns = slice(max(top - 1, 0), top + height + 1), slice(max(left - 1, 0), left + width + 1)
+    box = np.ascontiguousarray(mask[rows, columns], np.uint8)
+    least = share * int(np.count_nonzero(box))
+    changed = _drop_islands(box, least)
+    changed |= _fill_holes(box, least)
+    if not changed:
+        return mask
+    clean = mask.copy()
+    clean[rows, columns] = box.view(bool)
+    return clean
+
+
+def _drop_islands(box: Box, least: float) -> bool:
+    """Clear the islands smaller than `least` pixels in place, but never all of them; whether there were any."""
+    labels, stats = _parts(box)
+    small = stats[:, cv2.CC_STAT_AREA] < least
     small[0] = False
-    small[np.unique(edge)] = False
-    filled: BoolMask = kept | small[labels]
-    return filled
+    if small[1:].all():
+        small[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())] = False
+    return _write(box, labels, stats, small, 0)
 
 
-def _large_parts(mask: BoolMask, least: float) -> BoolMask:
-    labels, sizes, _ = _parts(mask)
-    keep = sizes >= least
-    keep[0] = False
-    if not keep.any():
-        keep[1 + int(sizes[1:].argmax())] = True
-    parts: BoolMask = keep[labels]
-    return parts
+def _fill_holes(box: Box, least: float) -> bool:
+    """Fill the gaps smaller than `least` pixels that do not touch the box's edge, in place; whether there were any."""
+    labels, stats = _parts(1 - box)
+    small = stats[:, cv2.CC_STAT_AREA] < least
+    small[0] = False
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        small[edge] = False
+    return _write(box, labels, stats, small, 1)
 
 
-def _parts(mask: BoolMask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Labels (H, W) of the connected parts, 0 where there is none, their sizes, and the labels on the image's edge."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    return np.asarray(labels, np.int32), np.asarray(stats[:, cv2.CC_STAT_AREA], np.int32), edge
+def _write(box: Box, labels: Labels, stats: Labels, chosen: BoolMask, value: int) -> bool:
+    """Give the pixels of the chosen parts a value; whether there are any. A few are written one by one, each in its
+    own bounding box; many in one go."""
+    numbers = np.flatnonzero(chosen)
+    if len(numbers) > MANY:
+        box[chosen[labels]] = value
+    else:
+        for number in numbers:
+            left, top, width, height = stats[number, :4]
+            place = slice(top, top + height), slice(left, left + width)
+            box[place][labels[place] == number] = value
+    return bool(len(numbers))
+
+
+def _parts(box: Box) -> tuple[Labels, Labels]:
+    """Labels (h, w) of the connected parts, 0 where there is none, and the bounding box and size of each."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(box, connectivity=4)
+    return np.asarray(labels, np.int32), np.asarray(stats, np.int32)

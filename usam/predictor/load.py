@@ -21,6 +21,7 @@ def load(
     heads: HeadSet | str | Path | None = "auto",
     *,
     image_size: int | None = None,
+    weights: bool = True,
 ) -> PatchedImagePredictor:
     """A patched predictor of a checkpoint, in eval mode and ready for `set_image`.
 
@@ -35,6 +36,8 @@ def load(
         bundled heads of this checkpoint, else the published heads of its family when they were fetched, else none.
     image_size
         Side of the model's square input in pixels, see `usam.checkpoints.registry.build_model`.
+    weights
+        False builds the model with random weights, without any file: for measuring speed.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def load(
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
     target = pick_device(device)
-    model = build_model(name, image_size=image_size).to(target)
+    model = build_model(name, weights, image_size=image_size).to(target)
     predictor = SAM2ImagePredictor(model)
     side = model.sam_image_embedding_size
     predictor._bb_feat_sizes = [(side * 4, side * 4), (side * 2, side * 2), (side, side)]

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import unittest.mock
+from typing import Any
+
+import cv2
+import hypothesis.strategies as hypothesis
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as st_numpy
 
-from usam.masks import without_specks
+from usam.masks import specks, without_specks
 
 
 def square(size: int = 100) -> np.ndarray:
@@ -43,6 +48,36 @@ def test_scattered_pixels_leave_one() -> None:
 @pytest.mark.parametrize("mask", [np.zeros((4, 5), bool), np.ones((4, 5), bool), np.ones((1, 1), bool)])
 def test_empty_and_full_masks_stay(mask: np.ndarray) -> None:
     np.testing.assert_array_equal(without_specks(mask), mask)
+
+
+def by_the_definition(mask: np.ndarray, share: float) -> np.ndarray:
+    """Every part of the whole image looked at, one after the other."""
+    least = share * mask.sum()
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    sizes = np.bincount(labels.ravel())
+    kept = {number for number in range(1, len(sizes)) if sizes[number] >= least}
+    kept = kept or {1 + int(sizes[1:].argmax())}
+    clean = np.isin(labels, list(kept))
+    _, labels = cv2.connectedComponents((~clean).astype(np.uint8), connectivity=4)
+    edge = {*labels[0], *labels[-1], *labels[:, 0], *labels[:, -1]}
+    for number in range(1, labels.max() + 1):
+        if number not in edge and (labels == number).sum() < least:
+            clean |= labels == number
+    return clean
+
+
+@pytest.mark.parametrize("many", [0, 64])
+@settings(max_examples=100, deadline=None)
+@given(data=hypothesis.data())
+def test_looking_at_the_bounding_box_is_looking_at_the_image(many: int, data: Any) -> None:
+    mask = data.draw(st_numpy.arrays(bool, st_numpy.array_shapes(min_dims=2, max_dims=2, max_side=24)))
+    share = data.draw(hypothesis.sampled_from([0.01, 0.05, 0.2, 0.6]))
+    if not mask.any():
+        return
+    before = mask.copy()
+    with unittest.mock.patch.object(specks, "MANY", many):
+        np.testing.assert_array_equal(without_specks(mask, share), by_the_definition(mask, share))
+    np.testing.assert_array_equal(mask, before)
 
 
 @settings(max_examples=60, deadline=None)
