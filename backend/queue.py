@@ -8,6 +8,7 @@ pickles.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
     from backend.settings import Settings
 
-JobName = Literal["sync", "score_pool", "retrain", "pseudo_label"]
-JOB_NAMES: tuple[JobName, ...] = ("sync", "score_pool", "retrain", "pseudo_label")
+JobName = Literal["sync", "score_pool", "score_shard", "retrain", "pseudo_label"]
+JOB_NAMES: tuple[JobName, ...] = ("sync", "score_pool", "score_shard", "retrain", "pseudo_label")
 QUEUE_NAME = "usam"
 ENTRY = "backend.jobs.entry.perform"
 TIMEOUT_S: dict[JobName, int] = {
     "sync": 3600,
     "score_pool": 24 * 3600,
+    "score_shard": 24 * 3600,
     "retrain": 3600,
     "pseudo_label": 3600,
 }
@@ -102,6 +104,38 @@ class JobQueue:
         except (redis.RedisError, OSError) as error:
             raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL and that it runs") from error
         return f"{job}-{project}"
+
+    def wake_helpers(self, project: int, most: int) -> int:
+        """Ask for one `score_shard` a worker beside the one that asks, `most` in all; returns how many are new. Never
+        raises: without Redis nobody helps."""
+        import redis
+        from rq.exceptions import DuplicateJobError
+
+        made = 0
+        try:
+            for slot in range(min(most, self.workers() - 1)):
+                name = f"score_shard-{project}-{slot}"
+                state = self._state(name)
+                if state in (*_WAITING, "started", "scheduled"):
+                    continue
+                if state is not None:
+                    self._drop(name)
+                with suppress(DuplicateJobError):
+                    self._put(name, project, "score_shard", at_front=False)
+                    made += 1
+        except (redis.RedisError, OSError, QueueError) as error:
+            _log.warning("nobody is asked to help with project %s: %s", project, error)
+        return made
+
+    def others_wait(self, project: int) -> bool:
+        """Whether a job waits for a worker that is not to help with `project`. False where Redis does not answer."""
+        import redis
+
+        try:
+            waiting = self.queue().get_job_ids()
+        except (redis.RedisError, OSError, QueueError):
+            return False
+        return any(not name.startswith(f"score_shard-{project}-") for name in waiting)
 
     def states(self) -> list[JobState]:
         """Jobs waiting, running, failed or to be tried again. Raises `QueueError` without Redis."""

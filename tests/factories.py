@@ -213,10 +213,19 @@ class FakeQueue:
 
     def __init__(self) -> None:
         self.waked: list[str] = []
+        self.helpers: list[int] = []
+        self.busy = False
 
     def wake(self, project: int, job: str, *, at_front: bool = False) -> bool:
         self.waked.append(job)
         return True
+
+    def wake_helpers(self, project: int, most: int) -> int:
+        self.helpers.append(most)
+        return 0
+
+    def others_wait(self, project: int) -> bool:
+        return self.busy
 
 
 class FakeImages:

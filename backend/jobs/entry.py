@@ -25,7 +25,8 @@ def perform(job: str, project: int) -> None:
 
 
 def run_job(resources: Resources, job: str, project: int) -> None:
-    """Run a job in this process, alone of its kind for this project; nothing where the project is not connected.
+    """Run a job in this process, alone of its kind for this project unless it is `score_shard`; nothing where the
+    project is not connected.
 
     Raises `JobBusy`, and whatever the job raises.
     """
@@ -42,6 +43,10 @@ def run_job(resources: Resources, job: str, project: int) -> None:
 
         with resources.lease(f"score_pool-{project}"):
             score_pool(resources, project)
+    elif job == "score_shard":
+        from backend.jobs.score_shard import run as score_shard
+
+        score_shard(resources, project)
     elif job == "retrain":
         from backend.jobs.retrain import run as retrain
 

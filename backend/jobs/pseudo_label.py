@@ -25,9 +25,10 @@ from backend.learning.audits import (
     pool_candidates,
     scored_tasks,
 )
-from backend.pool.policy import audit_tasks, heads_in_use, learnt_in_use, version_in_use
+from backend.pool.policy import audit_tasks, heads_in_use, learnt_in_use, mask_selection_in_use, version_in_use
 from backend.pool.proposals import draw_shown, object_name, regions_of
-from backend.pool.proposing import propose_missing
+from backend.pool.proposing import ProposalPlan
+from backend.pool.sharing import propose_missing
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.settings import Settings
@@ -248,7 +249,8 @@ def _pool(
     audited = {task for task in audits if tasks[task].annotations}
     wanted = [tasks[task] for task in sorted(open_ | audited)]
     learnt = learnt_in_use(resources, known.id)
-    propose_missing(resources, known, wanted, heads, learnt, controls, progress)
+    selection = mask_selection_in_use(resources, known.id, heads)
+    propose_missing(ProposalPlan(resources, known, heads, learnt, controls, selection), wanted, progress)
     scored = scored_tasks(resources, known.id, [task.id for task in wanted], heads, learnt)
     return _Pool(
         {task: one for task, one in scored.items() if task in open_},

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from backend.errors import ITEM_ERRORS, JobError, reason_of
+from backend.errors import ITEM_ERRORS, JobBusy, JobError, reason_of
 from backend.inference.shown import ShownObjects
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
@@ -26,11 +26,12 @@ from backend.pool.policy import (
     version_in_use,
 )
 from backend.pool.proposals import ScoredObjects, draw_shown, regions_of, score_many
-from backend.pool.proposing import propose_missing
+from backend.pool.proposing import ProposalPlan
 from backend.pool.publication import delete_others, verify, write
 from backend.pool.ranking import PoolTask, rank, ranking_is_stale
 from backend.pool.refined_masks import alternative_predictions
 from backend.pool.refinement import offer_alternatives, refine_pool_if_needed
+from backend.pool.sharing import propose_missing
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.store.records import KnownTask, ScoreRow
@@ -77,8 +78,9 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
     heads, passed_over = heads_in_use(resources, project)
     learnt = learnt_in_use(resources, project)
     strategy, fallback = strategy_for(resources.settings, heads)
-    made = propose_missing(resources, known, pool, heads, learnt, controls, progress)
     choice = mask_selection_in_use(resources, project, heads)
+    shared = propose_missing(ProposalPlan(resources, known, heads, learnt, controls, choice), pool, progress)
+    made = shared.tasks
     act = partial(refine_pool_if_needed, resources, project, pool, heads, learnt, controls, choice, progress, made)
     acting = act(("larger",))
     version = f"{resources.settings.model}+{version_in_use(resources, project, heads)}.{progress.id}"
@@ -90,6 +92,8 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
         raise JobError("an image that can be read", f"{failed} that cannot; {subjects[0].failure}", "see the settings")
     writer = _Writer(resources, project, pool, subjects, controls)
     ranked = time.perf_counter()
+    if not store.is_running(progress.id):  # as after a store that did not answer for longer than a lease holds
+        raise JobBusy("this ranking to be the newest", "a later one", "that one is published")
     published = write(client, project, rows, writer.prediction_of, version)
     rows = published.rows
     store.put_scores(project, rows)
@@ -108,6 +112,8 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
         "strategy": strategy,
         "tasks": len(rows),
         "proposed": made,
+        "shards": shared.shards,
+        "workers": shared.workers,
         "failed": failed,
         "shown": sum(len(subject.shown.rows) for subject in subjects if subject.shown is not None),
         "verified": not trouble,

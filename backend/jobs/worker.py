@@ -29,6 +29,7 @@ PRELOADED = (
     "backend.jobs.pseudo_label",
     "backend.jobs.retrain",
     "backend.jobs.score_pool",
+    "backend.jobs.score_shard",
     "backend.jobs.sync",
     "label_studio_sdk.label_interface",
     "sam2.sam2_image_predictor",

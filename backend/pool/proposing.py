@@ -7,20 +7,22 @@ What it says of a task is kept as soon as it is known, so that a killed run goes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.errors import ITEM_ERRORS, reason_of
 from backend.inference.intake import SourceImage
-from backend.label_studio.config import LabelConfig
+from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Project
 from backend.label_studio.regions import validated
 from backend.pool.kept_objects import KeptObjects
-from backend.pool.policy import OWN_MODEL, mask_selection_in_use
+from backend.pool.policy import OWN_MODEL, heads_in_use, learnt_in_use, mask_selection_in_use
 from backend.pool.proposals import LabelledObjects, draw_shown, proposal_key, propose_objects, regions_of, score_many
-from backend.resources import Resources, RunProgress
+from backend.resources import Resources
 from backend.store.records import KnownTask, ProposalRow, storable_text
+from usam.active.mask_selection import MaskSelection
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
@@ -30,23 +32,43 @@ _KEPT_BEHIND = 2
 """Images whose masks may wait to be kept."""
 
 
-def propose_missing(
-    resources: Resources,
-    known: Project,
-    pool: Sequence[KnownTask],
-    heads: HeadSet | None,
-    learnt: ProjectHeads | None,
-    controls: LabelConfig,
-    progress: RunProgress,
-) -> int:
-    """Ask the model about every task of `pool` that it has not been asked about; returns how many."""
-    store, project, settings = resources.store, known.id, resources.settings
-    cached = store.proposal_keys(project)
-    choice = mask_selection_in_use(resources, project, heads)
-    keys = {task.id: proposal_key(settings, known.label_config, task.data_key, choice, learnt) for task in pool}
-    missing = [task for task in pool if cached.get(task.id) != keys[task.id]]
-    done = len(pool) - len(missing)
-    served = {row.task for row in store.ranking(project)}
+@dataclass(frozen=True)
+class ProposalPlan:
+    """By what the tasks of a project are looked at."""
+
+    resources: Resources
+    known: Project
+    heads: HeadSet | None
+    learnt: ProjectHeads | None
+    controls: LabelConfig
+    selection: MaskSelection
+
+    @classmethod
+    def of(cls, resources: Resources, known: Project) -> ProposalPlan:
+        """By what is in use now. Raises `LabelConfigError`."""
+        heads, _ = heads_in_use(resources, known.id)
+        selection = mask_selection_in_use(resources, known.id, heads)
+        learnt = learnt_in_use(resources, known.id)
+        return cls(resources, known, heads, learnt, parse_config(known.label_config), selection)
+
+    def key(self, data_key: str = "") -> str:
+        """What the proposals of a task depend on; without `data_key` what all have in common."""
+        settings = self.resources.settings
+        return proposal_key(settings, self.known.label_config, data_key, self.selection, self.learnt)
+
+    def missing(self, tasks: Sequence[KnownTask], *, few: bool = False) -> list[KnownTask]:
+        """Those of these tasks that the model has not been asked about; `few` asks the store about these alone."""
+        only = [task.id for task in tasks] if few else None
+        kept = self.resources.store.proposal_keys(self.known.id, only)
+        return [task for task in tasks if kept.get(task.id) != self.key(task.data_key)]
+
+
+def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[[int], None]) -> None:
+    """Ask the model about these tasks, and keep what it says. `on_step` is told before each how many are through; what
+    it raises ends it."""
+    resources, project, settings = plan.resources, plan.known.id, plan.resources.settings
+    heads, learnt, controls, store = plan.heads, plan.learnt, plan.controls, resources.store
+    served = store.ranked_among(project, [task.id for task in missing])
 
     def keep(task: KnownTask, found: LabelledObjects | Exception) -> None:
         try:
@@ -56,7 +78,7 @@ def propose_missing(
             (scored,) = score_many(heads, learnt, settings, [kept])
             drawings = draw_shown(scored, controls, settings, task.data)
             validated(regions_of(scored, drawings, controls, settings, task.data), 0.5, controls)
-            row = kept.pack(task.id, keys[task.id], drawings)
+            row = kept.pack(task.id, plan.key(task.data_key), drawings)
         except ITEM_ERRORS as error:  # no key: asked again the next time
             row = ProposalRow(task.id, "", b"", {}, storable_text(reason_of(error)))
         store.put_proposal(project, row)
@@ -66,8 +88,8 @@ def propose_missing(
         ThreadPoolExecutor(1, thread_name_prefix="fetch") as ahead,
         ThreadPoolExecutor(1, thread_name_prefix="keep") as behind,
     ):
-        for task, fetched in _fetch_ahead(ahead, resources, controls, missing):
-            progress.step(done, len(pool), "images")
+        for done, (task, fetched) in enumerate(_fetch_ahead(ahead, resources, controls, missing)):
+            on_step(done)
             others = []
             if task.predictions > (task.id in served):
                 stored = resources.label_studio.predictions(project, [task.id])
@@ -78,17 +100,15 @@ def propose_missing(
                 embedding = image.encoded_by(resources.model)
                 behind.submit(resources.embeddings.put, image.content, settings.model, embedding, make_room=False)
                 found = propose_objects(
-                    resources.model, heads, embedding, settings, others, choice, controls.image_name, learnt
+                    resources.model, heads, embedding, settings, others, plan.selection, controls.image_name, learnt
                 )
             except ITEM_ERRORS as error:
                 found = error
             keeping.append(behind.submit(keep, task, found))
             if len(keeping) > _KEPT_BEHIND:
                 keeping.popleft().result()
-            done += 1
         for one in keeping:
             one.result()
-    return len(missing)
 
 
 def _fetch_ahead(

@@ -11,6 +11,7 @@ Every write is one transaction; several processes may use one store at once. Ima
     decisions  mask selection, refinements, the gate's verdicts
     overview   what screens show, counted by the database
     runs       run records and leases
+    shards     parts of a ranking's work, and who is at which
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from backend.store.overview import Overviews
 from backend.store.projects import Projects
 from backend.store.rankings import Rankings
 from backend.store.runs import Runs
+from backend.store.shards import Shards
 
 __all__ = ["Store"]
 
 
-class Store(Projects, Labels, Rankings, Decisions, Overviews, Runs):
+class Store(Projects, Labels, Rankings, Decisions, Overviews, Runs, Shards):
     """The store at `url` (SQLAlchemy), made on first use. Safe to share between threads and processes.
 
     Brings a store of an earlier release to this one's tables. Raises `StoreError` where it cannot be opened, or is of a

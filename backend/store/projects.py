@@ -26,6 +26,7 @@ from backend.store.records import (
     WorkRow,
     storable_text,
 )
+from backend.store.shards import ShardRow
 
 _OF_PROJECT = (
     WorkRow,
@@ -39,6 +40,7 @@ _OF_PROJECT = (
     Run,
     SelectionGain,
     RefinementState,
+    ShardRow,
     VerdictRow,
 )
 

@@ -14,9 +14,11 @@ from backend.store.records import ProposalRow, ScoreRow
 class Rankings(Database):
     """The store's part about proposals and places."""
 
-    def proposal_keys(self, project: int) -> dict[int, str]:
-        """Task -> key of what is cached for it."""
+    def proposal_keys(self, project: int, only: Sequence[int] | None = None) -> dict[int, str]:
+        """Task -> key of what is cached for it; with `only` of these few."""
         query = sql.select(ProposalRow.task, ProposalRow.key).where(ProposalRow.project == project)
+        if only is not None:
+            query = query.where(ProposalRow.task.in_(list(only)))
         with self._read() as connection:
             return {row.task: row.key for row in connection.execute(query)}
 
@@ -32,7 +34,7 @@ class Rankings(Database):
 
     def unreadable(self, project: int) -> dict[int, str]:
         """Task -> why the model could not be asked about it, of those it could not be asked about the last time."""
-        failed = (ProposalRow.project == project, ProposalRow.reason != "")
+        failed = (ProposalRow.project == project, ProposalRow.reason != sql.literal_column("''"))
         query = sql.select(ProposalRow.task, ProposalRow.reason).where(*failed).order_by(ProposalRow.task)
         with self._read() as connection:
             return {row.task: row.reason for row in connection.execute(query)}
@@ -54,6 +56,12 @@ class Rankings(Database):
         """The last ranking, first to be served first."""
         query = sql.select(ScoreRow).where(ScoreRow.project == project)
         return self._all(query.order_by(ScoreRow.place).limit(limit))
+
+    def ranked_among(self, project: int, task_ids: Sequence[int]) -> set[int]:
+        """Which of these few tasks have a place in the last ranking."""
+        query = sql.select(ScoreRow.task).where(ScoreRow.project == project, ScoreRow.task.in_(list(task_ids)))
+        with self._read() as connection:
+            return set(connection.scalars(query))
 
     def place(self, project: int, task: int) -> ScoreRow | None:
         """The place of a task in the last ranking, None where it has none."""

@@ -201,11 +201,18 @@ class WorkRow(Row):
     control: Mapped[bool] = mapped_column(default=False)
 
 
+_FAILED = sql.text("reason <> ''")
+
+
 class ProposalRow(Row):
     """What the model says of a task whatever the heads are: packed objects and drawings of those that are shown, by
     number, or the reason why there are none. `key`: image, checkpoint and settings it was made with."""
 
     __tablename__ = "proposals"
+    __table_args__ = (
+        sql.Index("proposals_key", "project", "task", "key"),
+        sql.Index("proposals_failed", "project", "task", sqlite_where=_FAILED, postgresql_where=_FAILED),
+    )
     project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
     task: Mapped[Key]
     key: Mapped[str] = mapped_column(sql.String(64))

@@ -54,6 +54,12 @@ class Runs(Database):
             values["details"] = dict(details)
         self.update_run(run, **values)
 
+    def is_running(self, run: int) -> bool:
+        """Whether a run is still the one that is under way: a later one of its kind has not taken its place."""
+        query = sql.select(Run.state).where(Run.id == run)
+        with self._read() as connection:
+            return connection.scalar(query) == "running"
+
     def ask_again(self, project: int, job: str, reason: str) -> None:
         """Note that a job is to be done again although nothing has changed: its last run counts as one that did not
         finish."""
@@ -86,7 +92,7 @@ class Runs(Database):
                 connection.execute(sql.select(sql.func.pg_advisory_xact_lock(sql.func.hashtext(name))))
             query = sql.select(Lease.holder, Lease.until).where(Lease.name == name)
             row = connection.execute(query).first()
-            if row is not None and row.holder != holder and row.until > now and not _is_dead(row.holder):
+            if row is not None and row.holder != holder and row.until > now and not is_dead(row.holder):
                 return False
             self._upsert(connection, Lease, [Lease(name, holder, now + seconds).columns()])
         return True
@@ -97,7 +103,8 @@ class Runs(Database):
             connection.execute(sql.delete(Lease).where(Lease.name == name, Lease.holder == holder))
 
 
-def _is_dead(holder: str) -> bool:
+def is_dead(holder: str) -> bool:
+    """Whether `holder` (`host:pid`) ran on this machine and is gone."""
     host, _, pid = holder.rpartition(":")
     return is_gone(host, pid)
 

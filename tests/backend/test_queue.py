@@ -224,3 +224,26 @@ def test_without_redis_nobody_can_say_how_many_workers_there_are() -> None:
     with pytest.raises(QueueError, match="Redis to answer"):
         queue.workers()
     queue.close()
+
+
+def test_help_is_asked_of_each_other_worker_once(queue: FakeQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "workers", lambda: 4)
+    assert queue.wake_helpers(3, 9) == 3
+    assert put(queue) == ["score_shard-3-0", "score_shard-3-1", "score_shard-3-2"]
+    queue.jobs["score_shard-3-1"].status = "failed"
+    queue.jobs["score_shard-3-2"].status = "started"
+    assert queue.wake_helpers(3, 9) == 1
+    assert queue.wake_helpers(3, 0) == 0
+
+
+def test_without_redis_nobody_helps_and_nobody_waits() -> None:
+    lost = JobQueue(NOBODY)
+    assert lost.wake_helpers(3, 2) == 0
+    assert not lost.others_wait(3)
+
+
+def test_helpers_make_room_for_every_other_job(queue: FakeQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue.rq, "get_job_ids", lambda: ["score_shard-3-1"], raising=False)
+    assert not queue.others_wait(3)
+    monkeypatch.setattr(queue.rq, "get_job_ids", lambda: ["score_shard-3-1", "score_shard-31-0"], raising=False)
+    assert queue.others_wait(3)

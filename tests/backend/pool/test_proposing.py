@@ -11,10 +11,10 @@ import pytest
 
 from backend.inference.model import LoadedModel
 from backend.jobs.sync import run as sync
-from backend.label_studio.config import parse_config
 from backend.metrics.service import Metrics
 from backend.pool.kept_objects import KeptObjects
-from backend.pool.proposing import propose_missing
+from backend.pool.proposing import ProposalPlan
+from backend.pool.proposing import propose as propose_tasks
 from backend.resources import Resources
 from backend.settings import Settings
 from tests.factories import resources
@@ -39,9 +39,12 @@ def place(tmp_path: Path, model: LoadedModel) -> Iterator[Resources]:
 
 def propose(place: Resources) -> int:
     known = place.label_studio.project(1)
-    controls, pool = parse_config(known.label_config), place.store.tasks(1)
-    with place.run(1, "score_pool") as progress:
-        return propose_missing(place, known, pool, None, None, controls, progress)
+    plan = ProposalPlan.of(place, known)
+    missing = plan.missing(place.store.tasks(1))
+    steps: list[int] = []
+    propose_tasks(plan, missing, steps.append)
+    assert steps == list(range(len(missing)))
+    return len(missing)
 
 
 def test_every_task_is_asked_about_once_and_what_is_shown_is_drawn(place: Resources) -> None:
