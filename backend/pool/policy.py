@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,13 +12,18 @@ from typing import TYPE_CHECKING
 from backend.pool.mask_selection import mask_choice
 from backend.settings import Settings
 from usam.active.mask_selection import MaskSelection
+from usam.checkpoints.registry import registry as registered
 from usam.checkpoints.registry import weights_of
+from usam.errors import UsamError
 
 if TYPE_CHECKING:
     from backend.resources import Resources
+    from backend.store.head_registry import Registry
     from usam.heads.head_set import HeadSet
     from usam.objects.project_heads import ProjectHeads
+    from usam.predictor.own_decoder import TunedDecoder
 
+_log = logging.getLogger(__name__)
 OWN_VERSION = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)\.\d+(-\d+)?")
 """Versions of rankings that we write: checkpoint and heads, then the run that wrote them."""
 OWN_MODEL = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)(\..*)?")
@@ -73,6 +79,34 @@ def learnt_in_use(resources: Resources, project_id: int) -> ProjectHeads | None:
     name = resources.registry.champion(project_id)
     learnt = resources.registry.load_learnt(project_id, name) if name else None
     return learnt if learnt is not None and learnt.checkpoint == resources.settings.model else None
+
+
+def decoder_in_use(resources: Resources, project_id: int) -> TunedDecoder | None:
+    """The mask decoder of a project's version in use; None for the checkpoint's, also where its own cannot be used,
+    with a line in the log."""
+    return usable_decoder(resources.registry, project_id, resources.registry.champion(project_id), resources.settings)
+
+
+def usable_decoder(registry: Registry, project_id: int, version: str, settings: Settings) -> TunedDecoder | None:
+    """As `decoder_in_use`, of a version."""
+    try:
+        decoder = registry.load_decoder(project_id, version) if version else None
+        if decoder is None:
+            return None
+        is_for, is_now = (decoder.checkpoint, decoder.checkpoint_sha256), checkpoint_key(settings.model)
+        if is_for == is_now:
+            return decoder
+        reason = f"it is for {' '.join(is_for)[:60]}, not for {' '.join(is_now)[:60]}"
+    except UsamError as error:
+        reason = str(error)
+    _log.warning("project %s decodes with the checkpoint's decoder, not that of %s: %s", project_id, version, reason)
+    return None
+
+
+def checkpoint_key(model: str) -> tuple[str, str]:
+    """What a decoder of one's own belongs to: the weights' name, and the SHA-256 of their file where it is known."""
+    known = registered().get(model)
+    return weights_of(model), known.sha256 if known is not None else ""
 
 
 def version_in_use(resources: Resources, project_id: int, heads: HeadSet | None) -> str:

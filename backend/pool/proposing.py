@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.errors import ITEM_ERRORS, reason_of
@@ -17,7 +18,7 @@ from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Project
 from backend.label_studio.regions import validated
 from backend.pool.kept_objects import KeptObjects
-from backend.pool.policy import OWN_MODEL, mask_selection_in_use
+from backend.pool.policy import OWN_MODEL, decoder_in_use, mask_selection_in_use
 from backend.pool.proposals import LabelledObjects, draw_shown, proposal_key, propose_objects, regions_of, score_many
 from backend.resources import Resources, RunProgress
 from backend.store.records import KnownTask, ProposalRow, storable_text
@@ -43,7 +44,9 @@ def propose_missing(
     store, project, settings = resources.store, known.id, resources.settings
     cached = store.proposal_keys(project)
     choice = mask_selection_in_use(resources, project, heads)
-    keys = {task.id: proposal_key(settings, known.label_config, task.data_key, choice, learnt) for task in pool}
+    decoder = decoder_in_use(resources, project)
+    key = partial(proposal_key, choice=choice, learnt=learnt, decoder=decoder.version if decoder is not None else "")
+    keys = {task.id: key(settings, known.label_config, task.data_key) for task in pool}
     missing = [task for task in pool if cached.get(task.id) != keys[task.id]]
     done = len(pool) - len(missing)
     served = {row.task for row in store.ranking(project)}
@@ -75,10 +78,17 @@ def propose_missing(
             found: LabelledObjects | Exception
             try:
                 image = fetched.result()
-                embedding = image.encoded_by(resources.model)
+                embedding = image.encoded_by(resources.model_with(decoder))
                 behind.submit(resources.embeddings.put, image.content, settings.model, embedding, make_room=False)
                 found = propose_objects(
-                    resources.model, heads, embedding, settings, others, choice, controls.image_name, learnt
+                    resources.model_with(decoder),
+                    heads,
+                    embedding,
+                    settings,
+                    others,
+                    choice,
+                    controls.image_name,
+                    learnt,
                 )
             except ITEM_ERRORS as error:
                 found = error

@@ -66,8 +66,9 @@ def decoder_file(decoder: TunedDecoder) -> bytes:
     return bytes(save(tensors, about))
 
 
-def load_decoder(path: Path, *, checkpoint: str, checkpoint_sha256: str = "") -> TunedDecoder:
-    """Read what `decoder_file` gave. Raises `CheckpointError` for a broken file, or one of another checkpoint."""
+def load_decoder(path: Path, *, checkpoint: str | None = None, checkpoint_sha256: str = "") -> TunedDecoder:
+    """Read what `decoder_file` gave. Raises `CheckpointError` for a broken file, or one of another checkpoint than this
+    one, where one is named."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -82,7 +83,7 @@ def load_decoder(path: Path, *, checkpoint: str, checkpoint_sha256: str = "") ->
         )
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"a decoder in {Path(path).name}", f"{type(error).__name__}: {error}", REMEDY) from error
-    if (decoder.checkpoint, decoder.checkpoint_sha256) != (checkpoint, checkpoint_sha256):
+    if checkpoint is not None and (decoder.checkpoint, decoder.checkpoint_sha256) != (checkpoint, checkpoint_sha256):
         raise CheckpointError(
             f"a decoder of {checkpoint} {checkpoint_sha256[:12]}",
             f"{decoder.checkpoint} {decoder.checkpoint_sha256[:12]}",
@@ -110,6 +111,6 @@ def with_decoder(predictor: PatchedImagePredictor, decoder: TunedDecoder) -> Pat
     model._modules = {**old.model._modules, "sam_mask_decoder": own.eval()}
     made = SAM2ImagePredictor(model)
     made.checkpoint_name = old.checkpoint_name
-    patched: Any = patch(made, old.heads)
+    patched: Any = patch(made, old.heads)  # the heads that are set now
     patched.keep_stages, patched.encoder_dtype, patched.chunk = old.keep_stages, old.encoder_dtype, old.chunk
     return patched  # type: ignore[no-any-return]

@@ -98,7 +98,7 @@ class DecoderVerdict:
         """One line for people."""
         if not self.images:
             return f"decoder: {self.method}"
-        words = "masks better" if self.promote else "the one in use stays, its masks are not surely worse"
+        words = "masks better" if self.promote else "the one in use stays, masks not surely better"
         return (
             f"decoder: {words} by {self.method}: IoU {self.after:.3f} against {self.before:.3f} on {self.images} "
             f"images, in {self.share:.0%} of draws"

@@ -1,4 +1,4 @@
-"""A decoder of a project's own: learns on embeddings, and takes the place of another only where unseen images say so."""
+"""A decoder of a project's own: learns on embeddings, and is taken only where unseen images say so."""
 
 from __future__ import annotations
 
