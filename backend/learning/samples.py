@@ -61,7 +61,7 @@ def sampled_by(model: str, decoder: str = "") -> str:
 
 def sampled_in_use(registry: Registry, project_id: int, settings: Settings) -> str:
     """What the samples of a project's version in use are kept under."""
-    decoder = usable_decoder(registry, project_id, registry.champion(project_id), settings)
+    decoder, _ = usable_decoder(registry, project_id, registry.champion(project_id), settings)
     return sampled_by(settings.model, decoder.version if decoder is not None else "")
 
 

@@ -82,25 +82,29 @@ def learnt_in_use(resources: Resources, project_id: int) -> ProjectHeads | None:
 
 
 def decoder_in_use(resources: Resources, project_id: int) -> TunedDecoder | None:
-    """The mask decoder of a project's version in use; None for the checkpoint's, also where its own cannot be used,
-    with a line in the log."""
-    return usable_decoder(resources.registry, project_id, resources.registry.champion(project_id), resources.settings)
+    """The mask decoder of a project's version in use; None for the checkpoint's (`usable_decoder`)."""
+    version = resources.registry.champion(project_id)
+    return usable_decoder(resources.registry, project_id, version, resources.settings)[0]
 
 
-def usable_decoder(registry: Registry, project_id: int, version: str, settings: Settings) -> TunedDecoder | None:
-    """As `decoder_in_use`, of a version."""
+def usable_decoder(
+    registry: Registry, project_id: int, version: str, settings: Settings
+) -> tuple[TunedDecoder | None, str]:
+    """The mask decoder of a version, None for the checkpoint's; and why its own is not used, if it is not, which the
+    log has too."""
     try:
         decoder = registry.load_decoder(project_id, version) if version else None
         if decoder is None:
-            return None
+            return None, ""
         is_for, is_now = (decoder.checkpoint, decoder.checkpoint_sha256), checkpoint_key(settings.model)
         if is_for == is_now:
-            return decoder
-        reason = f"it is for {' '.join(is_for)[:60]}, not for {' '.join(is_now)[:60]}"
+            return decoder, ""
+        reason = f"it is for {is_for[0]} {is_for[1][:12]}, not for {is_now[0]} {is_now[1][:12]}"
     except UsamError as error:
         reason = str(error)
-    _log.warning("project %s decodes with the checkpoint's decoder, not that of %s: %s", project_id, version, reason)
-    return None
+    reason = f"masks are by the checkpoint's decoder, not by that of version {version}: {reason}"
+    _log.warning("project %s: %s", project_id, reason)
+    return None, reason
 
 
 def checkpoint_key(model: str) -> tuple[str, str]:

@@ -142,7 +142,7 @@ class PredictionService:
                     return
                 heads = self._registry.load(project, name) if name else None
                 learnt = self._registry.load_learnt(project, name) if name else None
-                decoder = usable_decoder(self._registry, project, name, self._settings)
+                decoder, _ = usable_decoder(self._registry, project, name, self._settings)
                 self._engine.set_heads(project, heads, learnt, name, decoder)
             except (UsamError, OSError) as error:
                 log.warning("version %r of project %s is not used: %s", name, project, error)

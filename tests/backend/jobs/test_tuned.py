@@ -148,10 +148,11 @@ def test_a_damaged_decoder_is_named_and_the_checkpoint_s_takes_its_place(
     for one in (path, copy_of(path)):
         one.write_bytes(b"cut short")
     assert decoder_in_use(place, 1) is None
-    assert "decodes with the checkpoint's decoder" in caplog.text
+    assert f"not by that of version {version}" in caplog.text
     assert DECODER_FILE in place.registry.damaged(1)[version]
     score_pool(place, 1)
     assert same(masks(place), before)
+    assert "masks are by the checkpoint's decoder" in place.store.runs(1, "score_pool", limit=1)[0].reason
     assert any(version in line for line in place.registry.repair(1))
     assert place.registry.champion(1) == ""
 
