@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from backend.inference.model import LoadedModel
     from usam.heads.head_set import HeadSet
     from usam.predictor.embedding import ImageEmbedding
+    from usam.predictor.own_decoder import TunedDecoder
 
 LEASE_S = 60.0
 _log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Resources:
     queue: JobQueue
     on_progress: Callable[[Mapping[str, Any]], None] = field(default=lambda progress: None)
     """Told each step of a run, for those who watch Redis."""
+    _decoding: LoadedModel | None = field(default=None, init=False, repr=False)
 
     @cached_property
     def heads(self) -> HeadSet | None:
@@ -60,6 +62,14 @@ class Resources:
         from backend.inference.model import LoadedModel
 
         return LoadedModel.load(self.settings.model, self.settings, Metrics(), self.heads)
+
+    def model_with(self, decoder: TunedDecoder | None) -> LoadedModel:
+        """The model with a project's own decoder, None for the checkpoint's; the one asked for last is kept."""
+        if decoder is None:
+            return self.model
+        if self._decoding is None or self._decoding.decoder != decoder.version:
+            self._decoding = self.model.with_decoder(decoder)
+        return self._decoding
 
     @cached_property
     def larger(self) -> LoadedModel | None:

@@ -188,6 +188,8 @@ class Settings(BaseSettings):
     """Whether people mark only some of what the project is about: then what they leave unmarked teaches nothing."""
     retrain_after: int = Field(20, ge=1)
     """New labels from which a retraining starts."""
+    own_decoder_seconds: float = Field(60.0, ge=0, le=3600)
+    """Longest time that a retraining spends on a mask decoder of the project's own; 0: it keeps the checkpoint's."""
     sync_seconds: float = Field(60.0, gt=0)
     """How often the truth is fetched from Label Studio without being woken."""
     seed: int = 0

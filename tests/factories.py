@@ -103,6 +103,7 @@ class FakeModel:
     """Gives each prompt the same four masks and small tokens; counts what it encodes."""
 
     name = "nano-s"
+    decoder = ""
 
     def __init__(self, width: int = 8) -> None:
         self.width, self.encoded = width, 0
@@ -247,7 +248,12 @@ def resources(folder: Path, model: Any = None, heads: HeadSet | None = None, **s
     """What a job works with: a real store and registry in `folder`, fakes for the rest. Without a model, whoever asks
     for it fails."""
     made = Settings.from_environment(
-        model="nano-s", larger_model="", data_dir=folder, audit_share=0.0, heads="none", **settings
+        model="nano-s",
+        larger_model="",
+        data_dir=folder,
+        audit_share=0.0,
+        heads="none",
+        **{"own_decoder_seconds": 0, **settings},
     )
     store = Store(f"sqlite:///{folder / 'usam.db'}")
     store.join(1)

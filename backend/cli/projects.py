@@ -87,6 +87,8 @@ def versions(project: ProjectId, as_json: AsJson = False) -> None:
         typer.echo(f"{mark} {version.version}  made {made} from {version.samples} objects; {_figures(version.figures)}")
         if version.learnt_sha256:
             typer.echo(f"    learnt of {', '.join(version.classes)}: {_figures(version.learnt_figures)}")
+        if version.decoder:
+            typer.echo(f"    mask decoder {version.decoder} of its own: {_figures(version.decoder_figures)}")
     for name, reason in damaged.items():
         typer.echo(f"! {name}  cannot be used: {reason}")
 

@@ -8,7 +8,7 @@ few prompts (`scheduler`). Nothing waits without bound: beyond a number of waiti
 images that wait with them, callers get `EngineBusy`.
 
 Heads are applied to tokens, so a project's own heads need no model of their own: `set_heads` swaps them
-between two steps.
+between two steps. A project's own decoder stands beside the checkpoint's, with the same encoder.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
     from usam.objects.project_heads import ProjectHeads
     from usam.predictor.embedding import ImageEmbedding
+    from usam.predictor.own_decoder import TunedDecoder
 
 AHEAD_LIMIT = 8
 NO_HEADS = "no-heads"
@@ -80,6 +81,7 @@ class Engine:
         self._own_heads: HeadSet | None = None
         self._heads_known = threading.Event()
         self._models: dict[str, LoadedModel] = {}
+        self._decoding: dict[int, LoadedModel] = {}
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="engine-ahead")
         self._keeping = ThreadPoolExecutor(1, thread_name_prefix="engine-keep")
         self._ahead_waiting = 0
@@ -123,10 +125,15 @@ class Engine:
         self._keeping.shutdown()
 
     def set_heads(
-        self, project: int, heads: HeadSet | None, learnt: ProjectHeads | None = None, version: str = ""
+        self,
+        project: int,
+        heads: HeadSet | None,
+        learnt: ProjectHeads | None = None,
+        version: str = "",
+        decoder: TunedDecoder | None = None,
     ) -> None:
-        """Use a project's own heads, and what was `learnt` of its objects, from the next step on; None: the
-        checkpoint's. `version` names both, the heads alone without it.
+        """Use a project's own heads, what was `learnt` of its objects and its `decoder` from the next image on; None:
+        the checkpoint's. `version` names them all, the heads alone without it.
 
         Raises `HeadsError` where they are of another checkpoint.
         """
@@ -137,7 +144,8 @@ class Engine:
                 self._projects.pop(project, None)
             else:
                 fits = learnt is not None and learnt.checkpoint == self.checkpoint
-                self._projects[project] = ProjectModel(heads, learnt if fits else None, version or heads.version)
+                name = version or heads.version
+                self._projects[project] = ProjectModel(heads, learnt if fits else None, name, decoder)
 
     def set_mask_selection(self, project: int, selection: MaskSelection) -> None:
         """Choose a project's masks by this from the next step on; the setting wins unless it is `auto`."""
@@ -276,12 +284,23 @@ class Engine:
         for name, own in wanted.items():
             self._models[name] = LoadedModel.load(name, self.settings, self.metrics, own)
 
+    def _model_of(self, project: int, own: ProjectModel | None) -> LoadedModel:
+        """The model with the project's decoder; each project has one of its own."""
+        model = self._models[self.checkpoint]
+        if own is None or own.decoder is None:
+            self._decoding.pop(project, None)
+            return model
+        known = self._decoding.get(project)
+        if known is None or known.decoder != own.decoder.version:
+            self._decoding[project] = known = model.with_decoder(own.decoder)
+        return known
+
     def _click_steps(
         self, image: OpenImage, prompts: Sequence[Prompt], project: int | None
     ) -> Steps[tuple[DecodedObjects, dict[int, Refinement], list[Label]]]:
         embedding = yield from self._embedding(self.checkpoint, image)
-        selection, model = self.mask_selection(project), self._models[self.checkpoint]
         own = self._projects.get(project or 0)
+        selection, model = self.mask_selection(project), self._model_of(project or 0, own)
         heads, size = own.heads if own is not None else None, self.settings.points_per_batch
         objects = yield from model.decode_steps(embedding, prompts, heads, selection, size)
         labels = clicked_labels(model, embedding, objects, own.learnt if own is not None else None)
@@ -291,8 +310,8 @@ class Engine:
         self, image: OpenImage, prompts: Sequence[Prompt], project: int | None
     ) -> Steps[tuple[ProposedObjects, ShownObjects, dict[int, Refinement]]]:
         embedding = yield from self._embedding(self.checkpoint, image)
-        selection, model = self.mask_selection(project), self._models[self.checkpoint]
         own = self._projects.get(project or 0)
+        selection, model = self.mask_selection(project), self._model_of(project or 0, own)
         heads, learnt = (own.heads, own.learnt) if own is not None else (None, None)
         grid = grid_of(self.settings, learnt)
         found = yield from model.propose(embedding, prompts, heads, selection, self.settings, grid)

@@ -29,6 +29,7 @@ from usam.prompts import Prompt, grid_points
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
     from usam.predictor.embedding import ImageEmbedding
+    from usam.predictor.own_decoder import TunedDecoder
     from usam.predictor.proposals import PromptOutputs
 
 BoolMask = npt.NDArray[np.bool_]
@@ -125,12 +126,14 @@ class ProposedObjects:
 
 
 class LoadedModel:
-    """A checkpoint and its own heads. Only ever used by one thread."""
+    """A checkpoint and its own heads. Only ever used by one thread. `decoder` is the version of a project's own that
+    makes the masks, empty for the checkpoint's."""
 
     def __init__(self, name: str, predictor: Any, metrics: Metrics) -> None:
         self.name = name
         self.predictor = predictor
         predictor.keep_stages = True
+        self.decoder = ""
         self.own_heads: HeadSet | None = predictor.heads
         self.encode_s = 0.0
         """Seconds that the last encoding took."""
@@ -153,6 +156,14 @@ class LoadedModel:
         predictor = load(name, settings.device, heads, weights=not settings.random_weights)
         predictor.encoder_dtype = encoder_dtype(settings, name)
         return cls(name, predictor, metrics)
+
+    def with_decoder(self, decoder: TunedDecoder) -> LoadedModel:
+        """The same encoder with a project's own decoder. Raises `CheckpointError` where it does not fit."""
+        from usam.predictor.own_decoder import with_decoder
+
+        made = LoadedModel(self.name, with_decoder(self.predictor, decoder), self._metrics)
+        made.decoder = decoder.version
+        return made
 
     def encode(self, image: npt.NDArray[np.uint8]) -> ImageEmbedding:
         """Embedding of an image (H, W, 3) RGB."""
@@ -231,8 +242,10 @@ class LoadedModel:
         heads = heads if heads is not None else self.own_heads
         given, grid = bool(prompts), grid or ProposalGrid(settings.points_per_side, CANDIDATES)
         if not given:
-            prompts = [_point(xy) for xy in grid_points(embedding.image_hw, grid.points_per_side)]
-        propose = self._from_points if all(_is_single_point(prompt) for prompt in prompts) else self._from_prompts
+            points = grid_points(embedding.image_hw, grid.points_per_side)
+            prompts = [Prompt(xy[None], np.ones(1, np.int32)) for xy in points]
+        are_points = all(prompt.box is None and prompt.labels.tolist() == [1] for prompt in prompts)
+        propose = self._from_points if are_points else self._from_prompts
         most = max(grid.most, settings.max_regions)
         objects = yield from propose(embedding, prompts, heads, selection, settings, most)
         yield
@@ -357,14 +370,6 @@ def image_features(embedding: ImageEmbedding) -> FloatArray:
 def in_chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """`size` items at a time."""
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _point(xy: FloatArray) -> Prompt:
-    return Prompt(xy[None], np.ones(1, np.int32))
-
-
-def _is_single_point(prompt: Prompt) -> bool:
-    return prompt.box is None and prompt.labels.tolist() == [1]
 
 
 def _same_shape(prompts: Sequence[Prompt]) -> list[list[int]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
     from usam.objects.project_heads import ProjectHeads
     from usam.predictor.embedding import ImageEmbedding
+    from usam.predictor.own_decoder import TunedDecoder
 
 BoolMask = npt.NDArray[np.bool_]
 Label = tuple[str | None, float | None]
@@ -60,11 +61,13 @@ class ProposedMasks:
 
 @dataclass(frozen=True)
 class ProjectModel:
-    """What a project uses in place of the checkpoint's own: heads, what was learnt of its objects, and their name."""
+    """What a project uses in place of the checkpoint's own: heads, what was learnt of its objects, their name, and its
+    decoder, None for the checkpoint's."""
 
     heads: HeadSet
     learnt: ProjectHeads | None = None
     version: str = ""
+    decoder: TunedDecoder | None = None
 
 
 def object_masks(

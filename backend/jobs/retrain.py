@@ -1,24 +1,27 @@
 """The job `retrain`: heads learn all of a project's labels, pass the gate or not, and are put in use or not; beside
-them, what the project wants and calls things is learnt anew."""
+them, what the project wants and calls things is learnt anew, and a mask decoder of its own is tuned."""
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.learning.examples import known_figures, learn_project, learnt_line
+from backend.learning.own_decoder import OwnDecoder, tune_project
+from backend.learning.samples import sampled_by
 from backend.learning.training import MIN_TASKS, Trained, fingerprint, train_and_judge
-from backend.pool.policy import audit_tasks, heads_in_use, mask_selection_in_use, project_seed
+from backend.pool.policy import audit_tasks, decoder_in_use, heads_in_use, mask_selection_in_use, project_seed
 from backend.resources import Resources, RunProgress
 from backend.store.records import ExampleRow, SampleRow
 from usam.active.mask_selection import MaskSelection
-from usam.checkpoints.registry import weights_of
 from usam.errors import UsamError
 
 if TYPE_CHECKING:
     from backend.store.head_versions import Version
     from usam.heads.head_set import HeadSet
     from usam.objects.project_heads import ProjectHeads
+    from usam.predictor.own_decoder import TunedDecoder
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +31,9 @@ def run(resources: Resources, project_id: int) -> str:
 
     Audit tasks are never trained on. Raises `TrainingError` where training fails.
     """
-    store = resources.store
-    rows, examples = store.samples(project_id, weights_of(resources.settings.model)), store.examples(project_id)
+    store, decoder = resources.store, decoder_in_use(resources, project_id)
+    weights = sampled_by(resources.settings.model, decoder.version if decoder is not None else "")
+    rows, examples = store.samples(project_id, weights), store.examples(project_id)
     audits = audit_tasks(
         resources.settings, project_id, sorted({row.task for row in rows} | {row.task for row in examples})
     )
@@ -48,9 +52,9 @@ def run(resources: Resources, project_id: int) -> str:
             )
         else:
             before = _selection(resources, project_id)
-            held = [row for row in rows if row.task in audits]
             learnt = _learn(resources, project_id, [row for row in examples if row.task not in audits], classes)
-            _train(resources, project_id, train, held, learnt, progress)
+            own = _tune(resources, project_id, sorted({row.task for row in rows}), audits, decoder, progress)
+            _train(resources, project_id, own.samples or rows, audits, learnt, own.decoder or decoder, own, progress)
             store.mark_labels_used(project_id, progress.id, {row.annotation for row in rows})
             if progress.state == "done" or _selection(resources, project_id) != before:
                 resources.queue.wake(project_id, "score_pool", at_front=True)
@@ -73,15 +77,34 @@ def _learn(
         return None
 
 
+def _tune(
+    resources: Resources,
+    project_id: int,
+    tasks: list[int],
+    audits: set[int],
+    in_use: TunedDecoder | None,
+    progress: RunProgress,
+) -> OwnDecoder:
+    """A decoder of the project's own; where it cannot be tuned the one in use stays, with the reason."""
+    try:
+        told = partial(progress.step, what="mask decoder")
+        return tune_project(resources, project_id, tasks, audits, in_use, told)
+    except UsamError as error:
+        return OwnDecoder(reason=f"decoder: {error}")
+
+
 def _train(
     resources: Resources,
     project_id: int,
-    train: list[SampleRow],
-    held: list[SampleRow],
+    rows: list[SampleRow],
+    audits: set[int],
     learnt: ProjectHeads | None,
+    decoder: TunedDecoder | None,
+    own: OwnDecoder,
     progress: RunProgress,
 ) -> None:
     progress.step(0, 2, "training")
+    train, held = ([row for row in rows if (row.task in audits) is part] for part in (False, True))
     base = resources.heads
     champion, _ = heads_in_use(resources, project_id)
     current = resources.registry.current(project_id)
@@ -96,22 +119,23 @@ def _train(
         "choice": {version: gain.figures() for version, gain in trained.gains.items()},
         "seconds": {"fit": trained.fit_s, "gate": trained.gate_s},
         **({"learnt": known_figures(learnt)} if learnt is not None else {}),
+        **({"decoder": own.verdict.figures()} if own.verdict is not None else {}),
     }
     resources.store.put_selection_gains(project_id, progress.id, trained.gains)
     if trained.verdict is not None:
         resources.store.put_verdict(project_id, progress.id, trained.candidate.version, trained.verdict)
     heads = trained.candidate if trained.promote else champion
     version = ""
-    if heads is not None and (trained.promote or learnt is not None):
-        version = _publish(resources, project_id, current, trained, heads, learnt)
+    if heads is not None and (trained.promote or learnt is not None or own.decoder is not None):
+        version = _publish(resources, project_id, current, trained, heads, learnt, decoder)
     in_use = current.version if current is not None else ""
     if version and version != in_use:
-        lines = [trained.reason, learnt_line(learnt) if learnt is not None else ""]
+        lines = [trained.reason, learnt_line(learnt) if learnt is not None else "", own.reason]
         progress.state, progress.reason = "done", "; ".join(filter(None, lines))
         resources.registry.promote(project_id, version, progress.reason)
         progress.details["version"] = version
     else:
-        progress.state, progress.reason = "rejected", trained.reason
+        progress.state, progress.reason = "rejected", "; ".join(filter(None, [trained.reason, own.reason]))
     progress.step(2, 2)
 
 
@@ -122,6 +146,7 @@ def _publish(
     trained: Trained,
     heads: HeadSet,
     learnt: ProjectHeads | None,
+    decoder: TunedDecoder | None,
 ) -> str:
     kept = current.labels if current is not None and not trained.promote else trained.labels
     version = resources.registry.publish(
@@ -132,5 +157,6 @@ def _publish(
         labels=kept,
         figures=trained.verdict.figures() if trained.verdict else {},
         learnt=learnt,
+        decoder=decoder,
     )
     return version.version

@@ -23,6 +23,7 @@ from backend.pool.policy import (
     mask_selection_in_use,
     settings_key,
     strategy_for,
+    usable_decoder,
     version_in_use,
 )
 from backend.pool.proposals import ScoredObjects, draw_shown, regions_of, score_many
@@ -106,7 +107,10 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
         offered = offer_alternatives(resources, project, others)
     trouble = verify(client, project, published.version, rows[0].task)
     deleted = delete_others(client, project, published.version)
-    progress.reason = "; ".join(filter(None, (passed_over, fallback, trouble))) or f"first is task {rows[0].task}"
+    _, unused = usable_decoder(resources.registry, project, resources.registry.champion(project), resources.settings)
+    progress.reason = (
+        "; ".join(filter(None, (passed_over, unused, fallback, trouble))) or f"first is task {rows[0].task}"
+    )
     progress.details = {
         "version": published.version,
         "strategy": strategy,

@@ -8,31 +8,34 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from backend.errors import (
     ITEM_ERRORS,
-    FetchError,
     LabelConfigError,
     LabelStudioError,
     RegistryError,
     StoreError,
     reason_of,
 )
-from backend.label_studio.config import LabelConfig, parse_config
+from backend.label_studio.config import parse_config
 from backend.label_studio.records import MAX_ID, Annotation, Project
-from backend.label_studio.shapes import drawn_masks, masks_on
-from backend.learning.examples import make_examples
-from backend.learning.samples import AnnotatedImage, sampling_key
+from backend.learning.samples import differ_by_decoder, sampling_key
+from backend.learning.task_images import TaskImages
 from backend.learning.work import WorkCounter
 from backend.pool.absence import Absences, is_missing
 from backend.pool.kept_objects import KeptObjects
+from backend.pool.policy import decoder_in_use
 from backend.pool.ranking import ranking_is_stale
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.store.pseudo_label_store import PseudoLabelStore, accepting_version
 from backend.store.records import ExampleRow, KnownAnnotation, KnownTask, SampleRow, WorkRow
+
+if TYPE_CHECKING:
+    from usam.predictor.own_decoder import TunedDecoder
 
 _RETRAIN = "START_TRAINING"
 _log = logging.getLogger(__name__)
@@ -89,7 +92,7 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
         store.take_stamp(project_id, project.stamp)
         store.set_classes(project_id, offered_labels(project.label_config))
         refreshed = refresh_tasks(store, resources.label_studio, project_id)
-        key = sampling_key(resources.settings.model, resources.settings.larger_model)
+        key = _sampling_key(resources, decoder_in_use(resources, project_id))
         touched = store.unchecked_tasks(project_id)
         touched |= miscounted_tasks(store.tasks(project_id), store.annotations(project_id), key)
         subjects = {number for event in events if "ANNOTATION" in event.action for number in event.subjects}
@@ -153,7 +156,8 @@ def miscounted_tasks(tasks: Iterable[KnownTask], annotations: Iterable[KnownAnno
 
 def take_annotations(resources: Resources, project: Project, touched: Iterable[int], progress: RunProgress) -> Taken:
     """Compare annotations by `updated_at` and take over those that changed, each with its samples."""
-    store, key = resources.store, sampling_key(resources.settings.model, resources.settings.larger_model)
+    store, decoder = resources.store, decoder_in_use(resources, project.id)
+    key = _sampling_key(resources, decoder)
     tasks = {task.id: task for task in store.tasks(project.id)}
     all_known = store.annotations(project.id)
     due = set(touched) | {annotation.task for annotation in all_known if not annotation.sampled_for}
@@ -175,9 +179,9 @@ def take_annotations(resources: Resources, project: Project, touched: Iterable[i
     total = sum(map(len, todo.values()))
     counter = WorkCounter(resources, project.id, project.label_config)
     for number, changed in todo.items():
-        known = {one.id: before[one.id].updated_at for one in changed if one.id in before}
-        fresh = {one.id for one in changed if known.get(one.id) != one.updated_at}
-        made = _sample_task(resources, project, tasks[number], changed, fresh, key, counter, taken.set_aside)
+        known = {one.id: before[one.id] for one in changed if one.id in before}
+        images = TaskImages(resources, project.label_config, tasks[number], decoder)
+        made = _sample_task(resources, project, images, changed, known, key, counter, taken.set_aside)
         for samples, is_broken in made:
             taken.annotations, taken.samples = taken.annotations + 1, taken.samples + samples
             taken.broken += is_broken
@@ -186,22 +190,28 @@ def take_annotations(resources: Resources, project: Project, touched: Iterable[i
     return taken
 
 
+def _sampling_key(resources: Resources, decoder: TunedDecoder | None) -> str:
+    settings = resources.settings
+    return sampling_key(settings.model, settings.larger_model, decoder.version if decoder is not None else "")
+
+
 def _sample_task(
     resources: Resources,
     project: Project,
-    task: KnownTask,
+    images: TaskImages,
     annotations: Sequence[Annotation],
-    fresh: Collection[int],
+    known: Mapping[int, KnownAnnotation],
     key: str,
     counter: WorkCounter,
     set_aside: list[str],
 ) -> Iterator[tuple[int, bool]]:
-    """Store each annotation of one task with its samples, and the work that those in `fresh` took; yields how many
-    samples, and whether something is wrong. What cannot be used is stored with the reason; what cannot be stored
-    either is named in `set_aside`."""
-    store, images = resources.store, TaskImages(resources, project.label_config, task)
-    kept = kept_objects(resources, project.id, task.id)
+    """Store each annotation of one task with its samples, and the work that those took that are not `known` as they are
+    now; yields how many samples, and whether something is wrong. What cannot be used is stored with the reason; what
+    cannot be stored either is named in `set_aside`."""
+    store, kept = resources.store, kept_objects(resources, project.id, annotations[0].task)
     for annotation in annotations:
+        old = known.get(annotation.id)
+        old = old if old is not None and old.updated_at == annotation.updated_at else None
         rows: list[SampleRow] = []
         examples: ExampleRow | None = None
         work: WorkRow | None = None
@@ -214,15 +224,23 @@ def _sample_task(
             rows, reason = images.samples(annotation) if annotation.result else ([], "")
             is_broken = bool(reason)
             examples, trouble = images.examples(annotation, kept)
-            work = counter.of(annotation, kept) if annotation.id in fresh else None
+            work = counter.of(annotation, kept) if old is None else None
             reason = reason or trouble or ("" if annotation.result else "nothing is marked")
             made_for = "" if images.try_again else key
+        used = old.used_in if old is not None and differ_by_decoder(old.sampled_for, key) else 0
         try:
             store.record_annotation(
-                project.id, annotation, rows, sampled_for=made_for, reason=reason, examples=examples, work=work
+                project.id,
+                annotation,
+                rows,
+                sampled_for=made_for,
+                reason=reason,
+                used_in=used,
+                examples=examples,
+                work=work,
             )
         except ITEM_ERRORS as error:
-            set_aside.append(f"annotation {annotation.id} of task {task.id}: {reason_of(error)}")
+            set_aside.append(f"annotation {annotation.id} of task {annotation.task}: {reason_of(error)}")
             continue
         yield len(rows), is_broken
 
@@ -236,75 +254,6 @@ def kept_objects(resources: Resources, project_id: int, task_id: int) -> KeptObj
         return KeptObjects.unpack(row)
     except StoreError:
         return None
-
-
-class TaskImages:
-    """The images of one task, each fetched and encoded once, when the first region on it is met.
-
-    `try_again` says that one could not be had now, and may be later.
-    """
-
-    def __init__(self, resources: Resources, label_config: str, task: KnownTask) -> None:
-        self.try_again = False
-        self._resources, self._label_config, self._task = resources, label_config, task
-        self._images: dict[str, AnnotatedImage | str] = {}
-
-    def samples(self, annotation: Annotation) -> tuple[list[SampleRow], str]:
-        """The samples of an annotation, and why regions that have none have none."""
-        rows: list[SampleRow] = []
-        drawn, reasons = drawn_masks(annotation.result)
-        for name in dict.fromkeys(one.image for one in drawn):
-            image = self._image(name)
-            if isinstance(image, str):
-                reasons.append(image)
-                continue
-            made, reason = image.samples(annotation, [one for one in drawn if one.image == name])
-            rows += made
-            reasons.append(reason)
-        return rows, "; ".join(filter(None, reasons))[:2000]
-
-    def examples(self, annotation: Annotation, kept: KeptObjects | None) -> tuple[ExampleRow | None, str]:
-        """What the objects of an annotation, and the model's own candidates, look like on the first image; and why that
-        cannot be told, if it cannot."""
-        settings = self._resources.settings
-        if not annotation.result:  # nothing is wanted of what the pool has kept of it
-            known = (kept.looks, kept.masks.logits(range(len(kept))) > 0) if kept is not None else None
-            in_part = settings.marked_in_part
-            return (make_examples(annotation, (), known, None, marked_in_part=in_part) if known else None), ""
-        image = self._image("")
-        if isinstance(image, str):
-            return None, image
-        drawn = masks_on(parse_config(self._label_config).image_name, annotation.result)
-        try:
-            return image.examples(annotation, drawn, kept, settings), ""
-        except ITEM_ERRORS as error:
-            return None, f"its objects teach no class: {reason_of(error)}"
-
-    def _image(self, name: str) -> AnnotatedImage | str:
-        """The image of the tag `name`, the first one for an empty name; or why it is not to be had."""
-        try:
-            view = parse_config(self._label_config).for_image(name)
-        except LabelConfigError as error:
-            return str(error)
-        if view.image_name not in self._images:
-            self._images[view.image_name] = self._fetched(view)
-        return self._images[view.image_name]
-
-    def _fetched(self, view: LabelConfig) -> AnnotatedImage | str:
-        try:
-            value = view.image_value(self._task.data)
-            return _annotated_image(self._resources, self._resources.images.fetch_bytes(value, self._task.id))
-        except (FetchError, LabelConfigError) as error:
-            self.try_again = True
-            return str(error)
-        except ITEM_ERRORS as error:
-            return reason_of(error)
-
-
-def _annotated_image(resources: Resources, file: bytes) -> AnnotatedImage:
-    model, larger = resources.model, resources.larger
-    with_larger = (larger, resources.embedding(larger, file)) if larger is not None else None
-    return AnnotatedImage(model, resources.embedding(model, file), with_larger)
 
 
 def _wake(resources: Resources, project: Project, asked: bool, labelled: bool) -> list[str] | None:

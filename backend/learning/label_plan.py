@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import JobError
-from backend.learning.samples import prefer_mask_samples, to_batch
+from backend.learning.samples import prefer_mask_samples, sampled_in_use, to_batch
 from backend.learning.training import fit
 from backend.pool.policy import audit_tasks, project_seed
 from backend.settings import Settings
 from backend.store import Store
+from backend.store.head_registry import Registry
 from backend.store.records import SampleRow
 from usam.active.learning_curve import Plan, fit_curve
-from usam.checkpoints.registry import weights_of
 from usam.errors import PseudoLabelError
 from usam.pseudo_labels.calibration import Candidates, RiskGuarantee, calibrate
 from usam.training.gate import MIN_AUDIT_OBJECTS, MIN_AUDIT_TASKS, Batch, take
@@ -81,7 +81,8 @@ def plan_project(
     quality = base.quality_for(settings.model) if base is not None else None
     if base is None or quality is None:
         raise JobError(f"heads for {settings.model} that predict its IoU", "none", "name a head set in USAM_HEADS")
-    rows = prefer_mask_samples(store.samples(project, weights_of(settings.model)))
+    sampled = sampled_in_use(Registry(settings.registry_dir), project, settings)
+    rows = prefer_mask_samples(store.samples(project, sampled))
     rows = [row for row in rows if quality in row.targets]
     rows = sorted(rows, key=lambda row: (row.updated_at, row.annotation, row.region))
     tasks = sorted({row.task for row in rows})

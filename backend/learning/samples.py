@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from backend.inference.scheduler import finish
 from backend.label_studio.records import Annotation
 from backend.label_studio.shapes import DrawnMask, drawn_masks, region_to_mask
 from backend.learning.examples import MarkedObject, make_examples
+from backend.pool.policy import usable_decoder
 from backend.settings import Settings
 from backend.store.records import ExampleRow, SampleRow
 from usam.checkpoints.registry import weights_of
@@ -31,7 +33,9 @@ from usam.prompts import Prompt, centre_point, dense_points
 if TYPE_CHECKING:
     from backend.inference.model import LoadedModel
     from backend.pool.kept_objects import KeptObjects
+    from backend.store.head_registry import Registry
     from usam.predictor.embedding import ImageEmbedding
+    from usam.training.decoder_tuning import TuningImage
 
 BoolMask = npt.NDArray[np.bool_]
 Float32s = npt.NDArray[np.float32]
@@ -39,9 +43,26 @@ SAMPLES_VERSION = 2
 """Raised when samples of the same annotation come out otherwise."""
 
 
-def sampling_key(model: str, larger: str) -> str:
-    """What samples depend on besides the annotation: those of another key are made again."""
-    return f"{SAMPLES_VERSION}:{weights_of(model)}:{weights_of(larger)}"
+def sampling_key(model: str, larger: str, decoder: str = "") -> str:
+    """What samples depend on besides the annotation: those of another key are made again. `decoder` is the version of
+    the project's own, empty for the checkpoint's."""
+    return ":".join([str(SAMPLES_VERSION), weights_of(model), weights_of(larger), *filter(None, [decoder])])
+
+
+def differ_by_decoder(key: str, other: str) -> bool:
+    """Whether samples of two keys differ by nothing but the decoder whose tokens they are."""
+    return key.split(":")[:3] == other.split(":")[:3]
+
+
+def sampled_by(model: str, decoder: str = "") -> str:
+    """What samples are kept under: the weights whose tokens they are."""
+    return f"{weights_of(model)}+{decoder}" if decoder else weights_of(model)
+
+
+def sampled_in_use(registry: Registry, project_id: int, settings: Settings) -> str:
+    """What the samples of a project's version in use are kept under."""
+    decoder, _ = usable_decoder(registry, project_id, registry.champion(project_id), settings)
+    return sampled_by(settings.model, decoder.version if decoder is not None else "")
 
 
 class AnnotatedImage:
@@ -104,6 +125,15 @@ class AnnotatedImage:
         looks_of = partial(model.looks, embedding)
         return make_examples(annotation, regions, proposed, looks_of, marked_in_part=in_part)
 
+    def tuning_image(self, drawn: Sequence[DrawnMask], group: str) -> TuningImage:
+        """The image with objects to tune a decoder on; without those that cannot be read or are empty."""
+        from usam.training.decoder_tuning import TuningImage, shrink_mask
+
+        embedding, side = to_tune(self._model, self._embedding), 4 * self._embedding.image_embed.shape[-1]
+        small = [shrink_mask(one.mask, side) for one in marked_objects(drawn, self.hw)]
+        masks = np.array([mask for mask in small if mask.any()], np.float32).reshape(-1, side, side)
+        return TuningImage(embedding, masks, group)
+
     def _sample(self, annotation: Annotation, drawn: DrawnMask, mask: BoolMask) -> SampleRow:
         box_only = drawn.box_only
         prompts = paper_prompts(mask, f"{annotation.id}:{drawn.name}")
@@ -117,7 +147,7 @@ class AnnotatedImage:
         return SampleRow(
             annotation=annotation.id,
             region=drawn.name,
-            checkpoint=weights_of(self._model.name),
+            checkpoint=sampled_by(self._model.name, self._model.decoder),
             updated_at=annotation.updated_at,
             task=annotation.task,
             label=drawn.label or "",
@@ -126,6 +156,11 @@ class AnnotatedImage:
             mask_tokens=small.mask_tokens[0].astype(np.float16),
             targets=targets,
         )
+
+
+def to_tune(model: LoadedModel, embedding: ImageEmbedding) -> ImageEmbedding:
+    """An embedding where the model is, without what a decoder does not read."""
+    return replace(embedding, stages=()).to(next(model.predictor.model.parameters()).device)
 
 
 def marked_objects(drawn: Sequence[DrawnMask], hw: tuple[int, int]) -> list[MarkedObject]:

@@ -98,8 +98,8 @@ def train_and_judge(
 def fingerprint(
     rows: Sequence[SampleRow], audits: Sequence[int], examples: Sequence[ExampleRow] = (), classes: Sequence[str] = ()
 ) -> str:
-    """Digest of what a retraining depends on."""
-    parts = [[*label_names([row]), row.region, row.checkpoint] for row in rows]
+    """Digest of what a retraining depends on. Whose decoder made the samples of the same labels is all one."""
+    parts = [[*label_names([row]), row.region, row.checkpoint.partition("+")[0]] for row in rows]
     parts += [[f"{row.annotation}@{row.updated_at}", row.features_version] for row in examples]
     return hashlib.sha256(json.dumps([list(audits), parts, list(classes)]).encode()).hexdigest()
 

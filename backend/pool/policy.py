@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,13 +12,18 @@ from typing import TYPE_CHECKING
 from backend.pool.mask_selection import mask_choice
 from backend.settings import Settings
 from usam.active.mask_selection import MaskSelection
+from usam.checkpoints.registry import registry as registered
 from usam.checkpoints.registry import weights_of
+from usam.errors import UsamError
 
 if TYPE_CHECKING:
     from backend.resources import Resources
+    from backend.store.head_registry import Registry
     from usam.heads.head_set import HeadSet
     from usam.objects.project_heads import ProjectHeads
+    from usam.predictor.own_decoder import TunedDecoder
 
+_log = logging.getLogger(__name__)
 OWN_VERSION = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)\.\d+(-\d+)?")
 """Versions of rankings that we write: checkpoint and heads, then the run that wrote them."""
 OWN_MODEL = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)(\..*)?")
@@ -73,6 +79,38 @@ def learnt_in_use(resources: Resources, project_id: int) -> ProjectHeads | None:
     name = resources.registry.champion(project_id)
     learnt = resources.registry.load_learnt(project_id, name) if name else None
     return learnt if learnt is not None and learnt.checkpoint == resources.settings.model else None
+
+
+def decoder_in_use(resources: Resources, project_id: int) -> TunedDecoder | None:
+    """The mask decoder of a project's version in use; None for the checkpoint's (`usable_decoder`)."""
+    version = resources.registry.champion(project_id)
+    return usable_decoder(resources.registry, project_id, version, resources.settings)[0]
+
+
+def usable_decoder(
+    registry: Registry, project_id: int, version: str, settings: Settings
+) -> tuple[TunedDecoder | None, str]:
+    """The mask decoder of a version, None for the checkpoint's; and why its own is not used, if it is not, which the
+    log has too."""
+    try:
+        decoder = registry.load_decoder(project_id, version) if version else None
+        if decoder is None:
+            return None, ""
+        is_for, is_now = (decoder.checkpoint, decoder.checkpoint_sha256), checkpoint_key(settings.model)
+        if is_for == is_now:
+            return decoder, ""
+        reason = f"it is for {is_for[0]} {is_for[1][:12]}, not for {is_now[0]} {is_now[1][:12]}"
+    except UsamError as error:
+        reason = str(error)
+    reason = f"masks are by the checkpoint's decoder, not by that of version {version}: {reason}"
+    _log.warning("project %s: %s", project_id, reason)
+    return None, reason
+
+
+def checkpoint_key(model: str) -> tuple[str, str]:
+    """What a decoder of one's own belongs to: the weights' name, and the SHA-256 of their file where it is known."""
+    known = registered().get(model)
+    return weights_of(model), known.sha256 if known is not None else ""
 
 
 def version_in_use(resources: Resources, project_id: int, heads: HeadSet | None) -> str:

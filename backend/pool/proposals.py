@@ -91,6 +91,7 @@ def proposal_key(
     data_key: str,
     choice: MaskSelection = "predicted-iou",
     learnt: ProjectHeads | None = None,
+    decoder: str = "",
 ) -> str:
     """Digest of everything that kept objects of a task depend on."""
     grid = grid_of(settings, learnt)
@@ -106,6 +107,7 @@ def proposal_key(
         label_config,
         data_key,
         choice,
+        *([decoder] if decoder else []),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -18,7 +18,7 @@ from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Project
 from backend.label_studio.regions import validated
 from backend.pool.kept_objects import KeptObjects
-from backend.pool.policy import OWN_MODEL, heads_in_use, learnt_in_use, mask_selection_in_use
+from backend.pool.policy import OWN_MODEL, decoder_in_use, heads_in_use, learnt_in_use, mask_selection_in_use
 from backend.pool.proposals import LabelledObjects, draw_shown, proposal_key, propose_objects, regions_of, score_many
 from backend.resources import Resources
 from backend.store.records import KnownTask, ProposalRow, storable_text
@@ -27,6 +27,7 @@ from usam.active.mask_selection import MaskSelection
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
     from usam.objects.project_heads import ProjectHeads
+    from usam.predictor.own_decoder import TunedDecoder
 
 _KEPT_BEHIND = 2
 """Images whose masks may wait to be kept."""
@@ -42,6 +43,7 @@ class ProposalPlan:
     learnt: ProjectHeads | None
     controls: LabelConfig
     selection: MaskSelection
+    decoder: TunedDecoder | None = None
 
     @classmethod
     def of(cls, resources: Resources, known: Project) -> ProposalPlan:
@@ -49,12 +51,13 @@ class ProposalPlan:
         heads, _ = heads_in_use(resources, known.id)
         selection = mask_selection_in_use(resources, known.id, heads)
         learnt = learnt_in_use(resources, known.id)
-        return cls(resources, known, heads, learnt, parse_config(known.label_config), selection)
+        decoder = decoder_in_use(resources, known.id)
+        return cls(resources, known, heads, learnt, parse_config(known.label_config), selection, decoder)
 
     def key(self, data_key: str = "") -> str:
         """What the proposals of a task depend on; without `data_key` what all have in common."""
-        settings = self.resources.settings
-        return proposal_key(settings, self.known.label_config, data_key, self.selection, self.learnt)
+        settings, decoder = self.resources.settings, self.decoder.version if self.decoder is not None else ""
+        return proposal_key(settings, self.known.label_config, data_key, self.selection, self.learnt, decoder)
 
     def missing(self, tasks: Sequence[KnownTask], *, few: bool = False) -> list[KnownTask]:
         """Those of these tasks that the model has not been asked about; `few` asks the store about these alone."""
@@ -97,10 +100,11 @@ def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[
             found: LabelledObjects | Exception
             try:
                 image = fetched.result()
-                embedding = image.encoded_by(resources.model)
+                model = resources.model_with(plan.decoder)
+                embedding = image.encoded_by(model)
                 behind.submit(resources.embeddings.put, image.content, settings.model, embedding, make_room=False)
                 found = propose_objects(
-                    resources.model, heads, embedding, settings, others, plan.selection, controls.image_name, learnt
+                    model, heads, embedding, settings, others, plan.selection, controls.image_name, learnt
                 )
             except ITEM_ERRORS as error:
                 found = error

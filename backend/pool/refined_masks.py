@@ -23,6 +23,7 @@ from backend.label_studio.records import Json
 from backend.label_studio.regions import Drawing, ScoredMask, masks_to_regions
 from backend.label_studio.shapes import masks_on, region_to_mask
 from backend.pool.kept_objects import KeptObjects, Reading, drawings_of, read_kept
+from backend.pool.policy import decoder_in_use
 from backend.pool.proposals import ScoredObjects, draw_shown, score_many
 from backend.resources import Resources
 from backend.store.records import KnownTask, ScoreRow
@@ -79,7 +80,7 @@ class MaskRefiner:
         resources.store.put_proposal(self._project, kept.pack(task.id, row.key, drawings))
 
     def _with_alternatives(self, file: bytes, kept: KeptObjects, numbers: Sequence[int]) -> KeptObjects:
-        model = self._resources.model
+        model = self._resources.model_with(decoder_in_use(self._resources, self._project))
         embedding, encode_s = self._encoded(model, file)
         asked, shown = [kept.prompts[number] for number in numbers], [int(kept.output[number]) for number in numbers]
         readings = other_readings(model, embedding, asked, shown, self._heads, self._selection)

@@ -2,6 +2,7 @@
 
     <folder>/<project>/versions/<version>/heads.safetensors   the heads
                                           learnt.safetensors  what the project wants and calls things, if it is learnt
+                                          decoder.safetensors a mask decoder of its own, if it has one
                                           version.json        digest, parent, samples used, the gate's figures
     <folder>/<project>/champion.json                          the version in use and how it came to be
     <folder>/<project>/damaged/                               versions that `repair` set aside
@@ -34,9 +35,11 @@ from usam.errors import UsamError
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
     from usam.objects.project_heads import ProjectHeads
+    from usam.predictor.own_decoder import TunedDecoder
 
 HEADS_FILE = "heads.safetensors"
 LEARNT_FILE = "learnt.safetensors"
+DECODER_FILE = "decoder.safetensors"
 ABOUT_FILE = "version.json"
 POINTER_FILE = "champion.json"
 _PARTIAL = ".partial-"
@@ -61,29 +64,36 @@ class Registry:
         labels: Sequence[str] = (),
         figures: Mapping[str, Any] | None = None,
         learnt: ProjectHeads | None = None,
+        decoder: TunedDecoder | None = None,
     ) -> Version:
-        """Store a head set, and what was `learnt` of the project's objects beside it, under a name of their own;
-        storing the same again changes nothing.
+        """Store a head set, and beside it what was `learnt` of the project's objects and a `decoder` whose tokens the
+        heads read, under a name of their own; storing the same again changes nothing.
 
         It is not in use before `promote`. Raises `RegistryError` where it cannot be written.
         """
-        name, file = heads.version, b""
+        files: dict[str, bytes] = {}
         facts = {"parent": parent, "samples": samples, "labels": list(labels), "figures": dict(figures or {})}
         facts["heads"] = heads.version
         if learnt is not None:
             from usam.objects.files import project_heads_file
 
-            file = project_heads_file(learnt)
-            digest = hashlib.sha256(file).hexdigest()
-            facts |= {"learnt_sha256": digest, "classes": list(learnt.classes)}
+            files[LEARNT_FILE] = project_heads_file(learnt)
+            facts |= {"learnt_sha256": _digest(files[LEARNT_FILE]), "classes": list(learnt.classes)}
             facts["learnt_figures"] = {key: value for key, value in learnt.figures.items() if value == value}
-            name = hashlib.sha256(f"{heads.version}+{digest}".encode()).hexdigest()[:12]
+        if decoder is not None:
+            from usam.predictor.own_decoder import decoder_file
+
+            files[DECODER_FILE] = decoder_file(decoder)
+            facts |= {"decoder_sha256": _digest(files[DECODER_FILE]), "decoder": decoder.version}
+            facts["decoder_figures"] = decoder.figures
+        parts = [heads.version, *map(_digest, files.values())]
+        name = _digest("+".join(parts).encode())[:12] if files else heads.version
         target = self._versions(project) / name
         if self.damage(project, name):
             try:
                 if target.exists():
                     self.set_aside(project, name)
-                self._write(target, heads, {"version": name, **facts}, file)
+                self._write(target, heads, {"version": name, **facts}, files)
             except OSError as error:
                 raise RegistryError(
                     f"room and rights to write {target}", str(error), "free space or correct the rights"
@@ -110,6 +120,7 @@ class Registry:
         try:
             self.load(project, version)
             self.load_learnt(project, version)
+            self.load_decoder(project, version)
         except UsamError as error:
             return str(error)
         return ""
@@ -148,12 +159,20 @@ class Registry:
         expected = self.about(project, version).learnt_sha256
         return load_project_heads(self._checked(project, version, LEARNT_FILE, expected)) if expected else None
 
+    def load_decoder(self, project: int, version: str) -> TunedDecoder | None:
+        """Read the mask decoder of a version, for whatever checkpoint it is; None where it decodes with the
+        checkpoint's. Raises `RegistryError` where the file was altered."""
+        from usam.predictor.own_decoder import load_decoder
+
+        expected = self.about(project, version).decoder_sha256
+        return load_decoder(self._checked(project, version, DECODER_FILE, expected)) if expected else None
+
     def _checked(self, project: int, version: str, name: str, expected: str) -> Path:
         """The path of a version's file, once it is as it was published, mended from its copy where needed."""
         path = self._folder_of(project, version) / name
 
         def check(content: bytes) -> None:
-            if hashlib.sha256(content).hexdigest() != expected:
+            if _digest(content) != expected:
                 raise ValueError("another digest than when it was published")
 
         try:
@@ -215,8 +234,7 @@ class Registry:
                 if not self.damage(project, name):
                     folder = self._folder_of(project, name)
                     paths += [(folder / ABOUT_FILE, Version.parse), (folder / HEADS_FILE, len)]
-                    if (folder / LEARNT_FILE).exists():
-                        paths.append((folder / LEARNT_FILE, len))
+                    paths += [(folder / kind, len) for kind in (LEARNT_FILE, DECODER_FILE) if (folder / kind).exists()]
             for path, parse in paths:
                 with suppress(OSError, ValueError):
                     added += add_copy(path, parse)
@@ -288,7 +306,7 @@ class Registry:
                 return
             self._point(project, version, before, kind, reason, pointer.get("history", []))
 
-    def _write(self, target: Path, heads: HeadSet, facts: dict[str, Any], learnt: bytes) -> None:
+    def _write(self, target: Path, heads: HeadSet, facts: dict[str, Any], files: Mapping[str, bytes]) -> None:
         make_folder(target.parent)
         self._sweep(target.parent)
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=target.parent))
@@ -296,13 +314,13 @@ class Registry:
             file = heads.save(partial / HEADS_FILE)
             content = file.read_bytes()
             write_twice(file, content)
-            if learnt:
-                write_twice(partial / LEARNT_FILE, learnt)
+            for kind, more in files.items():
+                write_twice(partial / kind, more)
             known = {
                 **facts,
                 "made_at": time.time(),
                 "checkpoint": heads.checkpoint,
-                "sha256": hashlib.sha256(content).hexdigest(),
+                "sha256": _digest(content),
             }
             write_twice(partial / ABOUT_FILE, json.dumps(known, indent=1).encode())
             try:
@@ -351,3 +369,7 @@ class Registry:
         with (folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -12,9 +12,10 @@ VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 @dataclass(frozen=True)
 class Version:
-    """One stored head set. `made_at` in seconds since 1970; `labels` names what it was trained on, `figures` are the
+    """One stored version. `made_at` in seconds since 1970; `labels` names what it was trained on, `figures` are the
     gate's. `heads` is the head set's own name; `classes` and `learnt_figures` are of what was learnt of the project's
-    objects, whose file has the digest `learnt_sha256`, empty where there is none."""
+    objects, whose file has the digest `learnt_sha256`; `decoder` and what begins so are of the project's own mask
+    decoder; each is empty where there is none."""
 
     version: str
     parent: str
@@ -28,6 +29,9 @@ class Version:
     classes: tuple[str, ...] = ()
     learnt_figures: dict[str, Any] = field(default_factory=dict, repr=False)
     learnt_sha256: str = field(default="", repr=False)
+    decoder: str = ""
+    decoder_figures: dict[str, Any] = field(default_factory=dict, repr=False)
+    decoder_sha256: str = field(default="", repr=False)
 
     @classmethod
     def parse(cls, content: bytes) -> Version:
@@ -47,6 +51,9 @@ class Version:
                 classes=tuple(map(str, facts.get("classes") or ())),
                 learnt_figures=dict(facts.get("learnt_figures") or {}),
                 learnt_sha256=str(facts.get("learnt_sha256") or ""),
+                decoder=str(facts.get("decoder") or ""),
+                decoder_figures=dict(facts.get("decoder_figures") or {}),
+                decoder_sha256=str(facts.get("decoder_sha256") or ""),
             )
         except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None

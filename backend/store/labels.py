@@ -132,16 +132,19 @@ class Labels(Database):
         *,
         sampled_for: str,
         reason: str = "",
+        used_in: int = 0,
         examples: ExampleRow | None = None,
         work: WorkRow | None = None,
     ) -> None:
         """Take over one annotation together with the samples and examples made from it, in place of earlier ones.
 
-        `sampled_for` names the checkpoint and targets; `reason` says why there are no samples or fewer; `work` is added
-        to what is known, where it could be counted.
+        `sampled_for` names the checkpoint and targets; `reason` says why there are no samples or fewer; `used_in` the
+        retraining that has seen the annotation as it is; `work` is added to what is known, where it could be counted.
         """
         reason = storable_text(reason)
-        known = KnownAnnotation(seen.id, seen.task, seen.updated_at, seen.cancelled, False, sampled_for, 0, reason)
+        known = KnownAnnotation(
+            seen.id, seen.task, seen.updated_at, seen.cancelled, False, sampled_for, used_in, reason
+        )
         mine = (SampleRow.project == project, SampleRow.annotation == seen.id)
         with self._write() as connection:
             self._upsert(connection, KnownAnnotation, [known.columns(project=project)])

@@ -36,7 +36,7 @@ from backend.label_studio.regions import (
 from backend.metrics.service import Metrics
 from backend.metrics.workers import Refinements
 from backend.pool.mask_selection import SelectionGains, mask_choice
-from backend.pool.policy import strategy_for
+from backend.pool.policy import strategy_for, usable_decoder
 from backend.pool.ranking import PoolTask, acquisition_of
 from backend.settings import Settings
 from backend.store.database import STORE_ERRORS
@@ -142,7 +142,8 @@ class PredictionService:
                     return
                 heads = self._registry.load(project, name) if name else None
                 learnt = self._registry.load_learnt(project, name) if name else None
-                self._engine.set_heads(project, heads, learnt, name)
+                decoder, _ = usable_decoder(self._registry, project, name, self._settings)
+                self._engine.set_heads(project, heads, learnt, name, decoder)
             except (UsamError, OSError) as error:
                 log.warning("version %r of project %s is not used: %s", name, project, error)
                 return

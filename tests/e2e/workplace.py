@@ -186,6 +186,7 @@ def workplace(folder: Path, server: LabelStudioServer, redis: RedisServer, **set
         "USAM_HEADS": str(heads),
         "USAM_THREADS": "1",
         "USAM_POINTS_PER_SIDE": "4",
+        "USAM_OWN_DECODER_SECONDS": "0",
         "USAM_PRED_IOU_THRESH": "0",
         "USAM_MAX_REGIONS": "5",
         "USAM_SYNC_SECONDS": "600",

@@ -45,7 +45,7 @@ class ImageEmbedding:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ImageEmbedding:
         """The embedding on another device or in another type (bfloat16: half the bytes, less exact). Stages keep
         their type."""
-        image_embed, *high_res = (t.to(device, dtype) for t in (self.image_embed, *self.high_res, *self.stages))
+        image_embed, *high_res = (t.to(device, dtype) for t in (self.image_embed, *self.high_res))
         stages = tuple(stage.to(device) for stage in self.stages)
         return ImageEmbedding(image_embed, tuple(high_res), self.image_hw, self.checkpoint, stages)
 

@@ -2,10 +2,13 @@
 
 Shapes: P prompts, N objects of an image, E side of the image embedding, m = 4 E side of the decoder's masks.
 
-Only the mask decoder learns; the encoder does not run, so a step costs a few prompts. Three things keep it from
-forgetting what it knew: images of other kinds are mixed in, the weights are laid between old and new by as much as
-labels held out say (as in model soups, Wortsman et al., ICML 2022, arXiv 2203.05482, and WiSE-FT, arXiv 2109.01903),
-and where the labels held out say that nothing is gained, there is no new decoder.
+Only the mask decoder learns; the encoder does not run, so a step costs a few prompts. Against forgetting and against
+learning too much of too few labels: other images are mixed in (`distil_image`: the decoder's own masks of unlabelled
+ones), and the weights are laid between old and new by as much as labels left out say (as in model soups, Wortsman et
+al., ICML 2022, arXiv 2203.05482, and WiSE-FT, arXiv 2109.01903).
+
+A decoder takes the place of the one in use only where images that neither has seen say so: audit images where there
+are enough, else those left out of the folds by which its recipe is tried.
 
 Whoever reads a decoder's tokens (heads) has to be taught again on the tuned one.
 """
@@ -13,12 +16,9 @@ Whoever reads a decoder's tokens (heads) has to be taught again on the tuned one
 from __future__ import annotations
 
 import copy
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import cv2
@@ -27,16 +27,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from usam.errors import CheckpointError, TrainingError
-from usam.files import replacing
+from usam.errors import TrainingError
 from usam.predictor.embedding import ImageEmbedding
+from usam.predictor.own_decoder import TunedDecoder
 from usam.training.mask_losses import LossWeights, prompt_loss, true_ious
 
 Masks = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
-FORMAT = "usam-decoder-1"
 CORNERS = (2, 3)
 """SAM's labels of a box's first and second corner."""
+DRAWS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,46 +52,61 @@ class TuningImage:
 
 @dataclass(frozen=True)
 class TuningSettings:
-    """How a decoder is tuned. `seconds`: a budget; tuning ends in time and keeps the best so far."""
+    """How a decoder is tuned. `seconds`: a budget for all of it, in which each fold and the last tuning get their
+    share; whoever is slower takes fewer steps."""
 
     rate: float = 2e-4
     weight_decay: float = 0.01
-    steps: int = 240
+    steps: int = 60
     images_a_step: int = 4
-    clicks: int = 3
+    clicks: int = 2
     boxes: int = 2
     mixed: float = 0.35
-    """Share of the steps' images that are of other kinds, where there are any."""
-    held_out: float = 0.25
-    """Share of the project's images, and of the mixed ones, that are kept to judge by."""
+    """Share of the steps' images that are mixed in, where there are any."""
+    folds: int = 2
     blends: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """How far to go from the old weights (0) to the new (1): what is tried."""
-    least_gain: float = 0.002
-    """Mean IoU on the project's held-out images below which the old decoder stays."""
-    most_lost: float = 0.01
-    """Mean IoU that other images may lose."""
-    check_every: int = 60
+    least_share: float = 0.95
+    """Share of bootstrap draws over images in which the new decoder has to be better."""
+    least_audits: int = 5
+    """Audit images from which on they judge, and not the images left out."""
     seconds: float = 60.0
     seed: int = 0
     loss: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
-        if not (0 <= self.mixed < 1 and 0 < self.held_out < 1 and self.steps > 0 and self.clicks + self.boxes > 0):
-            raise TrainingError("mixed in [0, 1), held_out in (0, 1), steps and prompts above 0", str(self))
+        if not (0 <= self.mixed < 1 and self.folds >= 2 and self.steps > 0 and self.clicks + self.boxes > 0):
+            raise TrainingError("mixed in [0, 1), folds from 2 on, steps and prompts above 0", str(self))
 
 
-@dataclass(frozen=True, eq=False)
-class TunedDecoder:
-    """A decoder's weights, for one checkpoint only.
+@dataclass(frozen=True)
+class DecoderVerdict:
+    """What images said that neither decoder has seen: mean IoU over images (one click and one box an object, mask
+    picked by the decoder's own estimate) of the one in use and of the new one, and the `share` of bootstrap draws in
+    which the new one is better. `seconds`: of all of it."""
 
-    `figures`: `gain` and `other_gain`, mean IoU gained on images held out of the project and of other kinds (one click
-    and a box an object, mask picked by the decoder's own estimate); `blend`, `steps`, `seconds`, `images`, `objects`.
-    """
+    promote: bool
+    method: str
+    images: int
+    before: float
+    after: float
+    share: float
+    seconds: float = 0.0
 
-    checkpoint: str
-    checkpoint_sha256: str
-    weights: dict[str, Tensor]
-    figures: dict[str, float]
+    @property
+    def reason(self) -> str:
+        """One line for people."""
+        if not self.images:
+            return f"decoder: {self.method}"
+        words = "masks better" if self.promote else "the one in use stays, masks not surely better"
+        return (
+            f"decoder: {words} by {self.method}: IoU {self.after:.3f} against {self.before:.3f} on {self.images} "
+            f"images, in {self.share:.0%} of draws"
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """For records."""
+        return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def shrink_mask(mask: npt.NDArray[np.bool_], side: int) -> Masks:
@@ -101,78 +117,146 @@ def shrink_mask(mask: npt.NDArray[np.bool_], side: int) -> Masks:
 def tune_decoder(
     model: Any,
     images: Sequence[TuningImage],
+    audits: Sequence[TuningImage] = (),
     others: Sequence[TuningImage] = (),
     settings: TuningSettings | None = None,
     *,
     checkpoint: str,
     checkpoint_sha256: str = "",
+    in_use: TunedDecoder | None = None,
     on_progress: Progress | None = None,
-) -> TunedDecoder | None:
-    """Fine-tune `model`'s mask decoder; the model itself stays as it is.
+) -> tuple[TunedDecoder | None, DecoderVerdict]:
+    """Fine-tune a copy of `model`'s mask decoder, which itself stays as it is, and judge it.
 
-    Parameters: the project's `images`, at least four of which have objects, of distinct groups; `others`: images of
-    other kinds, against forgetting.
+    Parameters
+    ----------
+    images
+        The project's, to learn from.
+    audits
+        Images that are never learnt, to judge by.
+    others
+        Images that are mixed in against forgetting.
+    in_use
+        The decoder that has to be beaten, None for the model's own. It is judged only by images that it has not learnt.
 
-    Returns None where images held out say that nothing is gained, or that too much is lost elsewhere. Raises
-    `TrainingError` with too few images.
+    Returns
+    -------
+    The decoder, None where the one in use stays, and why. Raises `TrainingError` with fewer than four images.
     """
-    settings = settings or TuningSettings()
+    settings, started = settings or TuningSettings(), time.monotonic()
+    images, audits, others = ([one for one in part if len(one.masks)] for part in (images, audits, others))
+    groups = np.array([one.group for one in images])
+    names = np.random.default_rng(settings.seed).permutation(np.unique(groups))
+    if len(names) < 4:
+        raise TrainingError("at least 4 labelled images with objects", str(len(names)), "label more images")
+    champion = copy.deepcopy(model.sam_mask_decoder).eval()
+    if in_use is not None:
+        champion.load_state_dict(in_use.weights)
+    by_audit = len(audits) >= settings.least_audits
+    judged = audits if by_audit else images
+    unseen = np.array([in_use is None or one.group not in in_use.learnt for one in judged])
+    if unseen.sum() < 2:
+        return None, DecoderVerdict(False, "nothing new to judge by", 0, 0.0, 0.0, 0.0)
+    share_s = settings.seconds / (settings.folds + 1)
+    plain, gains = object_ious(model, images, seed=settings.seed), np.zeros((len(settings.blends), len(images)))
+    for number, part in enumerate(np.array_split(names, settings.folds)):
+        left_out = np.isin(groups, part)
+        train = [one for one, out in zip(images, left_out, strict=True) if not out]
+        test = [one for one, out in zip(images, left_out, strict=True) if out]
+        made = _tuned(model, train, others, settings, started + share_s * (number + 1), on_progress)
+        for row, blend in enumerate(settings.blends):
+            gains[row, left_out] = object_ious(model, test, _blended(model, made, blend), seed=settings.seed)
+        gains[:, left_out] -= plain[left_out]
+    best = int(gains.mean(1).argmax())
+    blend, method = settings.blends[best], "audit" if by_audit else "images left out"
+    if not by_audit:
+        before = plain if in_use is None else object_ious(model, images, champion, seed=settings.seed)
+        verdict = _verdict(method, before[unseen], (plain + gains[best])[unseen], settings, started)
+        if not verdict.promote:
+            return None, verdict
+    made = _tuned(model, images, others, settings, started + settings.seconds, on_progress)
+    weights = {key: value.half().float() for key, value in _blended(model, made, blend).state_dict().items()}
+    figures = {
+        "gain": float(gains[best].mean()),
+        "blend": blend,
+        "images": float(len(images)),
+        "objects": float(sum(len(one.masks) for one in images)),
+        "seconds": time.monotonic() - started,
+    }
+    decoder = TunedDecoder(checkpoint, checkpoint_sha256, weights, figures, tuple(sorted(set(groups.tolist()))))
+    if by_audit:
+        own = copy.deepcopy(champion)
+        own.load_state_dict(weights)
+        before, after = (object_ious(model, audits, one, seed=settings.seed) for one in (champion, own))
+        verdict = _verdict(method, before[unseen], after[unseen], settings, started)
+    return (decoder if verdict.promote else None), verdict
+
+
+def _verdict(method: str, before: Floats, after: Floats, settings: TuningSettings, started: float) -> DecoderVerdict:
+    gain = after - before
+    drawn = np.random.default_rng(settings.seed).integers(len(gain), size=(DRAWS, len(gain)))
+    share = float((gain[drawn].mean(1) > 0).mean())
+    seconds = time.monotonic() - started
+    promote = share >= settings.least_share
+    return DecoderVerdict(promote, method, len(gain), float(before.mean()), float(after.mean()), share, seconds)
+
+
+def _tuned(
+    model: Any,
+    images: Sequence[TuningImage],
+    others: Sequence[TuningImage],
+    settings: TuningSettings,
+    until: float,
+    on_progress: Progress | None,
+) -> Any:
+    """A decoder that learnt these images, in `settings.steps` or, where time is up before, in fewer."""
     rng = np.random.default_rng(settings.seed)
-    train, judge = _parted([image for image in images if len(image.masks)], settings, rng, 4)
-    other_train, other_judge = _parted([image for image in others if len(image.masks)], settings, rng, 0)
-    started = time.monotonic()
-    old = model.sam_mask_decoder
-    new = copy.deepcopy(old).train()
+    new = copy.deepcopy(model.sam_mask_decoder).train()
     parameters = [parameter.requires_grad_() for parameter in new.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
-    judged = copy.deepcopy(old).eval()
-    base, other_base = (_mean_iou(model, judged, part, settings.seed) for part in (judge, other_judge))
-    best: tuple[float, dict[str, Tensor], dict[str, float]] | None = None
-    before = {key: value.clone() for key, value in old.state_dict().items()}
+    started, steps = time.monotonic(), settings.steps
     step = 0
-    while step < settings.steps and time.monotonic() - started < settings.seconds:
+    while step < steps and time.monotonic() < until:
+        if step == 5:  # what the machine does in the time that is left, so that the rate has fallen by then
+            each = (time.monotonic() - started) / step
+            steps = max(step + 1, min(steps, step + int((until - time.monotonic()) / each)))
         for group in optimizer.param_groups:
-            warm, left = min(1.0, (step + 1) / 20), 1 - step / settings.steps
-            group["lr"] = settings.rate * warm * min(1.0, 2 * left)
-        chosen = _drawn(train, other_train, settings, rng)
+            group["lr"] = settings.rate * min(1.0, (step + 1) / 20) * min(1.0, 2 * (1 - step / steps))
         optimizer.zero_grad(set_to_none=True)
-        loss = _loss(model, new, chosen, settings, rng)
+        loss = _loss(model, new, _drawn(images, others, settings, rng), settings, rng)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
         if on_progress is not None:
-            on_progress(step, settings.steps)
-        late = time.monotonic() - started >= settings.seconds
-        if step % settings.check_every and step < settings.steps and not late:
-            continue
-        for blend in settings.blends:
-            weights = {key: torch.lerp(value, new.state_dict()[key], blend) for key, value in before.items()}
-            judged.load_state_dict(weights)
-            gain = _mean_iou(model, judged, judge, settings.seed) - base
-            other = _mean_iou(model, judged, other_judge, settings.seed) - other_base if other_judge else 0.0
-            if gain >= settings.least_gain and other >= -settings.most_lost and (best is None or gain > best[0]):
-                best = (gain, weights, {"gain": gain, "other_gain": other, "blend": blend, "steps": float(step)})
-    if best is None:
-        return None
-    figures = best[2] | {
-        "seconds": time.monotonic() - started,
-        "images": float(len(images)),
-        "objects": float(sum(len(image.masks) for image in images)),
-    }
-    return TunedDecoder(checkpoint, checkpoint_sha256, best[1], figures)
+            on_progress(step, steps)
+    return new.eval()
 
 
-def _parted(
-    images: list[TuningImage], settings: TuningSettings, rng: np.random.Generator, least: int
-) -> tuple[list[TuningImage], list[TuningImage]]:
-    """Images to learn from and to judge by, parted by group."""
-    groups = sorted({image.group for image in images})
-    if len(groups) < least:
-        raise TrainingError(f"at least {least} labelled images with objects", str(len(groups)), "label more images")
-    shuffled = [groups[index] for index in rng.permutation(len(groups))]
-    kept = set(shuffled[: max(1, round(settings.held_out * len(groups)))] if len(groups) > 1 else [])
-    return [image for image in images if image.group not in kept], [image for image in images if image.group in kept]
+def _blended(model: Any, new: Any, blend: float) -> Any:
+    """A decoder between the model's own (0) and a new one (1)."""
+    made, old = copy.deepcopy(new), model.sam_mask_decoder.state_dict()
+    made.load_state_dict({key: torch.lerp(old[key], value, blend) for key, value in new.state_dict().items()})
+    return made
+
+
+@torch.no_grad()
+def distil_image(model: Any, embedding: ImageEmbedding, group: str, *, side: int = 6, most: int = 12) -> TuningImage:
+    """An unlabelled image with what the model's own decoder finds on it (a grid of `side` points a side, the surest
+    masks first, no near-copies): mixed in, it keeps a decoder from forgetting what it knew."""
+    from usam.masks import nms
+
+    cells = 4 * model.sam_image_embedding_size
+    xy = (np.arange(side) + 0.5) / side * cells * 4
+    points = torch.from_numpy(np.stack(np.meshgrid(xy, xy), -1).reshape(-1, 1, 2).astype(np.float32))
+    labels = torch.ones((len(points), 1), dtype=torch.int32)
+    logits, ious = _decode(model, model.sam_mask_decoder, embedding, points, labels)
+    best = ious[:, 1:].argmax(1)
+    rows = torch.arange(len(best), device=best.device)
+    masks, sure = (logits[rows, best + 1] > 0).cpu().numpy(), ious[rows, best + 1].cpu().numpy()
+    good = np.flatnonzero((sure >= 0.5) & masks.any((1, 2)))
+    kept = good[nms(masks[good], sure[good], 0.7)][:most] if len(good) else good
+    return TuningImage(embedding, masks[kept].astype(np.float32), group)
 
 
 def _drawn(
@@ -261,10 +345,6 @@ def _decode(
     return logits.float(), ious.float()
 
 
-def _mean_iou(model: Any, decoder: Any, images: Sequence[TuningImage], seed: int) -> float:
-    return float(object_ious(model, images, decoder, seed=seed).mean()) if images else 0.0
-
-
 @torch.no_grad()
 def object_ious(
     model: Any, images: Sequence[TuningImage], decoder: Any = None, *, seed: int = 0, most: int = 12
@@ -287,73 +367,3 @@ def object_ious(
             ious.append(true.gather(1, predicted[:, 1:].argmax(1, keepdim=True)).mean())
         means.append(float(torch.stack(ious).mean()))
     return np.array(means, np.float64)
-
-
-def save_decoder(decoder: TunedDecoder, path: Path) -> Path:
-    """Write it as float16 safetensors, whole or not at all."""
-    from safetensors.torch import save
-
-    tensors = {key: value.detach().cpu().half().contiguous() for key, value in decoder.weights.items()}
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise TrainingError("finite weights", f"infinities in {name}", "tune again at a lower rate")
-    about = {
-        "format": FORMAT,
-        "checkpoint": decoder.checkpoint,
-        "checkpoint_sha256": decoder.checkpoint_sha256,
-        "figures": json.dumps(decoder.figures),
-    }
-    with replacing(Path(path)) as partial:
-        partial.write_bytes(save(tensors, about))
-    return Path(path)
-
-
-def load_decoder(path: Path, *, checkpoint: str, checkpoint_sha256: str = "") -> TunedDecoder:
-    """Read what `save_decoder` wrote. Raises `CheckpointError` for a broken file, or one of another checkpoint."""
-    from safetensors import SafetensorError, safe_open
-
-    remedy = "retrain the project"
-    try:
-        with safe_open(str(path), "pt") as file:
-            about = file.metadata() or {}
-            weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118  (no mapping)
-        if about.get("format") != FORMAT:
-            raise CheckpointError(f"a file of the format {FORMAT}", repr(about.get("format")), remedy)
-        figures = {key: float(value) for key, value in json.loads(about["figures"]).items()}
-        decoder = TunedDecoder(about["checkpoint"], about["checkpoint_sha256"], weights, figures)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"a decoder in {Path(path).name}", f"{type(error).__name__}: {error}", remedy) from error
-    if (decoder.checkpoint, decoder.checkpoint_sha256) != (checkpoint, checkpoint_sha256):
-        raise CheckpointError(
-            f"a decoder of {checkpoint} {checkpoint_sha256[:12]}",
-            f"{decoder.checkpoint} {decoder.checkpoint_sha256[:12]}",
-            remedy,
-        )
-    return decoder
-
-
-def put_decoder(model: Any, decoder: TunedDecoder) -> dict[str, Tensor]:
-    """Give `model` these weights; returns those it had. Raises `CheckpointError` where they do not fit.
-
-    Not to be called while another thread decodes.
-    """
-    there = model.sam_mask_decoder
-    before = {key: value.clone() for key, value in there.state_dict().items()}
-    shapes = {key: tuple(value.shape) for key, value in decoder.weights.items()}
-    if shapes != {key: tuple(value.shape) for key, value in before.items()}:
-        raise CheckpointError(f"a decoder that fits {decoder.checkpoint}", "one of other shapes", "retrain the project")
-    there.load_state_dict(decoder.weights)
-    return before
-
-
-@contextmanager
-def decoder_in_place(model: Any, decoder: TunedDecoder | None) -> Iterator[None]:
-    """Inside, `model` decodes with these weights (None: its own)."""
-    if decoder is None:
-        yield
-        return
-    before = put_decoder(model, decoder)
-    try:
-        yield
-    finally:
-        model.sam_mask_decoder.load_state_dict(before)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backend.learning.samples import sampled_in_use
 from backend.pool.policy import audit_tasks
 from backend.settings import Settings
 from backend.store.pseudo_label_store import PseudoLabelRun
@@ -49,6 +50,8 @@ class Trust:
         """The page of a project; `record` is that of its accepted masks in use. Raises `RegistryError` where its heads
         cannot be read."""
         checkpoint = weights_of(self._settings.model)
+        if self._registry is not None:
+            checkpoint = sampled_in_use(self._registry, project, self._settings)
         sampled = self._store.sampled_tasks(project, checkpoint)
         audits = sorted(audit_tasks(self._settings, project, sampled))
         champion = self._registry.champion(project) if self._registry is not None else ""

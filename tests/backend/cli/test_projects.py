@@ -15,6 +15,7 @@ from backend.store.head_registry import POINTER_FILE, Registry
 from backend.store.kept_twice import copy_of
 from tests.backend.cli.conftest import Command
 from tests.backend.store.test_head_registry import head_set
+from tests.decoders import shaken_decoder
 
 
 @pytest.fixture(autouse=True)
@@ -92,13 +93,17 @@ def test_without_redis_nothing_is_said_to_be_asked_for(command: Command) -> None
 
 def test_versions_repair_and_rollback(command: Command, here: Path, asked: list[tuple[int, str]]) -> None:
     registry = Registry(here / "heads")
-    first, second = (registry.publish(3, head_set(seed), samples=7).version for seed in (0, 1))
+    first = registry.publish(3, head_set(0), samples=7).version
+    decoder = shaken_decoder(1)
+    second = registry.publish(3, head_set(1), samples=7, decoder=decoder).version
     for version in (first, second):
         registry.promote(3, version)
     listed = json.loads(command("versions", "--project", "3", "--json").stdout)
     assert listed["in_use"] == second
     assert {version["version"] for version in listed["versions"]} == {first, second}
-    assert "from 7 objects" in command("versions", "--project", "3").stdout
+    told = command("versions", "--project", "3").stdout
+    assert "from 7 objects" in told
+    assert f"mask decoder {decoder.version} of its own: gain 0.05, blend 0.5" in told
 
     for path in (here / "heads" / "3" / POINTER_FILE, copy_of(here / "heads" / "3" / POINTER_FILE)):
         path.write_text("{")

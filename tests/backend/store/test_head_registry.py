@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from backend.errors import RegistryError
-from backend.store.head_registry import HEADS_FILE, Registry
+from backend.store.head_registry import DECODER_FILE, HEADS_FILE, Registry
 from backend.store.kept_twice import copy_of
+from tests.decoders import shaken_decoder
 from tests.factories import head_set
 
 
@@ -35,6 +36,22 @@ def test_publishing_twice_changes_nothing(registry: Registry) -> None:
     first = registry.publish(3, head_set(0), samples=7)
     assert registry.publish(3, head_set(0), samples=9) == first
     assert len(registry.versions(3)) == 1
+
+
+def test_a_decoder_makes_another_version_of_the_same_heads(registry: Registry) -> None:
+    decoder = shaken_decoder(1)
+    plain = registry.publish(3, head_set(0))
+    tuned = registry.publish(3, head_set(0), decoder=decoder)
+    assert plain.version != tuned.version
+    assert (plain.decoder, tuned.decoder, tuned.heads) == ("", decoder.version, plain.heads)
+    assert tuned.decoder_figures == decoder.figures
+    read = registry.load_decoder(3, tuned.version)
+    assert read is not None
+    assert read.version == decoder.version
+    assert registry.load_decoder(3, plain.version) is None
+    copy = copy_of(registry.folder / "3" / "versions" / tuned.version / DECODER_FILE)
+    copy.unlink()
+    assert registry.keep_copies() == 1
 
 
 def test_promotions_and_rollbacks(registry: Registry) -> None:

@@ -185,7 +185,7 @@ class FakeEngine:
     def heads(self, project: int | None = None) -> HeadSet | None:
         return self.used.get(project or 0)
 
-    def set_heads(self, project: int, heads: HeadSet | None, learnt: Any = None, version: str = "") -> None:
+    def set_heads(self, project: int, heads: HeadSet | None, learnt: Any, version: str, decoder: Any) -> None:
         self.used[project] = heads
 
     def set_mask_selection(self, project: int, selection: str) -> None:

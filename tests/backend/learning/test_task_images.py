@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from backend.errors import FetchError
-from backend.jobs import sync
 from backend.label_studio.records import Annotation
+from backend.learning.task_images import TaskImages
 from backend.store.records import KnownTask
 
 TWO_IMAGES = """<View><Image name="left" value="$a"/><Image name="right" value="$b"/>
@@ -22,7 +22,7 @@ class Encoded:
 
     count = 0
 
-    def __init__(self, resources: object, image: str) -> None:
+    def __init__(self, image: str) -> None:
         self.image = image
         Encoded.count += 1
 
@@ -39,7 +39,7 @@ class Fetcher:
 
 @pytest.fixture(autouse=True)
 def _encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "_annotated_image", Encoded)
+    monkeypatch.setattr(TaskImages, "_annotated", Encoded)
     Encoded.count = 0
 
 
@@ -48,15 +48,15 @@ def box(name: str, to_name: str | None) -> dict[str, Any]:
     return {"id": name, "type": "rectanglelabels", "to_name": to_name, "value": value}
 
 
-def samples(task: sync.TaskImages, *drawn: dict[str, Any]) -> tuple[Any, str]:
+def samples(task: TaskImages, *drawn: dict[str, Any]) -> tuple[Any, str]:
     return task.samples(Annotation(1, 7, "t", list(drawn)))
 
 
-def images(**data: object) -> sync.TaskImages:
+def images(**data: object) -> TaskImages:
     resources: Any = SimpleNamespace(images=Fetcher(), model=None)
     task: Any = SimpleNamespace(id=7, data={"a": "left.jpg", "b": "right.jpg"} | data)
     assert {"id", "data"} <= set(KnownTask.__dataclass_fields__)
-    return sync.TaskImages(resources, TWO_IMAGES, task)
+    return TaskImages(resources, TWO_IMAGES, task)
 
 
 def test_each_region_is_a_sample_of_the_image_it_lies_on_and_each_image_is_encoded_once() -> None:
