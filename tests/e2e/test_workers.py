@@ -90,7 +90,7 @@ def test_two_workers_share_one_project_and_one_that_is_lost_costs_its_images_alo
             continue
     done = place.run_after("score_pool", 0, seconds=200)
     assert done.details["verified"], done.reason
-    assert (done.details["proposed"], done.details["workers"]) == (len(pictures) * 4, 2)
+    assert done.details["proposed"] == len(pictures) * 4
     assert (done.done, done.total) == (len(pictures) * 4, len(pictures) * 4)
     assert len([run for run in place.store.runs(project, "score_pool") if run.state == "done"]) == 1
     assert len(place.store.ranking(project)) == len(pictures) * 4
