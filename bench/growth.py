@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import sqlite3
 import time
 from collections.abc import Callable
@@ -67,7 +66,7 @@ def run() -> list[Row]:
         target = TARGET if step in ("read all tasks", "rank from kept proposals") else ""
         rows.append(Row(f"{name}, time", big.seconds * least / most / small.seconds, "ratio", "", target))
         if target:
-            rows.append(Row(f"{name}, memory", big.memory * least / most / small.memory, "ratio", "", target))
+            rows.append(Row(f"{name}, memory", big.memory * least / most / max(small.memory, 1.0), "ratio", "", target))
     return rows
 
 
@@ -140,13 +139,15 @@ def in_a_process(opened: Resources, step: Callable[[Settings, str, int], None], 
 def _measured(step: Callable[[Settings, str, int], None], folder: Path, name: str, project: int) -> Cost:
     preload()
     settings = Settings.from_environment(data_dir=folder, **GIVEN)
-    before, started = _peak(), time.perf_counter()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before, started = _memory("VmRSS"), time.perf_counter()
     step(settings, name, project)
-    return Cost(time.perf_counter() - started, _peak() - before)
+    return Cost(time.perf_counter() - started, _memory("VmHWM") - before)
 
 
-def _peak() -> float:
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+def _memory(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def _job(settings: Settings, name: str, project: int) -> None:
