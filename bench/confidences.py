@@ -12,7 +12,7 @@ import numpy as np
 
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import UNCERTAINTY_SAMPLING
-from backend.pool.publication import delete_others, verify, write
+from backend.pool.publication import delete_before, verify, write
 from backend.store.records import ScoreRow
 from bench.rows import Row
 from bench.served import CONFIG, beside_label_studio
@@ -49,7 +49,7 @@ def confidences(client: LabelStudio) -> list[Row]:
         if trouble:
             raise RuntimeError(trouble)
     started = time.perf_counter()
-    delete_others(client, project, done.version)
+    delete_before(client, project, done.version)
     deletion = time.perf_counter() - started
     note = "real Label Studio 1.23.2 on SQLite; until the project's version is switched and the first task verified"
     return [

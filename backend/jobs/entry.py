@@ -40,9 +40,11 @@ def run_job(resources: Resources, job: str, project: int) -> None:
             sync(resources, project)
     elif job == "score_pool":
         from backend.jobs.score_pool import run as score_pool
+        from backend.jobs.score_pool import tidy
 
         with resources.lease(f"score_pool-{project}"):
             score_pool(resources, project)
+        tidy(resources, project)
     elif job == "score_shard":
         from backend.jobs.score_shard import run as score_shard
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from backend.errors import ITEM_ERRORS, JobBusy, JobError, reason_of
 from backend.inference.shown import ShownObjects
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
-from backend.pool.kept_objects import KeptObjects, drawings_of, read_kept
+from backend.pool.kept_objects import READ_AT_ONCE, KeptObjects, drawings_of, read_kept
 from backend.pool.policy import (
     heads_in_use,
     learnt_in_use,
@@ -28,14 +29,14 @@ from backend.pool.policy import (
 )
 from backend.pool.proposals import ScoredObjects, draw_shown, regions_of, score_many
 from backend.pool.proposing import ProposalPlan
-from backend.pool.publication import delete_others, verify, write
+from backend.pool.publication import delete_before, verify, write
 from backend.pool.ranking import PoolTask, rank, ranking_is_stale
 from backend.pool.refined_masks import alternative_predictions
 from backend.pool.refinement import offer_alternatives, refine_pool_if_needed
 from backend.pool.sharing import propose_missing
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
-from backend.store.records import KnownTask, ScoreRow
+from backend.store.records import KnownTask, ProposalRow, ScoreRow
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
@@ -60,11 +61,25 @@ def run(resources: Resources, project: int) -> None:
         _rank_pool(resources, known, progress)
 
 
+def tidy(resources: Resources, project: int) -> None:
+    """Delete the rankings before the one in use. Nobody waits for it: it holds no lease that a ranking needs, and
+    leaves alone what a ranking writes meanwhile.
+
+    Raises `LabelStudioError` where Label Studio does not answer.
+    """
+    served = resources.store.served(project)
+    if not served:
+        return
+    with suppress(JobBusy), resources.lease(f"tidy-{project}"):
+        for name in delete_before(resources.label_studio, project, served):
+            _log.info("deleted the ranking %s of project %s", name, project)
+
+
 def ranking_is_stale_before(resources: Resources, known: Project, run_id: int) -> bool:
     """As `ranking_is_stale`, judged by the runs before `run_id`."""
     before = [past for past in resources.store.runs(known.id, "score_pool", limit=2) if past.id < run_id]
     if not before or before[0].state not in ("done", "skipped"):
-        return bool(resources.store.tasks(known.id, unlabelled=True))
+        return bool(resources.store.unranked(known.id)[0])
     return bool(ranking_is_stale(resources, known))
 
 
@@ -91,7 +106,7 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
     failed = sum(bool(subject.failure) for subject in subjects)
     if failed == len(subjects):
         raise JobError("an image that can be read", f"{failed} that cannot; {subjects[0].failure}", "see the settings")
-    writer = _Writer(resources, project, pool, subjects, controls)
+    writer = _Writer(resources, project, pool, rows, subjects, controls)
     ranked = time.perf_counter()
     if not store.is_running(progress.id):  # as after a store that did not answer for longer than a lease holds
         raise JobBusy("this ranking to be the newest", "a later one", "that one is published")
@@ -106,7 +121,6 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
         others = alternative_predictions(resources, project, rows, heads, learnt, controls, published.version)
         offered = offer_alternatives(resources, project, others)
     trouble = verify(client, project, published.version, rows[0].task)
-    deleted = delete_others(client, project, published.version)
     _, unused = usable_decoder(resources.registry, project, resources.registry.champion(project), resources.settings)
     progress.reason = (
         "; ".join(filter(None, (passed_over, unused, fallback, trouble))) or f"first is task {rows[0].task}"
@@ -121,7 +135,6 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
         "failed": failed,
         "shown": sum(len(subject.shown.rows) for subject in subjects if subject.shown is not None),
         "verified": not trouble,
-        "deleted": deleted,
         "mask_choice": choice,
         "acting": acting,
         "alternatives": offered,
@@ -131,7 +144,6 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
             "write": round(published.write_s, 3),
             "switch": round(published.switch_s, 3),
             "until_served": round(switched - started, 3),
-            "delete": round(time.perf_counter() - switched, 3),
         },
     }
     progress.step(len(rows), len(rows))
@@ -161,11 +173,13 @@ class _Writer:
         resources: Resources,
         project: int,
         tasks: Sequence[KnownTask],
+        rows: Sequence[ScoreRow],
         subjects: Sequence[PoolTask],
         controls: LabelConfig,
     ) -> None:
         self._store, self._settings, self._controls = resources.store, resources.settings, controls
         self._project, self._tasks = project, {task.id: task for task in tasks}
+        self._rows, self._ahead, self._stored = rows, range(0), dict[int, ProposalRow]()
         self._subjects = {subject.task: subject for subject in subjects}
 
     def prediction_of(self, row: ScoreRow) -> Json:
@@ -174,13 +188,20 @@ class _Writer:
         result: list[Json] = []
         if subject.shown is not None and row.shown:
             try:
-                result = self._regions(subject, subject.shown, task)
+                result = self._regions(subject, subject.shown, task, self._stored_for(row))
             except ITEM_ERRORS as error:
                 _log.warning("task %s is ranked without its masks: %s", row.task, reason_of(error))
         return {"task": row.task, "score": row.confidence, "result": result}
 
-    def _regions(self, subject: PoolTask, shown: ShownObjects, task: KnownTask) -> list[Json]:
-        stored = self._store.proposal_rows(self._project, [task.id])[task.id]
+    def _stored_for(self, row: ScoreRow) -> ProposalRow:
+        """What is kept of a task; that of those after it is read with it."""
+        if row.place not in self._ahead:
+            self._ahead = range(row.place, row.place + READ_AT_ONCE)
+            part = self._rows[row.place : row.place + READ_AT_ONCE]
+            self._stored = self._store.proposal_rows(self._project, [one.task for one in part])
+        return self._stored[row.task]
+
+    def _regions(self, subject: PoolTask, shown: ShownObjects, task: KnownTask, stored: ProposalRow) -> list[Json]:
         kept, before = KeptObjects.unpack(stored), drawings_of(stored)
         scored = ScoredObjects(kept, subject.iou, dict(subject.columns), shown)
         drawings = draw_shown(scored, self._controls, self._settings, task.data, before)

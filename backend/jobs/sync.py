@@ -32,7 +32,7 @@ from backend.pool.ranking import ranking_is_stale
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.store.pseudo_label_store import PseudoLabelStore, accepting_version
-from backend.store.records import ExampleRow, KnownAnnotation, KnownTask, SampleRow, WorkRow
+from backend.store.records import ExampleRow, KnownAnnotation, SampleRow, WorkRow
 
 if TYPE_CHECKING:
     from usam.predictor.own_decoder import TunedDecoder
@@ -94,7 +94,7 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
         refreshed = refresh_tasks(store, resources.label_studio, project_id)
         key = _sampling_key(resources, decoder_in_use(resources, project_id))
         touched = store.unchecked_tasks(project_id)
-        touched |= miscounted_tasks(store.tasks(project_id), store.annotations(project_id), key)
+        touched |= store.miscounted_tasks(project_id, key)
         subjects = {number for event in events if "ANNOTATION" in event.action for number in event.subjects}
         touched |= {task for number in subjects if (task := store.task_of(project_id, number)) is not None}
         taken = take_annotations(resources, project, touched, progress)
@@ -142,28 +142,20 @@ def set_aside_line(items: Sequence[str]) -> str:
     return f"{len(items)} set aside: {shown}{more}" if items else ""
 
 
-def miscounted_tasks(tasks: Iterable[KnownTask], annotations: Iterable[KnownAnnotation], key: str) -> set[int]:
-    """Tasks of which Label Studio counts more or fewer annotations than the store knows, or whose samples are of
-    another model; `key` is what samples are made for now (`sampling_key`)."""
-    counts: dict[int, int] = defaultdict(int)
-    stale: set[int] = set()
-    for annotation in annotations:
-        counts[annotation.task] += 1
-        if annotation.sampled_for not in ("", key):
-            stale.add(annotation.task)
-    return stale | {task.id for task in tasks if task.annotations + task.cancelled != counts[task.id]}
-
-
 def take_annotations(resources: Resources, project: Project, touched: Iterable[int], progress: RunProgress) -> Taken:
     """Compare annotations by `updated_at` and take over those that changed, each with its samples."""
     store, decoder = resources.store, decoder_in_use(resources, project.id)
     key = _sampling_key(resources, decoder)
-    tasks = {task.id: task for task in store.tasks(project.id)}
-    all_known = store.annotations(project.id)
-    due = set(touched) | {annotation.task for annotation in all_known if not annotation.sampled_for}
-    before = {annotation.id: annotation for annotation in all_known if annotation.task in due}
-    annotated = {task for task in due & tasks.keys() if tasks[task].annotations + tasks[task].cancelled}
-    wanted = sorted(annotated | ({annotation.task for annotation in before.values()} & tasks.keys()))
+    due = set(touched) | store.unsampled_tasks(project.id)
+    before = {annotation.id: annotation for annotation in store.annotations(project.id, on=due)}
+    annotated = {annotation.task for annotation in before.values()}
+    answered = [
+        one
+        for one in store.tasks(project.id, only=sorted(due))
+        if one.annotations + one.cancelled or one.id in annotated
+    ]
+    tasks = {task.id: task for task in answered}
+    wanted = sorted(tasks)
     present = resources.label_studio.annotations(project.id, wanted) if wanted else []
     store.delete_annotations(project.id, before.keys() - {annotation.id for annotation in present})
     todo: dict[int, list[Annotation]] = defaultdict(list)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, npt.NDArray[Any]]
 PROMPT_ARRAYS = ("prompt_points", "prompt_labels", "prompt_boxes")
-READ_AT_ONCE = 256
+READ_AT_ONCE = 64
 """Tasks whose objects are in memory together."""
 COVER_SIDE = 32
 """Cells a side of the grid by which it is told how much of an image masks cover."""

@@ -11,25 +11,10 @@ CACHE_TTL_S = 30.0
 """How long a project's list is kept: reading a large pool at every click would cost more than it saves."""
 
 
-class Ranked(Protocol):
-    """A row of a ranking."""
-
-    task: int
-
-
-class KnownTask(Protocol):
-    """A task with its data."""
-
-    id: int
-    data: dict[str, Any]
-
-
 class RankingStore(Protocol):
-    """What knows the ranking and the tasks that are still to be labelled."""
+    """What knows the ranking, without tasks that are finished by now."""
 
-    def ranking(self, project: int, limit: int | None = None) -> Sequence[Any]: ...
-
-    def tasks(self, project: int, *, unlabelled: bool = False) -> Sequence[Any]: ...
+    def ranked_tasks(self, project: int, *, count: int = 24) -> tuple[Sequence[Any], int]: ...
 
 
 class NextTasks:
@@ -52,13 +37,10 @@ class NextTasks:
         return [one for one in queue if one[0] != task][: self._count]
 
     def _read(self, project: int) -> list[tuple[int, dict[str, Any]]]:
-        open_tasks = {task.id: task.data for task in self._store.tasks(project, unlabelled=True)}
-        order = [row.task for row in self._store.ranking(project)]
-        return [(task, open_tasks[task]) for task in order if task in open_tasks][: self._count + 20]
+        rows, _ = self._store.ranked_tasks(project, count=self._count + 20)
+        return [(row.task, row.data) for row in rows]
 
 
 def open_ranking(store: RankingStore, project: int, count: int) -> list[tuple[Any, dict[str, Any]]]:
     """The first `count` rows of a ranking, each with its task's data, leaving out tasks that are finished by now."""
-    open_tasks = {task.id: task.data for task in store.tasks(project, unlabelled=True)}
-    rows = [row for row in store.ranking(project) if row.task in open_tasks]
-    return [(row, open_tasks[row.task]) for row in rows[:count]]
+    return [(row, row.data) for row in store.ranked_tasks(project, count=count)[0]]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from usam.predictor.own_decoder import TunedDecoder
 
 _log = logging.getLogger(__name__)
-OWN_VERSION = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)\.\d+(-\d+)?")
+OWN_VERSION = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)\.(?P<run>\d+)(-\d+)?")
 """Versions of rankings that we write: checkpoint and heads, then the run that wrote them."""
 OWN_MODEL = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)(\..*)?")
 """Versions of anything that we write, answers to Label Studio's own questions included."""

@@ -64,12 +64,20 @@ def write(
     raise AssertionError("unreachable")
 
 
-def delete_others(client: LabelStudio, project: int, keep: str) -> list[str]:
-    """Delete every version that we wrote but `keep`, also what a killed run left. Other models' stay."""
-    ours = [name for name in client.model_versions(project) if OWN_VERSION.fullmatch(name) and name != keep]
+def delete_before(client: LabelStudio, project: int, served: str) -> list[str]:
+    """Delete every version that a ranking before `served` wrote, also what a killed run left. Other models' stay, and
+    so does what a later ranking is writing. Returns their names."""
+    newest = _run_of(served)
+    names = [name for name in client.model_versions(project) if name != served]
+    ours = [name for name in names if (run := _run_of(name)) is not None and (newest is None or run <= newest)]
     for name in ours:
         client.delete_version(project, name)
     return ours
+
+
+def _run_of(version: str) -> int | None:
+    found = OWN_VERSION.fullmatch(version)
+    return int(found["run"]) if found is not None else None
 
 
 def verify(client: LabelStudio, project: int, version: str, first: int, *, take_lock: bool = False) -> str:

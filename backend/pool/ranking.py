@@ -188,7 +188,7 @@ def _count(number: int, noun: str) -> str:
 def ranking_is_stale(resources: Resources, known: Project) -> str:
     """Why the pool has to be ranked again; empty where the order in use is right."""
     store, project = resources.store, known.id
-    pool = {task.id for task in store.tasks(project, unlabelled=True)}
+    pool, new = store.unranked(project)
     if not pool:
         return ""
     last = store.last_run(project, "score_pool")
@@ -200,9 +200,8 @@ def ranking_is_stale(resources: Resources, known: Project) -> str:
         return f"the last ranking is {last.state}"
     if last.state == "running" and time.time() - last.changed_at > SILENT_S:
         return "the last ranking ended without a word"
-    new = pool - {row.task for row in store.ranking(project)}
     if new:
-        return f"{len(new)} tasks have no rank"
+        return f"{new} tasks have no rank"
     done = store.last_run(project, "score_pool", ("done",))
     wanted = settings_key(resources.settings, resources.registry.champion(project), known.label_config)
     if done is not None and done.fingerprint != wanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FULL_EVERY_S = 900.0
 OVERLAP_S = 30.0
 """Asked again each time: changes whose transaction was still open when the last sync looked."""
+TAKEN_AT_ONCE = 500
 
 
 class TaskSource(Protocol):
@@ -42,34 +43,44 @@ def refresh_tasks(store: Store, client: TaskSource, project_id: int) -> TaskRefr
     cursor = store.cursor(project_id)
     since = _earlier(cursor) if time.time() - store.synced_at(project_id) <= FULL_EVERY_S else ""
     if since:
-        changed, set_aside = _usable(client.tasks(project_id, since=since))
-        store.record_tasks(project_id, changed)
+        changed = _take(store, project_id, client.tasks(project_id, since=since))
         if store.task_count(project_id) == client.task_count(project_id):
-            store.advance_cursor(project_id, _newest(changed))
-            return TaskRefresh(0, set_aside)
-    present, set_aside = _usable(client.tasks(project_id))
-    gone = {task.id for task in store.tasks(project_id)} - {task.id for task in present}
-    if gone and client.task_count(project_id) != len(present):  # pages moved while they were read
+            store.advance_cursor(project_id, changed.newest)
+            return TaskRefresh(0, tuple(changed.set_aside))
+    present = _take(store, project_id, client.tasks(project_id))
+    gone = store.task_ids(project_id) - present.ids
+    if gone and client.task_count(project_id) != len(present.ids):  # pages moved while they were read
         gone -= {task.id for task in client.tasks(project_id)}
-    store.record_tasks(project_id, present)
     store.remove_tasks(project_id, gone)
-    store.set_cursor(project_id, max(cursor, _newest(present)))
-    return TaskRefresh(len(gone), set_aside)
+    store.set_cursor(project_id, max(cursor, present.newest))
+    return TaskRefresh(len(gone), tuple(present.set_aside))
 
 
-def _usable(tasks: Iterable[Task]) -> tuple[list[Task], tuple[str, ...]]:
-    usable: dict[int, Task] = {}
-    set_aside = []
+@dataclass
+class _Taken:
+    """Tasks that were taken over: their numbers, and the time of the newest change among them."""
+
+    ids: set[int] = field(default_factory=set)
+    newest: str = ""
+    set_aside: list[str] = field(default_factory=list)
+
+
+def _take(store: Store, project_id: int, tasks: Iterable[Task]) -> _Taken:
+    """Take tasks over, some at a time: no project is too big to be held."""
+    taken, waiting = _Taken(), list[Task]()
     for task in tasks:
-        if 0 < task.id <= MAX_ID:
-            usable[task.id] = task
-        else:
-            set_aside.append(f"task {str(task.id)[:40]}: expected a number from 1 to {MAX_ID}")
-    return list(usable.values()), tuple(set_aside)
-
-
-def _newest(tasks: Iterable[Task]) -> str:
-    return max((task.updated_at for task in tasks), default="")
+        if not 0 < task.id <= MAX_ID:
+            taken.set_aside.append(f"task {str(task.id)[:40]}: expected a number from 1 to {MAX_ID}")
+            continue
+        if task.id not in taken.ids:
+            waiting.append(task)
+        taken.ids.add(task.id)
+        taken.newest = max(taken.newest, task.updated_at)
+        if len(waiting) >= TAKEN_AT_ONCE:
+            store.record_tasks(project_id, waiting)
+            waiting = []
+    store.record_tasks(project_id, waiting)
+    return taken
 
 
 def _earlier(cursor: str) -> str:

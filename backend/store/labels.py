@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import sqlalchemy as sql
 
@@ -31,14 +31,15 @@ class Labels(Database):
 
     def record_tasks(self, project: int, seen: Iterable[Task]) -> TaskChanges:
         """Take over tasks as Label Studio has them; says which are new and whose data changed."""
-        known = {task.id: task for task in self.tasks(project)}
+        seen = list(seen)
+        known = self._data_keys(project, [task.id for task in seen])
         new, changed, rows = [], [], []
         for task in seen:
             key = data_key(task.data)
             before = known.get(task.id)
             if before is None:
                 new.append(task.id)
-            elif before.data_key != key:
+            elif before != key:
                 changed.append(task.id)
             now = KnownTask(
                 task.id,
@@ -57,6 +58,39 @@ class Labels(Database):
                 for kind in (ProposalRow, ScoreRow):
                     connection.execute(sql.delete(kind).where(kind.project == project, kind.task.in_(part)))
         return TaskChanges(tuple(new), tuple(changed))
+
+    def _data_keys(self, project: int, task_ids: Sequence[int]) -> dict[int, str]:
+        query = sql.select(KnownTask.id, KnownTask.data_key).where(KnownTask.project == project)
+        with self._read() as connection:
+            return {
+                row.id: row.data_key
+                for part in parts(task_ids)
+                for row in connection.execute(query.where(KnownTask.id.in_(part)))
+            }
+
+    def task_ids(self, project: int) -> set[int]:
+        """Numbers of all tasks that are known."""
+        with self._read() as connection:
+            return set(connection.scalars(sql.select(KnownTask.id).where(KnownTask.project == project)))
+
+    def miscounted_tasks(self, project: int, key: str) -> set[int]:
+        """Tasks of which Label Studio counts more or fewer annotations than are known, or whose samples are of another
+        model; `key` is what samples are made for now (`learning.samples.sampling_key`)."""
+        mine = (KnownAnnotation.project == project, ~KnownAnnotation.deleted)
+        count = sql.select(KnownAnnotation.task, sql.func.count().label("known")).where(*mine)
+        counts = count.group_by(KnownAnnotation.task).subquery()
+        counted = sql.select(KnownTask.id).join(counts, counts.c.task == KnownTask.id, isouter=True)
+        differs = KnownTask.annotations + KnownTask.cancelled != sql.func.coalesce(counts.c.known, 0)
+        stale = sql.select(KnownAnnotation.task).where(*mine, KnownAnnotation.sampled_for.not_in(("", key)))
+        with self._read() as connection:
+            wrong = connection.scalars(counted.where(KnownTask.project == project, differs)).all()
+            return {*wrong, *connection.scalars(stale.distinct())}
+
+    def unsampled_tasks(self, project: int) -> set[int]:
+        """Tasks with an annotation whose samples could not be made, and may be later."""
+        mine = (KnownAnnotation.project == project, ~KnownAnnotation.deleted, KnownAnnotation.sampled_for == "")
+        with self._read() as connection:
+            return set(connection.scalars(sql.select(KnownAnnotation.task).where(*mine).distinct()))
 
     def unchecked_tasks(self, project: int) -> set[int]:
         """Tasks that changed since their annotations were last compared."""
@@ -85,13 +119,13 @@ class Labels(Database):
 
     def tasks(self, project: int, *, unlabelled: bool = False, only: Sequence[int] | None = None) -> list[KnownTask]:
         """Tasks by id; with `unlabelled` those that Label Studio would still serve, with `only` those of these
-        few ids."""
+        ids."""
         query = sql.select(KnownTask).where(KnownTask.project == project).order_by(KnownTask.id)
         if unlabelled:
             query = query.where(*IS_OPEN)
-        if only is not None:
-            query = query.where(KnownTask.id.in_(list(only)))
-        return self._all(query)
+        if only is None:
+            return self._all(query)
+        return [task for part in parts(sorted(only)) for task in self._all(query.where(KnownTask.id.in_(part)))]
 
     def task_count(self, project: int) -> int:
         """How many tasks are known."""
@@ -108,12 +142,17 @@ class Labels(Database):
             numbers = [connection.scalar(query) or 0 for query in (known, known.where(*IS_OPEN), answered)]
         return Counts(*map(int, numbers))
 
-    def annotations(self, project: int, *, deleted: bool = False) -> list[KnownAnnotation]:
-        """Annotations by id, without deleted ones unless asked."""
+    def annotations(
+        self, project: int, *, deleted: bool = False, on: Collection[int] | None = None
+    ) -> list[KnownAnnotation]:
+        """Annotations by id, without deleted ones unless asked; with `on` those of these tasks."""
         query = sql.select(KnownAnnotation).where(KnownAnnotation.project == project).order_by(KnownAnnotation.id)
         if not deleted:
             query = query.where(~KnownAnnotation.deleted)
-        return self._all(query)
+        if on is None:
+            return self._all(query)
+        found = [one for part in parts(sorted(on)) for one in self._all(query.where(KnownAnnotation.task.in_(part)))]
+        return sorted(found, key=lambda one: one.id)
 
     def task_of(self, project: int, annotation: int) -> int | None:
         """The task an annotation is or was on; deletion events do not say it."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import sqlalchemy as sql
 
 from backend.store.database import Database, parts
-from backend.store.records import ProposalRow, ScoreRow
+from backend.store.labels import IS_OPEN
+from backend.store.records import KnownTask, ProposalRow, ScoreRow
 
 
 class Rankings(Database):
@@ -56,6 +57,13 @@ class Rankings(Database):
         """The last ranking, first to be served first."""
         query = sql.select(ScoreRow).where(ScoreRow.project == project)
         return self._all(query.order_by(ScoreRow.place).limit(limit))
+
+    def unranked(self, project: int) -> tuple[int, int]:
+        """How many tasks Label Studio would still serve, and how many of them have no place."""
+        placed = sql.exists().where(ScoreRow.project == KnownTask.project, ScoreRow.task == KnownTask.id)
+        count = sql.select(sql.func.count()).select_from(KnownTask).where(KnownTask.project == project, *IS_OPEN)
+        with self._read() as connection:
+            return int(connection.scalar(count) or 0), int(connection.scalar(count.where(~placed)) or 0)
 
     def ranked_among(self, project: int, task_ids: Sequence[int]) -> set[int]:
         """Which of these few tasks have a place in the last ranking."""

@@ -92,4 +92,4 @@ def test_without_redis_for_a_while_labels_still_count(
         assert place.label_studio.project(project).model_version == rescored.details["version"]
     for version in place.registry.versions(project):
         place.registry.load(project, version.version)
-    assert len(place.label_studio.model_versions(project)) == 1
+    place.wait("the earlier ranking to go", lambda: len(place.label_studio.model_versions(project)) == 1)

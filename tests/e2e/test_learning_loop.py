@@ -76,7 +76,8 @@ def test_import_score_click_annotate_retrain_and_roll_back(place: Workplace, pic
     assert f"+{champion}." in rescored.details["version"]
     assert rescored.details["proposed"] == 0, "new heads need no new decoding"
     assert client.project(project).model_version == store.served(project) == rescored.details["version"]
-    assert list(client.model_versions(project)) == [rescored.details["version"]]
+    only = [rescored.details["version"]]
+    place.wait("the earlier ranking to go", lambda: list(client.model_versions(project)) == only)
     ranking = store.ranking(project)
     assert {row.task for row in ranking}.isdisjoint(answered)
     assert client.first_by_score(project)[0][0] == ranking[0].task

@@ -99,6 +99,10 @@ def cache_dir() -> Path:
     return Path(os.environ.get("USAM_HOME") or "~/.cache/usam").expanduser()
 
 
+_parsed: dict[Path, tuple[int, dict[str, Any]]] = {}
+"""Registries as they were read last: a pool asks for the same one with every task."""
+
+
 def _read_registry() -> dict[str, Any]:
     import sys
 
@@ -109,7 +113,11 @@ def _read_registry() -> dict[str, Any]:
 
     path = models_dir() / "registry.toml"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        changed_at = path.stat().st_mtime_ns
+        known = _parsed.get(path)
+        if known is None or known[0] != changed_at:
+            known = _parsed[path] = changed_at, tomllib.loads(path.read_text(encoding="utf-8"))
+        return known[1]
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"a registry of models at {path}",

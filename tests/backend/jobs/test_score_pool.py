@@ -11,7 +11,7 @@ import pytest
 
 from backend.errors import JobError
 from backend.jobs import score_pool
-from backend.jobs.score_pool import run
+from backend.jobs.entry import run_job
 from backend.jobs.sync import run as sync
 from backend.resources import Resources
 from tests.factories import brush, head_set, keep_proposals, resources
@@ -29,6 +29,10 @@ def place(tmp_path: Path) -> Iterator[Resources]:
     keep_proposals(opened, 1, 2, 3, 4)
     yield opened
     opened.store.close()
+
+
+def run(place: Resources, project: int) -> None:
+    run_job(place, "score_pool", project)
 
 
 def state(place: Resources) -> tuple[str, str]:

@@ -18,7 +18,6 @@ from backend.store.records import ScoreRow
 @dataclass
 class Row:
     task: int = 0
-    id: int = 0
     data: dict[str, Any] = field(default_factory=dict)
 
 
@@ -29,13 +28,10 @@ class Ranking:
         self.finished: set[int] = set()
         self.reads = 0
 
-    def ranking(self, project: int, limit: int | None = None) -> list[Row]:
+    def ranked_tasks(self, project: int, *, count: int = 24) -> tuple[list[Row], int]:
         self.reads += 1
-        return [Row(task=number) for number in (5, 4, 3, 2, 1)][:limit]
-
-    def tasks(self, project: int, *, unlabelled: bool = False) -> list[Row]:
-        assert unlabelled
-        return [Row(id=n, data={"image": f"{project}-{n}"}) for n in range(1, 6) if n not in self.finished]
+        rows = [Row(n, {"image": f"{project}-{n}"}) for n in (5, 4, 3, 2, 1) if n not in self.finished]
+        return rows[:count], len(rows)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from backend.errors import JobError, LabelStudioError
 from backend.label_studio.records import ServedTask
-from backend.pool.publication import delete_others, verify, write
+from backend.pool.publication import delete_before, verify, write
 from backend.store.records import ScoreRow
 from tests.factories import FakeLabelStudio
 
@@ -105,7 +105,7 @@ def test_old_rankings_go_and_what_is_served_or_others_stays() -> None:
     names = (VERSION, "nano-s+no-heads.6", "nano-m+0123456789ab.5-1", "detector.17", "nano-s+no-heads.pseudo-3")
     studio.import_predictions(1, [{"task": 1, "result": [], "score": 0, "model_version": name} for name in names])
     client: Any = studio
-    assert delete_others(client, 1, VERSION) == ["nano-s+no-heads.6", "nano-m+0123456789ab.5-1"]
+    assert delete_before(client, 1, VERSION) == ["nano-s+no-heads.6", "nano-m+0123456789ab.5-1"]
     assert set(studio.model_versions(1)) == {VERSION, "detector.17", "nano-s+no-heads.pseudo-3"}
 
 
@@ -143,3 +143,11 @@ def test_a_lock_is_taken_only_when_asked_for() -> None:
     )
     studio.served = ServedTask(4, "Uncertainty sampling", [])
     assert told(studio, 4, take_lock=True) == ""
+
+
+def test_what_a_later_ranking_writes_meanwhile_stays() -> None:
+    studio = Studio()
+    names = ("nano-s+no-heads.8", "nano-s+no-heads.7-1", VERSION, "nano-s+no-heads.10")
+    studio.import_predictions(1, [{"task": 1, "result": [], "score": 0, "model_version": name} for name in names])
+    client: Any = studio
+    assert delete_before(client, 1, "nano-s+no-heads.8") == ["nano-s+no-heads.7-1", VERSION]

@@ -163,3 +163,12 @@ def test_rank_pool_joins_the_parts() -> None:
     ranked = ranking.order[~ranking.is_audit]
     assert len(set(origin[ranked[:80]])) == 80
     assert rank_pool(ids, acquisition, audit_share=0.0).order[0] == np.argmax(acquisition)
+
+
+def test_images_further_down_are_not_compared_with_each_other() -> None:
+    twins = np.ones((6, 4))
+    assert diverse_order(np.arange(6.0)[::-1], twins, rounds=1, within=3).tolist() == [0, 1, 2, 3, 4, 5]
+    features = np.eye(6)
+    features[1] = features[5] = features[0]
+    order = diverse_order(np.arange(6.0)[::-1], features, within=3)
+    assert order.tolist() == [0, 2, 1, 3, 4, 5], "the twin within goes behind, the one beyond keeps its place"

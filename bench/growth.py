@@ -1,0 +1,169 @@
+"""How time and memory grow with the number of tasks: 1,000, 10,000 and 100,000 in a real Label Studio.
+
+Tasks are put into Label Studio's own database, and what the model says of one photograph is kept as what it says of
+each, so that what is measured is all but the model: reading the tasks, reading what changed, ranking from kept
+proposals, writing the ranking, and the pages. Each job runs in a process of its own, whose largest memory counts, less
+what it held before. `BENCH_TASKS=1000,10000` takes other sizes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+
+from backend.inference.intake import SourceImage
+from backend.jobs.entry import run_job
+from backend.jobs.worker import preload
+from backend.label_studio.records import UNCERTAINTY_SAMPLING
+from backend.pool.kept_objects import KeptObjects
+from backend.pool.proposals import draw_shown, propose_objects, score_many
+from backend.pool.proposing import ProposalPlan
+from backend.resources import Resources
+from backend.settings import Settings
+from backend.store.records import ProposalRow
+from backend.web.dashboard.queue import queue_page
+from bench.rows import Row
+from bench.served import CONFIG, beside_label_studio, photographs
+
+SIZES = (1_000, 10_000, 100_000)
+GIVEN = {"model": "nano-m", "points_per_side": 8, "max_regions": 3}
+AT_ONCE = 500
+TARGET = "<= 1.2"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, and bytes of memory beyond what the process held before."""
+
+    seconds: float
+    memory: float
+
+
+def run() -> list[Row]:
+    """Cost of each step by size, and by how much a task of the largest pool costs more than one of the smallest."""
+    sizes = [int(size) for size in os.environ.get("BENCH_TASKS", "").split(",") if size] or list(SIZES)
+    with beside_label_studio(**GIVEN) as opened:
+        found = {size: grown(opened, size) for size in sizes}
+    rows = []
+    for size, costs in found.items():
+        for step, cost in costs.items():
+            memory = f"{cost.memory / 2**20:.0f} MiB"
+            rows.append(Row(f"{step}, {size:,} tasks", cost.seconds, "s", note=memory))
+    least, most = min(sizes), max(sizes)
+    for step in found[least] if least != most else ():
+        small, big = found[least][step], found[most][step]
+        name = f"{step}, a task of {most:,} / of {least:,}"
+        target = TARGET if step in ("read all tasks", "rank from kept proposals") else ""
+        rows.append(Row(f"{name}, time", big.seconds * least / most / small.seconds, "ratio", "", target))
+        if target:
+            rows.append(Row(f"{name}, memory", big.memory * least / most / max(small.memory, 1.0), "ratio", "", target))
+    return rows
+
+
+def grown(opened: Resources, size: int) -> dict[str, Cost]:
+    """What each step costs on a new project of `size` tasks."""
+    project = opened.label_studio.create_project(f"growth {size}", CONFIG, sampling=UNCERTAINTY_SAMPLING)
+    insert_tasks(opened, project.id, size)
+    opened.store.join(project.id, project.stamp)
+    costs = {"read all tasks": in_a_process(opened, _job, "sync", project.id)}
+    keep_for_all(opened, project.id)
+    costs["rank from kept proposals"] = in_a_process(opened, _job, "score_pool", project.id)
+    (done,) = opened.store.runs(project.id, "score_pool", limit=1)
+    if done.state != "done" or done.details["proposed"] or len(opened.store.ranking(project.id)) != size:
+        raise AssertionError(f"{done.state}: {done.reason}, {done.details}")
+    seconds = done.details["seconds"]
+    costs |= {f"of these, {part}": Cost(seconds[part], 0.0) for part in ("propose", "rank", "write", "switch")}
+    opened.label_studio.annotate(opened.store.ranking(project.id, 1)[0].task, [])
+    costs["read one change"] = in_a_process(opened, _job, "sync", project.id)
+    costs["page of the queue"] = in_a_process(opened, _page, "queue", project.id)
+    costs["first page"] = in_a_process(opened, _page, "overview", project.id)
+    return costs
+
+
+def insert_tasks(opened: Resources, project: int, size: int) -> None:
+    """Tasks in Label Studio's own database, like one that came by its API."""
+    opened.label_studio.import_tasks(project, [{"data": {"image": "http://127.0.0.1:9/0.jpg"}}])
+    database = opened.settings.data_dir.parent / "label-studio" / "data" / "label_studio.sqlite3"
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        connection.row_factory = sqlite3.Row
+        like = dict(connection.execute("SELECT * FROM task WHERE project_id = ?", (project,)).fetchone())
+        del like["id"]
+        names = ", ".join(f'"{name}"' for name in like)
+        marks = ", ".join(f":{name}" for name in like)
+        rows = (
+            like | {"data": f'{{"image": "http://127.0.0.1:9/{n}.jpg"}}', "inner_id": n} for n in range(2, size + 1)
+        )
+        connection.executemany(f"INSERT INTO task ({names}) VALUES ({marks})", rows)  # noqa: S608
+
+
+def keep_for_all(opened: Resources, project: int) -> None:
+    """Keep for every task what the model says of one photograph."""
+    plan = ProposalPlan.of(opened, opened.label_studio.project(project))
+    (path,) = photographs(opened.settings.data_dir / "pictures", 1)
+    source = SourceImage.of(path.read_bytes(), opened.settings.model, opened.embeddings, opened.images.decode)
+    found = propose_objects(opened.model, plan.heads, source.encoded_by(opened.model), opened.settings)
+    kept = KeptObjects.of(found.found, found.labels)
+    (scored,) = score_many(plan.heads, plan.learnt, opened.settings, [kept])
+    drawings = draw_shown(scored, plan.controls, opened.settings)
+    row = kept.pack(0, "", drawings)
+    tasks, now = opened.store.tasks(project), time.time()
+    for start in range(0, len(tasks), AT_ONCE):
+        part = [
+            ProposalRow(task.id, plan.key(task.data_key), row.arrays, row.drawings).columns(
+                project=project, made_at=now
+            )
+            for task in tasks[start : start + AT_ONCE]
+        ]
+        with opened.store._write() as connection:
+            connection.execute(sql.insert(ProposalRow), part)
+
+
+def in_a_process(opened: Resources, step: Callable[[Settings, str, int], None], name: str, project: int) -> Cost:
+    """What a step costs, in a process that has loaded everything before."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        cost = pool.submit(_measured, step, opened.settings.data_dir, name, project).result()
+    print(f"  project {project}, {name}: {cost.seconds:.2f} s, {cost.memory / 2**20:.0f} MiB", flush=True)
+    return cost
+
+
+def _measured(step: Callable[[Settings, str, int], None], folder: Path, name: str, project: int) -> Cost:
+    preload()
+    settings = Settings.from_environment(data_dir=folder, **GIVEN)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before, started = _memory("VmRSS"), time.perf_counter()
+    step(settings, name, project)
+    return Cost(time.perf_counter() - started, _memory("VmHWM") - before)
+
+
+def _memory(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def _job(settings: Settings, name: str, project: int) -> None:
+    with Resources.open(settings) as resources:
+        if name == "score_pool":  # without what comes after it, which nobody waits for
+            from backend.jobs.score_pool import run as score_pool
+
+            score_pool(resources, project)
+        else:
+            run_job(resources, name, project)
+
+
+def _page(settings: Settings, name: str, project: int) -> None:
+    with Resources.open(settings) as resources:
+        store: Any = resources.store
+        if name == "queue":
+            queue_page(settings, store, store.reason_kinds(project), project, {})
+        else:
+            store.overviews()
