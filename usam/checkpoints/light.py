@@ -3,8 +3,8 @@
 Legend: B images, S image side in pixels (square), C channels of a trunk.
 
 EdgeTAM (arXiv 2501.07256) has timm's RepViT-M1 as its trunk, EfficientTAM (arXiv 2411.18933) a plain ViT whose blocks
-attend in windows, but for every third one, and whose one map is all that the decoder gets. The published files hold video
-memory as well, which is not built here and whose weights are passed over.
+attend in windows, but for every third one, and whose one map is all that the decoder gets. The published files hold
+video memory as well, which is not built here and whose weights are passed over.
 """
 
 from __future__ import annotations

@@ -37,8 +37,9 @@ class Checkpoint:
 
     `family` is 'sam2', 'sam2.1', 'edgetam', 'efficienttam' or 'nano'; `bytes` is None and `sha256` empty where the
     registry does not say; `width` is the channels of a decoder token (D); `image_size` the side of the model's square
-    input in pixels. `release` counts the weights that a name of ours has stood for, from 1; 0 for others' files. `weights` names
-    the very weights, which a name of ours changes with a release: what is learnt from their tokens goes by it.
+    input in pixels. `release` counts the weights that a name of ours has stood for, from 1; 0 for others' files.
+    `weights` names the very weights, which a name of ours changes with a release: what is learnt from their tokens goes
+    by it.
     """
 
     name: str
