@@ -74,7 +74,7 @@ class PlainTrunk(nn.Module):
         self.channel_list = [size.width]
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, size.width, PATCH, PATCH)})
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + PRETRAINED_CELLS**2, size.width))
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.ModuleList(
             Block(size.width, size.heads, qkv_bias=True, norm_layer=norm) for _ in range(DEPTH)
         )  # fmt: skip
@@ -88,7 +88,7 @@ class PlainTrunk(nn.Module):
 
     def _positions(self, height: int, width: int) -> Tensor:
         """The position embedding (1, h, w, C) without its class token."""
-        grid = self.pos_embed[:, 1:].unflatten(1, (PRETRAINED_CELLS, PRETRAINED_CELLS))
+        grid = self.pos_embed[:, 1:].reshape(1, PRETRAINED_CELLS, PRETRAINED_CELLS, -1)
         scaled = F.interpolate(grid.permute(0, 3, 1, 2), (height, width), mode="bicubic", align_corners=False)
         return scaled.permute(0, 2, 3, 1)
 
@@ -99,12 +99,13 @@ def _through(block: Any, cells: Tensor, *, windows: bool) -> Tensor:
     seen = block.norm1(cells)
     if windows:
         parts, padded = window_partition(seen, WINDOW)
-        parts = block.attn(parts.flatten(1, 2)).unflatten(1, (WINDOW, WINDOW))
-        seen = window_unpartition(parts, WINDOW, padded, (height, width))
+        attended = block.attn(parts.flatten(1, 2)).view(parts.shape)
+        seen = window_unpartition(attended, WINDOW, padded, (height, width))
     else:
-        seen = block.attn(seen.flatten(1, 2)).unflatten(1, (height, width))
+        seen = block.attn(seen.flatten(1, 2)).view(seen.shape)
     cells = cells + seen
-    return cells + block.mlp(block.norm2(cells))
+    out: Tensor = cells + block.mlp(block.norm2(cells))
+    return out
 
 
 class PlainNeck(nn.Module):
