@@ -126,6 +126,8 @@ class Settings(BaseSettings):
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
     encoder_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type that images are encoded in; `auto`: bfloat16 where the processor has it. The nano family stays float32."""
+    encoder_runtime: Literal["torch", "openvino"] = "torch"
+    """What encodes in float32 on a processor; `openvino` needs that package, and falls back to torch with a word."""
     threads: int = Field(0, ge=0, le=1024)
     """Threads that torch may use; 0: its own choice."""
     random_weights: bool = False

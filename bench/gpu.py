@@ -28,7 +28,8 @@ from bench.rows import Row, append, median_interval, read
 from bench.served import photographs
 
 NAMES = (
-    "nano-s", "nano-m", "sam2.1_hiera_tiny", "sam2.1_hiera_small", "sam2.1_hiera_base_plus", "sam2.1_hiera_large",
+    "nano-s", "nano-m", "edgetam", "efficienttam_ti", "efficienttam_s",
+    "sam2.1_hiera_tiny", "sam2.1_hiera_small", "sam2.1_hiera_base_plus", "sam2.1_hiera_large",
 )  # fmt: skip
 SECONDS = 540.0
 """All of it; checkpoints whose turn does not come are named."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from backend.inference.precision import encoder_dtype
+from backend.inference.precision import compiled_encoder, encoder_dtype
 from backend.inference.scheduler import Steps
 from backend.metrics.service import Metrics
 from backend.settings import Settings
@@ -155,6 +155,7 @@ class LoadedModel:
             torch.set_num_threads(settings.threads)
         predictor = load(name, settings.device, heads, weights=not settings.random_weights)
         predictor.encoder_dtype = encoder_dtype(settings, name)
+        predictor.compiled = compiled_encoder(settings, predictor)
         return cls(name, predictor, metrics)
 
     def with_decoder(self, decoder: TunedDecoder) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""In which type a checkpoint encodes images here: what the setting asks for, and what the processor has.
+"""In which type a checkpoint encodes images here, and by what: as the settings ask, and the processor has it.
 
 Service and workers ask the same question, so that the embeddings that they share are of one type: `kept_as` is part of
 the name under which an embedding is kept on disk, and another type never finds it.
@@ -6,13 +6,18 @@ the name under which an embedding is kept on disk, and another type never finds 
 
 from __future__ import annotations
 
+import logging
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backend.settings import Settings
 
 if TYPE_CHECKING:
     import torch
+
+    from usam.predictor.compiled import CompiledEncoder
+
+log = logging.getLogger(__name__)
 
 
 def encoder_dtype(settings: Settings, checkpoint: str) -> torch.dtype | None:
@@ -42,6 +47,22 @@ def kept_as(settings: Settings, checkpoint: str) -> str:
     """What tells this type's embeddings from others' on disk; empty for float32, as files of old have it."""
     dtype = encoder_dtype(settings, checkpoint)
     return "" if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def compiled_encoder(settings: Settings, predictor: Any) -> CompiledEncoder | None:
+    """What encodes instead of torch, where the setting asks for it, the image is encoded in float32 on a processor, and
+    it gives what torch does; else None, and the log says why."""
+    import torch
+
+    if settings.encoder_runtime == "torch" or predictor.encoder_dtype is not None or predictor.device.type != "cpu":
+        return None
+    from usam.predictor.compiled import CompiledEncoder
+
+    model, threads = predictor.model, settings.threads or torch.get_num_threads()
+    compiled, why_not = CompiledEncoder.of(model.image_encoder, model.image_size, threads)
+    if compiled is None:
+        log.warning("images are encoded by torch, not by %s: %s", settings.encoder_runtime, why_not)
+    return compiled
 
 
 @cache

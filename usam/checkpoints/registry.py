@@ -1,4 +1,4 @@
-"""Names -> verified files -> built models: SAM 2.0, SAM 2.1 and the bundled nano family.
+"""Names -> verified files -> built models: SAM 2.0, SAM 2.1, EdgeTAM, EfficientTAM and the bundled nano family.
 
 `registry.toml` says what there is. Downloads lie in the folder `$USAM_HOME`, by default `~/.cache/usam`;
 bundled files lie beside the registry, in the folder `$USAM_MODELS` where that is set.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_MODEL = "nano-m"
+LIGHT_FAMILIES = ("edgetam", "efficienttam")
 
 # What sam2's own builder adds for images: the best of three masks replaces an unstable single one.
 _DECODER_ARGUMENTS = {
@@ -34,10 +35,11 @@ _DECODER_ARGUMENTS = {
 class Checkpoint:
     """SAM 2 weights in one file.
 
-    `family` is 'sam2', 'sam2.1' or 'nano'; `bytes` is None and `sha256` empty where the registry does not
-    say; `width` is the channels of a decoder token (D); `image_size` the side of the model's square input in
-    pixels. `release` counts the weights that a name of ours has stood for, from 1; 0 for others' files. `weights` names
-    the very weights, which a name of ours changes with a release: what is learnt from their tokens goes by it.
+    `family` is 'sam2', 'sam2.1', 'edgetam', 'efficienttam' or 'nano'; `bytes` is None and `sha256` empty where the
+    registry does not say; `width` is the channels of a decoder token (D); `image_size` the side of the model's square
+    input in pixels. `release` counts the weights that a name of ours has stood for, from 1; 0 for others' files.
+    `weights` names the very weights, which a name of ours changes with a release: what is learnt from their tokens goes
+    by it.
     """
 
     name: str
@@ -280,9 +282,13 @@ def build_model(name: str, weights: bool = True, *, image_size: int | None = Non
         size = checkpoint.config
         return (load_nano(size, verify(name)) if weights else build_nano(size)).eval()
     path = verify(name) if weights else None
+    if checkpoint.family in LIGHT_FAMILIES:
+        from usam.checkpoints.light import build_light
+
+        return build_light(checkpoint.config, image_size or checkpoint.image_size, _DECODER_ARGUMENTS, path)
     model = _build_sam2(checkpoint.config, image_size or checkpoint.image_size)
     if path is not None:
-        _load_weights(model, path)
+        load_state(model, read_weights(path), path)
     return model.eval()
 
 
@@ -305,16 +311,17 @@ def _build_sam2(config: str, image_size: int) -> SAM2Base:
     return instantiate(settings, _recursive_=True)
 
 
-def _load_weights(model: SAM2Base, path: Path) -> None:
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a published file by name; CheckpointError where it is none, or unsafe."""
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)["model"]
     except Exception as error:  # the unpickler raises many kinds for broken and hostile files
         raise CheckpointError(
             f"SAM 2 weights in {path}", str(error).partition("\n")[0], "remove the file and fetch it again"
         ) from error
-    load_state(model, state, path)
+    return state
 
 
 def load_state(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

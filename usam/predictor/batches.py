@@ -104,7 +104,7 @@ class _Encoder:
         own._transforms = self
         self._inputs: list[Tensor] = []
         cuda = own.device.type == "cuda"
-        self._stream = torch.cuda.Stream(own.device) if cuda else None
+        self._stream: Any = torch.cuda.Stream(own.device) if cuda else None  # type: ignore[no-untyped-call]
 
     def ready(self, read: ReadImage) -> tuple[Pixels, Tensor]:
         """An image, and the model's input (3, S, S) made of it; in a reader's thread."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from usam.errors import ImageError
+from usam.predictor.compiled import CompiledEncoder
 from usam.predictor.decoder import AttributeOverride, mark
 
 QUERY_ROWS = 512
@@ -65,7 +66,7 @@ class ObservedEncoder:
     """An image encoder whose trunk's maps `observe` gets to see, finest first, on their way to the neck.
 
     The encoder itself stays as it is, so other threads may use it; what it computes is the same. `encoder` has a
-    `trunk` and a `neck`, as SAM 2's, or is a `LeanEncoder`.
+    `trunk` and a `neck`, as SAM 2's, or is a `LeanEncoder` or a `CompiledEncoder`.
     """
 
     def __init__(self, encoder: Any, observe: StageObserver) -> None:
@@ -73,7 +74,7 @@ class ObservedEncoder:
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """(B, 3, S, S) to the encoder's result."""
-        if isinstance(self._encoder, LeanEncoder):
+        if isinstance(self._encoder, (LeanEncoder, CompiledEncoder)):
             return self._encoder.observed(images, self._observe)
         neck = _Observed(self._encoder.neck, self._observe)
         result: dict[str, Any] = AttributeOverride(self._encoder, neck=neck)(images)

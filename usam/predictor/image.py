@@ -21,6 +21,7 @@ from usam.errors import ImageError
 from usam.heads.head_set import FloatArray, HeadSet
 from usam.predictor.arguments import Prepared, check_prompts
 from usam.predictor.base import Patched
+from usam.predictor.compiled import CompiledEncoder
 from usam.predictor.decoder import AttributeOverride, Decoded, ImageShare, decode, mark, split_tokens
 from usam.predictor.embedding import ImageEmbedding
 from usam.predictor.encoder import LeanEncoder, ObservedEncoder, check_rgb, encoding
@@ -59,10 +60,10 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
     encoder_dtype: torch.dtype | None = None
     """The type that images are encoded in, such as `usam.predictor.encoder.fastest_dtype(device)`; None is the model's
     own, and bit for bit what the unpatched predictor does. Embeddings are float32 either way."""
-
     keep_stages: bool = False
     """Whether the trunk's maps are kept with every image that is set, for `usam.predictor.object_features`."""
-
+    compiled: CompiledEncoder | None = None
+    """What encodes single images in the model's own type; None: torch."""
     _stages: tuple[Tensor, ...] = ()
 
     chunk: int | None = None
@@ -73,10 +74,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         """Encode an image: (H, W, 3) uint8 RGB or a PIL image in mode RGB. Raises ImageError for others."""
         check_rgb(image)
         self._stages = ()
-        if self.encoder_dtype is None and not self.keep_stages:
-            super().set_image(image)
-        else:
-            self._encode(SAM2ImagePredictor.set_image, image, self.encoder_dtype)
+        self._encode(SAM2ImagePredictor.set_image, image, self.encoder_dtype)
 
     @torch.no_grad()
     def set_image_batch(self, image_list: list[Any]) -> None:
@@ -86,10 +84,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         if not image_list:
             raise ImageError("at least one image", "none")
         self._stages = ()
-        if self.encoder_dtype is None:
-            super().set_image_batch(image_list)
-        else:
-            self._encode(SAM2ImagePredictor.set_image_batch, image_list, self.encoder_dtype)
+        self._encode(SAM2ImagePredictor.set_image_batch, image_list, self.encoder_dtype)
 
     def predict(
         self,
@@ -258,7 +253,12 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
             if lean is None or lean.encoder is not encoder:
                 self._usam.lean_encoder = lean = LeanEncoder(encoder)
             encoder = lean
-        if self.keep_stages and encode is SAM2ImagePredictor.set_image:
+        elif dtype is None and self.compiled is not None:
+            encoder = self.compiled
+        keep = self.keep_stages and encode is SAM2ImagePredictor.set_image
+        if dtype is None and not keep and encoder is model.image_encoder:
+            return encode(self, images)
+        if keep:
             encoder = ObservedEncoder(encoder, lambda maps: stages.append(keep_stages(maps)))
         stand_in = AttributeOverride(self, model=AttributeOverride(model, image_encoder=encoder))
         with encoding(self.device, dtype):

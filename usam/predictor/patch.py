@@ -146,7 +146,7 @@ def unpatch_sam2(predictor: Any) -> Any:
         return predictor
     state = predictor._usam
     predictor.__class__ = state.original
-    for name in (*state.added, "_usam", "_stages", "keep_stages", "encoder_dtype", "chunk"):
+    for name in (*state.added, "_usam", "_stages", "keep_stages", "encoder_dtype", "compiled", "chunk"):
         vars(predictor).pop(name, None)
     for name, value in state.restore.items():
         setattr(predictor, name, value)

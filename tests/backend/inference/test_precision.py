@@ -13,7 +13,7 @@ from backend.errors import SettingsError
 from backend.inference import precision
 from backend.inference.cache import EmbeddingFiles
 from backend.inference.model import LoadedModel
-from backend.inference.precision import encoder_dtype, kept_as
+from backend.inference.precision import compiled_encoder, encoder_dtype, kept_as
 from backend.metrics.service import Metrics
 from backend.settings import Settings
 from tests.usam.small_sam2 import model, picture, plain
@@ -88,3 +88,19 @@ def test_an_embedding_on_disk_is_found_by_its_own_type_alone(tmp_path: Path) -> 
     assert len(list((tmp_path / "embeddings").glob("*.safetensors"))) == 2
     of_old = EmbeddingFiles(tmp_path / "embeddings", 1 << 30)
     assert of_old._path("a", TINY) == files["float32"]._path("a", TINY), "an upgrade keeps what is there"
+
+
+def test_another_runtime_is_used_where_it_is_asked_for_and_torch_with_a_word_otherwise(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = [(object(), ""), (None, "the package openvino is not installed")]
+    monkeypatch.setattr("usam.predictor.compiled.CompiledEncoder.of", lambda *_: given.pop(0))
+    predictor: Any = patch(plain(model()))
+    assert compiled_encoder(settings(), predictor) is None
+    asked = settings(encoder_runtime="openvino")
+    assert compiled_encoder(asked, predictor) is not None
+    assert compiled_encoder(asked, predictor) is None
+    assert "by torch, not by openvino: the package openvino is not installed" in caplog.text
+    predictor.encoder_dtype = torch.bfloat16
+    assert compiled_encoder(asked, predictor) is None
+    assert given == []
