@@ -24,7 +24,7 @@ from bench.pools import MODEL, records
 from bench.rows import Row
 from bench.tables import data_folder
 
-RUNS = (("ecssd", 10, 4), ("bsds500", 10, 3), ("coco", 10, 3), ("ecssd", 40, 2), ("bsds500", 40, 2), ("coco", 40, 2))
+RUNS = (("ecssd", 10, 4), ("bsds500", 10, 2), ("coco", 10, 3), ("ecssd", 50, 1), ("bsds500", 50, 2), ("coco", 50, 2))
 """Set, labelled images, draws."""
 MOST, TEST, MIXED = 100, 40, 20
 SMALLEST = 0.0003

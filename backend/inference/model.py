@@ -163,7 +163,7 @@ class LoadedModel:
         from usam.predictor.own_decoder import with_decoder
 
         made = LoadedModel(self.name, with_decoder(self.predictor, decoder), self._metrics)
-        made.decoder = decoder.version
+        made.own_heads, made.decoder = self.own_heads, decoder.version
         return made
 
     def encode(self, image: npt.NDArray[np.uint8]) -> ImageEmbedding:

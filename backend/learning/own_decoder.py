@@ -83,7 +83,10 @@ def tune_project(
         )
     except TrainingError as error:
         return OwnDecoder(reason=f"decoder: expected {error.expected}, got {error.got}")
-    samples = labels.samples(decoder) if decoder is not None else []
+    if decoder is None:
+        return OwnDecoder(verdict=verdict, reason=verdict.reason)
+    if not (samples := labels.samples(decoder)):
+        return OwnDecoder(reason="decoder: the one in use stays, the labelled images cannot be had any more")
     return OwnDecoder(decoder, samples, verdict, verdict.reason)
 
 

@@ -111,6 +111,6 @@ def with_decoder(predictor: PatchedImagePredictor, decoder: TunedDecoder) -> Pat
     model._modules = {**old.model._modules, "sam_mask_decoder": own.eval()}
     made = SAM2ImagePredictor(model)
     made.checkpoint_name = old.checkpoint_name
-    patched: Any = patch(made, old.heads)  # the heads that are set now
+    patched: Any = patch(made, old.heads)
     patched.keep_stages, patched.encoder_dtype, patched.chunk = old.keep_stages, old.encoder_dtype, old.chunk
     return patched  # type: ignore[no-any-return]

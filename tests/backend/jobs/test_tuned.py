@@ -127,6 +127,12 @@ def test_where_the_gate_says_no_the_decoder_in_use_stays_with_new_heads(
     assert current.decoder == first.version
 
 
+def test_a_model_with_another_decoder_has_the_checkpoint_s_heads_whatever_was_set_last(model: LoadedModel) -> None:
+    model.predictor.set_heads(None)
+    assert model.with_decoder(shaken_decoder()).own_heads is model.own_heads is BASE
+    model.predictor.set_heads(BASE)
+
+
 def test_audits_are_not_learnt(place: Resources, tuned: dict[str, Any]) -> None:
     place.settings = place.settings.model_copy(update={"audit_share": 0.4})
     retrain(place, 1)
