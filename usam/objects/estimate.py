@@ -23,8 +23,9 @@ Float64s = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 FOLDS = 5
-LEAST_GAIN = 0.01
-"""Average precision that a blend must win over the head alone: a smaller lead is chance."""
+SLACK = 0.01
+"""Average precision that may be lost for the estimate's say: it also picks the better of two that overlap, which
+average precision over all proposals does not see."""
 SHRUNKEN = 0.3
 """scikit-learn's C of the blend's three numbers."""
 
@@ -62,7 +63,7 @@ def fit_blend(
     alone = Blend(1.0, 0.0, 0.0)
     fold = group_folds(np.asarray([str(each) for each in images]), FOLDS, seed)
     best = (alone, np.asarray(left_out, np.float64), "head")
-    score = average_precision(left_out, wanted) + LEAST_GAIN
+    score = average_precision(left_out, wanted) - SLACK
     columns = np.stack([_odds(left_out), _odds(samscore)], axis=1)
     for name, used in (("both", [0, 1]), ("estimate", [1])):
         judged = np.full(len(wanted), np.nan)

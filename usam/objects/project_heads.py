@@ -209,13 +209,17 @@ def _selector(
     tail = inputs.shape[1] - np.shape(examples.features)[1]
     head, left_out = fit_linear(inputs[told], yes.astype(np.int64), images, 2, background=inputs, tail=tail, seed=seed)
     rows = np.flatnonzero(np.asarray(examples.proposed)[told])
-    rows = _one_a_region(rows, left_out[:, 1], yes, [str(examples.regions[row]) for row in told])
-    judged, wanted, blend, kind = left_out[rows, 1], yes[rows], None, "head"
+    judged, blend, kind = left_out[rows, 1], None, "head"
     shapes = np.asarray(examples.shapes)[told[rows]]
     known = shapes.shape[1] == len(SHAPE_NAMES)  # else chance stands for SAM's own estimate
-    plain = average_precision(shapes[:, -1] if known else np.zeros(len(rows)), wanted)
+    samscore = shapes[:, -1].astype(np.float64) if known else np.zeros(len(rows))
     if known and np.isfinite(judged).all():
-        blend, judged, kind = fit_blend(judged, shapes[:, -1], wanted, [images[row] for row in rows], seed)
+        blend, judged, kind = fit_blend(judged, samscore, yes[rows], [images[row] for row in rows], seed)
+    regions = [str(examples.regions[row]) for row in told[rows]]
+    shown = _one_a_region(judged, yes[rows], regions)
+    plain = _one_a_region(samscore, yes[rows], regions)
+    before = average_precision(samscore[plain], yes[rows[plain]])
+    judged, wanted = judged[shown], yes[rows[shown]]
     threshold = choose_threshold(judged, wanted, prices, least_recall=least_recall)
     figures = {
         "wanted_examples": float(yes.sum()),
@@ -223,20 +227,18 @@ def _selector(
         "wanted_precision": threshold.precision,
         "wanted_recall": threshold.recall,
         "wanted_ap": average_precision(judged, wanted),
-        "wanted_ap_before": plain,
+        "wanted_ap_before": before,
     }
-    no_better = kind != "both" and figures["wanted_ap"] < plain
+    no_better = kind != "both" and figures["wanted_ap"] < before
     if no_better and not (kind == "estimate" and threshold.precision >= LEAST_PRECISION):
         return None, None, undecided, figures
     return head, None if kind == "head" else blend, threshold, figures
 
 
-def _one_a_region(
-    rows: npt.NDArray[np.int64], probability: Float64s, wanted: npt.NDArray[np.bool_], regions: Sequence[str]
-) -> npt.NDArray[np.int64]:
+def _one_a_region(probability: Floats, wanted: npt.NDArray[np.bool_], regions: Sequence[str]) -> npt.NDArray[np.int64]:
     """Of several wanted proposals of one region only the likeliest: the others are its copies and are not shown."""
     kept, seen = [], set()
-    for row in sorted(rows.tolist(), key=lambda row: -np.nan_to_num(probability[row], nan=-1.0)):
+    for row in np.argsort(-np.nan_to_num(probability, nan=-1.0), kind="stable").tolist():
         if wanted[row]:
             if regions[row] in seen:
                 continue
