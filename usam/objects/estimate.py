@@ -23,7 +23,7 @@ Float64s = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 FOLDS = 5
-SLACK = 0.01
+SLACK = 0.05
 """Average precision that may be lost for the estimate's say: it also picks the better of two that overlap, which
 average precision over all proposals does not see."""
 SHRUNKEN = 0.3
