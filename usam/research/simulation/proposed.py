@@ -81,7 +81,7 @@ def propose_images(
             continue
         image = record.read_image()
         predictor.set_image(image)
-        points = grid_points(image.shape[:2], per_side)
+        points = grid_points((image.shape[0], image.shape[1]), per_side)
         found = propose_masks(predictor, points, pred_iou_thresh=LEAST_IOU, max_masks=most)
         stages, low = predictor.embedding().stages, found.low_res > 0
         true = np.stack([mask for _, mask in truths])
@@ -143,7 +143,8 @@ def replay_work(
 def work_on(image: ProposedImage, learnt: ProjectHeads | None, first_label: str) -> Work:
     """What is left to do on an image that is shown by what was `learnt`; before a label is learnt, all objects
     have the `first_label`."""
-    wanted, names = np.full(len(image.iou), np.nan), [first_label] * len(image.iou)
+    wanted: Floats = np.full(len(image.iou), np.nan)
+    names = [first_label] * len(image.iou)
     if learnt is not None:
         wanted, classes = learnt.judge(image.features, image.shapes)
         if not np.isnan(classes).any():
