@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from backend.inference.model import CANDIDATES, ObjectLooks, ProposalGrid
 from backend.settings import Settings
+from usam.objects.showing import choose_rows
 from usam.predictor.clean_proposals import Layout, ProposalRules, clean_proposals
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
-LEAST_WANTED = 0.4
-"""Predicted IoU from which on a wanted object is shown: a poor outline of the right thing is work too."""
 GRIDS = (8, 12, 16)
 """Points a side of the grids to choose from once it is known how small a project's objects are."""
 SPACING = 1.25
@@ -86,20 +85,22 @@ def choose_shown(
     another model marked the candidates.
     """
     wanted, label_score, labels = judged(looks, learnt)
-    rank, least = np.asarray(iou, np.float64), settings.pred_iou_thresh
     if given:
+        rank = np.asarray(iou, np.float64)
         rules = ProposalRules(0.0, settings.nms_iou, 1.0, 0.0, 1.0, 1.0, max(len(layout), 1))
-        most = GIVEN
-    elif learnt is not None and not np.isnan(wanted).any():
-        rules = ProposalRules(0.0, settings.nms_iou, largest=1.0, border=1.0, most=max(len(layout), 1))
-        most = settings.max_regions if "max_regions" in settings.model_fields_set else MOST_CANDIDATES
-        good = rank >= min(LEAST_WANTED, settings.pred_iou_thresh)
-        rank, least = (good + wanted) / 2, (1 + learnt.threshold.value) / 2  # poor outlines come last
+        distinct = clean_proposals(layout, rank, rules)
+        rows = distinct[rank[distinct] >= settings.pred_iou_thresh][:GIVEN]
     else:
-        rules = ProposalRules(0.0, settings.nms_iou, most=max(len(layout), 1))
-        most = settings.max_regions
-    distinct = clean_proposals(layout, rank, rules)
-    rows = distinct[rank[distinct] >= least][:most]
+        rows, distinct = choose_rows(
+            layout,
+            iou,
+            wanted,
+            learnt.threshold.value if learnt is not None else 0.0,
+            pred_iou_thresh=settings.pred_iou_thresh,
+            nms_iou=settings.nms_iou,
+            most=settings.max_regions,
+            most_wanted=settings.max_regions if "max_regions" in settings.model_fields_set else MOST_CANDIDATES,
+        )
     return ShownObjects(rows, wanted, labels, label_score, distinct)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from usam.research.tokens import TokenTable
 
 Show = Callable[[str, int, int], None]
+COLUMNS = dict(labels=8, kept=8, deleted=9, relabelled=12, corrected=11, added=8, seconds=9, share=8)
+"""Of the table of work, with their widths."""
 
 
 def register(app: typer.Typer) -> None:
@@ -64,6 +66,13 @@ def simulate(
     image_rule: Annotated[str, typer.Option("--image-rule", help="top-mean, max, mean or sum.")] = "top-mean",
     audit_share: Annotated[float, typer.Option("--audit-share", help="Share of images drawn at random.")] = 0.1,
     test_share: Annotated[float, typer.Option("--test-share", help="Share of images held out.")] = 0.33,
+    proposals: Annotated[
+        bool,
+        typer.Option(
+            "--proposals",
+            help="Replay what the pool proposes, at random; count deletions, relabellings, corrections, additions.",
+        ),
+    ] = False,
     look: Annotated[float, typer.Option("--look-seconds", help="A look at a mask.")] = 1.6,
     click: Annotated[float, typer.Option("--click-seconds", help="A click.")] = 2.4,
     polygon: Annotated[float, typer.Option("--polygon-seconds", help="Drawing an object.")] = 79.2,
@@ -85,6 +94,12 @@ def simulate(
     from usam.research.simulation.runs import play_all
     from usam.research.tokens.manifest import TokenSettings
 
+    if proposals:
+        options = dict(_option(each) for each in option)
+        source = open_dataset(dataset, root, split or None, **options)
+        name = model or models.split(",")[-1].strip()
+        _propose(source, name, heads, part, limit, budget, step, range(first_seed, first_seed + seeds), test_share, out)
+        return
     wanted = [name.strip() for name in strategies.split(",") if name.strip()]
     base = Campaign(
         wanted[0] if wanted else "",
@@ -125,6 +140,49 @@ def simulate(
     title = f"Campaigns on {dataset}, {len(labelled)} objects, {chosen}, heads {start.version}"
     report = write_report(played, base, out, title)
     _print(played, base, report)
+
+
+def _propose(
+    source: Reader[Any],
+    model: str,
+    heads: str,
+    part: str,
+    limit: int,
+    budget: int,
+    step: int,
+    seeds: range,
+    test_share: float,
+    out: Path,
+) -> None:
+    """Replay on the pool's own proposals, and print the work that an unseen image takes as labels teach."""
+    import numpy as np
+
+    from usam.heads.bundled import resolve_heads
+    from usam.objects.effort import Prices
+    from usam.predictor.load import load
+    from usam.research.simulation.proposed import propose_images, replay_work, write_work
+    from usam.research.tokens.manifest import TokenSettings
+
+    asked = TokenSettings(part=part)
+    records = [record for record in source if not part or asked.part_of(record.group) == part][: limit or None]
+    with _Bar() as show:
+        images = []
+        for image in propose_images(load(model, heads=resolve_heads(model, heads)), records):
+            images.append(image)
+            show("images proposed", len(images), len(records))
+    prices = Prices.by_hand()
+    runs = [replay_work(images, budget=budget, step=step, seed=seed, test_share=test_share) for seed in seeds]
+    out.mkdir(parents=True, exist_ok=True)
+    path = write_work(runs, out / "work.csv", prices)
+    typer.echo("".join(f"{title:>{width}}" for title, width in COLUMNS.items()))
+    widths = list(COLUMNS.values())
+    for points in zip(*runs, strict=False):
+        left = np.mean([list(vars(point.left).values()) for point in points], axis=0)
+        seconds = float(np.mean([point.left.seconds(prices) for point in points]))
+        share = seconds / float(np.mean([point.by_hand for point in points]))
+        counts = "".join(f"{value:{width}.2f}" for value, width in zip(left, widths[1:6], strict=True))
+        typer.echo(f"{np.mean([point.labels for point in points]):8.0f}{counts}{seconds:9.0f}{share:8.2f}")
+    typer.echo(f"work on an unseen image, mean of {len(runs)} seeds; share of drawing everything by hand; {path}")
 
 
 def _complete(folder: Path) -> TokenTable | None:

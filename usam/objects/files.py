@@ -13,6 +13,7 @@ import numpy as np
 from usam.errors import HeadsError
 from usam.files import replacing
 from usam.objects.effort import Threshold
+from usam.objects.estimate import Blend
 from usam.objects.linear import LinearHead
 from usam.objects.project_heads import ObjectSizes, ProjectHeads
 
@@ -40,6 +41,7 @@ def project_heads_file(heads: ProjectHeads) -> bytes:
         "threshold": asdict(heads.threshold),
         "figures": dict(heads.figures),
         "sizes": asdict(heads.sizes) if heads.sizes is not None else None,
+        "blend": asdict(heads.blend) if heads.blend is not None else None,
     }
     for name, head in (("classifier", heads.classifier), ("selector", heads.selector)):
         if head is not None:
@@ -76,6 +78,7 @@ def load_project_heads(path: Path) -> ProjectHeads:
             threshold=Threshold(**{key: _number(value) for key, value in told["threshold"].items()}),
             figures={key: _number(value) for key, value in told["figures"].items()},
             sizes=ObjectSizes(**told["sizes"]) if told.get("sizes") else None,
+            blend=Blend(**told["blend"]) if told.get("blend") else None,
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise HeadsError(f"project heads in {Path(path).name}", f"{type(error).__name__}: {error}", remedy) from error

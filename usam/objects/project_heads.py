@@ -16,12 +16,15 @@ import numpy.typing as npt
 
 from usam.errors import TrainingError
 from usam.objects.effort import Prices, Threshold, choose_threshold, worthwhile
+from usam.objects.estimate import Blend, average_precision, fit_blend
 from usam.objects.linear import FEW, Float64s, Floats, LinearHead, fit_linear
 from usam.predictor.object_features import PLACE_NUMBERS, SHAPE_NAMES
 
 WANTED_IOU, UNWANTED_IOU = 0.5, 0.3
 """Overlap with a person's region from which on a proposal shows a wanted object, and below which it does not; what
 lies between teaches nothing."""
+LEAST_PRECISION = 0.5
+"""Of what SAM's estimate alone would show, above which it may decide: else few and clean proposals are less work."""
 LEAST_IMAGES = 3
 """Labelled images, with both wanted and unwanted objects, from which on a project decides what is shown."""
 
@@ -81,7 +84,8 @@ class ObjectSizes:
 class ProjectHeads:
     """`classes` are the configuration's labels, in its order; `unseen` those without an example: their probability is
     0. `classifier` is None while no label was seen, `selector` while nothing unwanted or too little was; `sizes` are
-    those of the marked objects, None where nobody marked one."""
+    those of the marked objects, None where nobody marked one. `blend` says how much SAM's own estimate counts beside
+    the wanted head, None for nothing."""
 
     classes: tuple[str, ...]
     features_version: str
@@ -91,6 +95,7 @@ class ProjectHeads:
     threshold: Threshold
     figures: Mapping[str, float] = field(default_factory=dict)
     sizes: ObjectSizes | None = None
+    blend: Blend | None = None
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -104,6 +109,8 @@ class ProjectHeads:
         probabilities: Float64s = np.full((count, len(self.classes)), np.nan)
         if self.selector is not None:
             wanted = self.selector.probabilities(selector_inputs(features, shapes))[:, 1]
+            if self.blend is not None:
+                wanted = self.blend.probability(wanted, np.asarray(shapes)[:, -1])
         if self.classifier is not None:
             probabilities = self.classifier.probabilities(classifier_inputs(features, shapes))
         return wanted, probabilities
@@ -150,10 +157,10 @@ def fit_project(
     if not names:
         raise TrainingError("at least one label in the configuration", "none", "add a label")
     classifier, class_figures = _classifier(examples, names, dict(renamed or {}), seed)
-    selector, threshold, selector_figures = _selector(examples, prices or Prices(), least_recall, seed)
+    selector, blend, threshold, selector_figures = _selector(examples, prices or Prices(), least_recall, seed)
     figures = class_figures | selector_figures
     sizes = ObjectSizes.of(examples)
-    return ProjectHeads(names, features_version, checkpoint, classifier, selector, threshold, figures, sizes)
+    return ProjectHeads(names, features_version, checkpoint, classifier, selector, threshold, figures, sizes, blend)
 
 
 def _classifier(
@@ -190,49 +197,48 @@ def _classifier(
 
 def _selector(
     examples: Examples, prices: Prices, least_recall: float, seed: int
-) -> tuple[LinearHead | None, Threshold, dict[str, float]]:
+) -> tuple[LinearHead | None, Blend | None, Threshold, dict[str, float]]:
     overlap = np.asarray(examples.overlap, np.float64)
     told = np.flatnonzero((overlap >= WANTED_IOU) | (overlap < UNWANTED_IOU))
     yes = overlap[told] >= WANTED_IOU
     images = [examples.images[row] for row in told]
     undecided = Threshold(worthwhile(prices), float("nan"), float("nan"))
     if len({str(image) for image, good in zip(images, yes, strict=True) if good}) < LEAST_IMAGES or yes.all():
-        return None, undecided, {}
+        return None, None, undecided, {}
     inputs = selector_inputs(examples.features, examples.shapes)
     tail = inputs.shape[1] - np.shape(examples.features)[1]
     head, left_out = fit_linear(inputs[told], yes.astype(np.int64), images, 2, background=inputs, tail=tail, seed=seed)
     rows = np.flatnonzero(np.asarray(examples.proposed)[told])
-    rows = _one_a_region(rows, left_out[:, 1], yes, [str(examples.regions[row]) for row in told])
-    threshold = choose_threshold(left_out[rows, 1], yes[rows], prices, least_recall=least_recall)
+    judged, blend, kind = left_out[rows, 1], None, "head"
+    shapes = np.asarray(examples.shapes)[told[rows]]
+    known = shapes.shape[1] == len(SHAPE_NAMES)  # else chance stands for SAM's own estimate
+    samscore = shapes[:, -1].astype(np.float64) if known else np.zeros(len(rows))
+    if known and np.isfinite(judged).all():
+        blend, judged, kind = fit_blend(judged, samscore, yes[rows], [images[row] for row in rows], seed)
+    regions = [str(examples.regions[row]) for row in told[rows]]
+    shown = _one_a_region(judged, yes[rows], regions)
+    plain = _one_a_region(samscore, yes[rows], regions)
+    before = average_precision(samscore[plain], yes[rows[plain]])
+    judged, wanted = judged[shown], yes[rows[shown]]
+    threshold = choose_threshold(judged, wanted, prices, least_recall=least_recall)
     figures = {
         "wanted_examples": float(yes.sum()),
         "unwanted_examples": float((~yes).sum()),
         "wanted_precision": threshold.precision,
         "wanted_recall": threshold.recall,
+        "wanted_ap": average_precision(judged, wanted),
+        "wanted_ap_before": before,
     }
-    shapes = np.asarray(examples.shapes)[told[rows]]
-    before = shapes[:, -1] if shapes.shape[1] == len(SHAPE_NAMES) else np.zeros(len(rows))  # SAM's own, else chance
-    learnt, plain = (_average_precision(order, yes[rows]) for order in (left_out[rows, 1], before))
-    figures |= {"wanted_ap": learnt, "wanted_ap_before": plain}
-    return (None, undecided, figures) if learnt < plain else (head, threshold, figures)
+    no_better = kind != "both" and figures["wanted_ap"] < before
+    if no_better and not (kind == "estimate" and threshold.precision >= LEAST_PRECISION):
+        return None, None, undecided, figures
+    return head, None if kind == "head" else blend, threshold, figures
 
 
-def _average_precision(score: Floats, wanted: npt.NDArray[np.bool_]) -> float:
-    """Area under precision over recall, in [0, 1]; NaN where that cannot be told."""
-    from sklearn.metrics import average_precision_score
-
-    known = np.isfinite(score)
-    if not wanted[known].any():
-        return float("nan")
-    return float(average_precision_score(wanted[known], np.asarray(score)[known]))
-
-
-def _one_a_region(
-    rows: npt.NDArray[np.int64], probability: Float64s, wanted: npt.NDArray[np.bool_], regions: Sequence[str]
-) -> npt.NDArray[np.int64]:
+def _one_a_region(probability: Floats, wanted: npt.NDArray[np.bool_], regions: Sequence[str]) -> npt.NDArray[np.int64]:
     """Of several wanted proposals of one region only the likeliest: the others are its copies and are not shown."""
     kept, seen = [], set()
-    for row in sorted(rows.tolist(), key=lambda row: -np.nan_to_num(probability[row], nan=-1.0)):
+    for row in np.argsort(-np.nan_to_num(probability, nan=-1.0), kind="stable").tolist():
         if wanted[row]:
             if regions[row] in seen:
                 continue

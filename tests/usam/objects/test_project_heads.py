@@ -11,6 +11,7 @@ import pytest
 
 from tests.usam.objects.blobs import accuracy, blobs
 from usam.errors import HeadsError, TrainingError
+from usam.objects.estimate import Blend
 from usam.objects.files import load_project_heads, save_project_heads
 from usam.objects.project_heads import Examples, ObjectSizes, ProjectHeads, fit_project
 
@@ -159,3 +160,27 @@ def test_what_marked_objects_are_like_is_kept(tmp_path: Path) -> None:
     assert heads.sizes.many == pytest.approx(2.8)
     assert load_project_heads(save_project_heads(heads, tmp_path / "h.safetensors")).sizes == heads.sizes
     assert ObjectSizes.of(replace(marked, proposed=np.ones(21, bool))) is None
+
+
+def test_the_say_of_sams_estimate_is_kept_with_the_heads(tmp_path: Path) -> None:
+    heads = fit_project(blobs({"cat": 20, "": 40}), ("cat",), **VERSION)
+    blended = replace(heads, blend=Blend(0.5, 2.0, -0.3))
+    examples = blobs({"cat": 10, "": 10}, seed=4)
+    read = load_project_heads(save_project_heads(blended, tmp_path / "heads.safetensors"))
+    assert read.blend == blended.blend
+    np.testing.assert_array_equal(judged(read, examples)[0], judged(blended, examples)[0])
+    sure = replace(examples, shapes=np.ones_like(examples.shapes) * [1, 0.99])
+    unsure = replace(examples, shapes=np.ones_like(examples.shapes) * [1, 0.2])
+    assert (judged(read, sure)[0] > judged(read, unsure)[0]).all()
+
+
+def test_where_looks_say_nothing_and_the_estimate_does_it_decides_what_is_shown() -> None:
+    plain = blobs({"cat": 80, "": 120}, spread=50.0)
+    rng = np.random.default_rng(0)
+    shapes = rng.random((200, 12)).astype(np.float32)
+    shapes[:, -1] = np.where(plain.overlap == 1, rng.uniform(0.6, 1, 200), rng.uniform(0, 0.65, 200))
+    heads = fit_project(replace(plain, shapes=shapes), ("cat",), **VERSION)
+    assert heads.selector is not None
+    wanted, _ = heads.judge(plain.features, shapes)
+    assert wanted[plain.overlap == 1].mean() > wanted[plain.overlap == 0].mean() + 0.3
+    assert heads.threshold.precision > 0.8
