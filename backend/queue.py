@@ -128,14 +128,15 @@ class JobQueue:
         return made
 
     def others_wait(self, project: int) -> bool:
-        """Whether a job waits for a worker that is not to help with `project`. False where Redis does not answer."""
+        """Whether a job waits for a worker that is not about ranking `project`. False where Redis does not answer."""
         import redis
 
         try:
             waiting = self.queue().get_job_ids()
         except (redis.RedisError, OSError, QueueError):
             return False
-        return any(not name.startswith(f"score_shard-{project}-") for name in waiting)
+        ours = (f"score_shard-{project}-", f"score_pool-{project}-")  # another ranking of it has to wait anyway
+        return any(not f"{name}-".startswith(ours) for name in waiting)
 
     def states(self) -> list[JobState]:
         """Jobs waiting, running, failed or to be tried again. Raises `QueueError` without Redis."""

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from backend.jobs.entry import run_job
 from backend.label_studio.records import UNCERTAINTY_SAMPLING
 from backend.local.label_studio_server import LabelStudioServer
 from backend.local.processes import ServerProcess, free_port
@@ -98,7 +97,7 @@ def ranked(folder: Path, pictures: Sequence[Path], prefixes: Sequence[Prefix]) -
             stack.callback(worker.stop)
             worker.start(lambda: True, 60)
         wait("the workers", lambda: opened.queue.workers() == len(prefixes))
-        run_job(opened, "sync", project.id)
+        opened.queue.wake(project.id, "sync")
 
         def look() -> Run | None:
             runs = opened.store.runs(project.id, "score_pool", limit=1)

@@ -243,7 +243,9 @@ def test_without_redis_nobody_helps_and_nobody_waits() -> None:
 
 
 def test_helpers_make_room_for_every_other_job(queue: FakeQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue.rq, "get_job_ids", lambda: ["score_shard-3-1"], raising=False)
+    monkeypatch.setattr(
+        queue.rq, "get_job_ids", lambda: ["score_shard-3-1", "score_pool-3", "score_pool-3-again"], raising=False
+    )
     assert not queue.others_wait(3)
     monkeypatch.setattr(queue.rq, "get_job_ids", lambda: ["score_shard-3-1", "score_shard-31-0"], raising=False)
     assert queue.others_wait(3)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backend.errors import JobError
+from backend.errors import JobBusy, JobError
 from backend.jobs import score_pool
 from backend.jobs.entry import run_job
 from backend.jobs.sync import run as sync
@@ -153,3 +153,13 @@ def test_a_ranking_that_was_lost_with_its_job_is_asked_for_again(
     assert sync(place, 1).waked == ()  # type: ignore[union-attr]
     monkeypatch.setattr("backend.pool.ranking.SILENT_S", -1.0)
     assert sync(place, 1).waked == ("score_pool",)  # type: ignore[union-attr]
+
+
+def test_an_order_that_a_later_ranking_overtook_is_not_published(
+    place: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place.store, "is_running", lambda run: False)
+    with pytest.raises(JobBusy, match="a later one"):
+        run(place, 1)
+    studio: Any = place.label_studio
+    assert (studio.prediction_list, place.store.served(1)) == ([], "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backend.store import Store
 from backend.store.records import ProposalRow
-from tests.backend.store.rows import score
+from tests.backend.store.rows import score, task
 
 
 def test_a_ranking_replaces_the_one_before(store: Store) -> None:
@@ -38,3 +38,11 @@ def test_what_one_project_keeps_is_not_found_under_another(store: Store) -> None
     assert store.proposal(2, 4, "k1") is None
     assert store.proposal_rows(1, [4, 5]).keys() == {4}
     assert [row.task for row in store.ranking(1)] == [4]
+
+
+def test_tasks_without_a_place_are_counted_among_those_that_are_open(store: Store) -> None:
+    store.record_tasks(1, [task(1), task(2), task(3), task(4, annotations=1)])
+    store.put_scores(1, [score(1, 0), score(4, 1)])
+    assert store.unranked(1) == (3, 2)
+    assert store.ranked_among(1, [1, 2]) == {1}
+    assert store.proposal_keys(1, [9]) == {}

@@ -78,3 +78,10 @@ def test_a_job_that_is_asked_for_again_counts_as_not_finished(store: Store) -> N
     run = store.last_run(1, "score_pool")
     assert run is not None
     assert (run.state, run.reason) == ("interrupted", "asked for by ann")
+
+
+def test_a_run_whose_place_a_later_one_took_is_not_under_way(store: Store) -> None:
+    first = store.start_run(1, "score_pool")
+    assert store.is_running(first)
+    second = store.start_run(1, "score_pool")
+    assert (store.is_running(first), store.is_running(second)) == (False, True)
