@@ -22,6 +22,8 @@ KINDS_SHOWN = 8
 KINDS_KEPT_S = 15.0
 MOST_GAP = 0.5
 """The largest gap there can be."""
+FILTERS = ("show", "reason", "label")
+"""What an address of the queue may ask for, beside its page."""
 AUDIT = "audit: chosen at random, to keep the figures honest"
 NAME_LENGTH = 80
 _FIGURE = re.compile(r"([A-Za-z][A-Za-z+_ -]*?) (-?\d+\.\d+)")
@@ -39,7 +41,8 @@ class Doubt:
 @dataclass(frozen=True)
 class TaskTile:
     """One task of the queue. `rank` is 1 for the task that is served next, 0 where a filter leaves others out;
-    `thumbnail` is an address below the project's; `link` opens the task in Label Studio."""
+    `thumbnail` and `closer`, where it is looked at closely, are addresses below the project's; `link` opens the task in
+    Label Studio."""
 
     task: int
     rank: int
@@ -50,6 +53,7 @@ class TaskTile:
     doubts: tuple[Doubt, ...]
     thumbnail: str
     link: str
+    closer: str
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,10 @@ def queue_page(
         count=PER_PAGE,
     )
     chosen = {"show": show if show in ("audits", "unusable") else "", "reason": kind.name if kind else ""}
+    query = query_of(**chosen, page=str(page))
     return QueuePage(
         tiles=tuple(
-            tile_of(settings, project, row, 0 if any(chosen.values()) else (page - 1) * PER_PAGE + number)
+            tile_of(settings, project, row, 0 if any(chosen.values()) else (page - 1) * PER_PAGE + number, query)
             for number, row in enumerate(rows, 1)
         ),
         choices=tuple(choices(kinds, chosen)),
@@ -143,8 +148,8 @@ def query_of(**values: str) -> str:
     return "?" + urlencode({name: value for name, value in values.items() if value and (name, value) != ("page", "1")})
 
 
-def tile_of(settings: Settings, project: int, row: RankedTask, rank: int) -> TaskTile:
-    """One task as it is shown."""
+def tile_of(settings: Settings, project: int, row: RankedTask, rank: int, query: str = "") -> TaskTile:
+    """One task as it is shown. `query` is what the page of the queue was asked with."""
     unusable = row.acquisition <= UNUSABLE
     doubts = () if unusable else doubts_of(row.reason)
     of = f"{row.version}-{row.data_key[:8]}-{row.proposals[:8]}"
@@ -158,6 +163,7 @@ def tile_of(settings: Settings, project: int, row: RankedTask, rank: int) -> Tas
         doubts=doubts,
         thumbnail=f"tasks/{row.task}/thumbnail?" + urlencode({"of": of}),
         link=link_to(settings, project, row.task),
+        closer=f"tasks/{row.task}" + (query if query != "?" else ""),
     )
 
 

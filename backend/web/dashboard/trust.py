@@ -56,7 +56,7 @@ class Trust:
         with self._lock:
             kept = self._kept.get(project)
         if kept is None or kept[0] != state:
-            heads = self._heads(project, champion)
+            heads = heads_named(self._settings, self._registry, project, champion)
             rows = self._store.samples_of(project, checkpoint, audits) if heads is not None else []
             found = calibrated(audited_by(heads, self._settings.model, rows)) if heads is not None and rows else None
             kept = state, found
@@ -80,15 +80,17 @@ class Trust:
             kept = self._promises[project] = record, calibrated(audited_of(record.calibrated_on()))
         return kept[1]
 
-    def _heads(self, project: int, champion: str) -> HeadSet | None:
-        """The heads in use; None where there are none."""
-        if champion and self._registry is not None:
-            heads = self._registry.load(project, champion)
-            if heads.fits(self._settings.model):
-                return heads
-        from usam.heads.bundled import resolve_heads
 
-        return resolve_heads(self._settings.model, None if self._settings.heads == "none" else self._settings.heads)
+def heads_named(settings: Settings, registry: Registry | None, project: int, version: str) -> HeadSet | None:
+    """The heads of a version that fit the checkpoint, else those that come with it; None where there are none. Raises
+    `RegistryError` where they cannot be read."""
+    if version and registry is not None:
+        heads = registry.load(project, version)
+        if heads.fits(settings.model):
+            return heads
+    from usam.heads.bundled import resolve_heads
+
+    return resolve_heads(settings.model, None if settings.heads == "none" else settings.heads)
 
 
 def audited_of(candidates: Candidates) -> Audited:
