@@ -21,7 +21,7 @@ from backend.store.overview import UNUSABLE
 from backend.store.records import ScoreRow
 from backend.web.dashboard.large_pictures import logits_of, other_reading
 from backend.web.dashboard.overview import link_to
-from backend.web.dashboard.queue import FILTERS, MOST_GAP, Doubt, doubts_of, picture_name, reason_line
+from backend.web.dashboard.queue import FILTERS, MOST_GAP, Doubt, picture_name
 from backend.web.dashboard.trust import heads_named
 from usam.masks import iou
 
@@ -64,7 +64,6 @@ class TaskPage:
     link: str
     back: str
     reason: str
-    doubts: tuple[Doubt, ...]
     place: int
     is_audit: bool
     objects: tuple[ObjectLine, ...]
@@ -99,9 +98,7 @@ class Closer:
         objects, left_out, trouble, more = self._objects(project, task, (key, champion, config), place)
         reason = place.reason if place is not None else ""
         if place is not None and place.acquisition <= UNUSABLE:
-            trouble, doubts = f"This picture could not be used: {reason}", ()
-        else:
-            doubts = doubts_of(reason)
+            trouble = f"This picture could not be used: {reason}"
         of = urlencode({"of": hashlib.blake2b(f"{key}|{config}".encode(), digest_size=6).hexdigest()})
         views = ["proposals", "doubt", *(["readings"] if more else [])] if objects else ["proposals"]
         back = {name: asked[name] for name in (*FILTERS, "page") if asked.get(name)}
@@ -110,8 +107,7 @@ class Closer:
             picture=picture_name(known[0].data),
             link=link_to(self._settings, project, task),
             back="../queue" + (f"?{urlencode(back)}" if back else ""),
-            reason="" if trouble else reason_line(reason, doubts),
-            doubts=doubts,
+            reason=reason if not trouble else "",
             place=place.place + 1 if place is not None else 0,
             is_audit=place is not None and place.is_audit,
             objects=objects,
