@@ -42,7 +42,8 @@ def fill(store: Store, registry: Registry, data_dir: Path) -> None:
         gap = 0.3 - number / 100
         reason = f"masks doubtful: expected error {gap:.2f}, task gap {gap / 2:.2f} on its 4 objects shown"
         shown = tuple(range(len(kept[number]))) if number in kept else ()
-        rows.append(ScoreRow(number, "v", 0.1, number / 9, number - 1, number == 2, reason, shown))
+        labels = sorted({one for one in kept[number].labels if one}) if number in kept else []
+        rows.append(ScoreRow(number, "v", 0.1, number / 9, number - 1, number == 2, reason, shown, labels))
     rows[5] = ScoreRow(6, "v", UNUSABLE, 1.0, 9, False, "no such file")
     store.put_scores(3, rows)
     for number in range(1, 6):

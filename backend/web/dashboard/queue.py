@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backend.store import Store
 
 PER_PAGE = 24
-KINDS_SHOWN = 8
+KINDS_SHOWN, LABELS_SHOWN = 8, 30
 KINDS_KEPT_S = 15.0
 MOST_GAP = 0.5
 """The largest gap there can be."""
@@ -64,6 +64,7 @@ class Choice:
     count: int | None
     query: str
     chosen: bool
+    is_label: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,30 +80,39 @@ class QueuePage:
     ranked: bool
 
 
+@dataclass(frozen=True)
+class Filters:
+    """What a project's queue can be filtered by: kinds of reasons, and labels that are shown, with how many tasks."""
+
+    kinds: Sequence[ReasonKind]
+    labels: Mapping[str, int]
+
+
 class ReasonKinds:
-    """The kinds of reasons of each project, read from the store now and then. Safe to share between threads."""
+    """The filters of each project, read from the store now and then. Safe to share between threads."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._lock = store, threading.Lock()
-        self._kept: dict[int, tuple[float, str, list[ReasonKind]]] = {}
+        self._kept: dict[int, tuple[float, str, Filters]] = {}
 
-    def of(self, project: int) -> list[ReasonKind]:
-        """The most frequent kinds of a project's reasons."""
+    def of(self, project: int) -> Filters:
+        """The most frequent kinds of a project's reasons, and labels."""
         version, now = self._store.served(project), time.monotonic()
         with self._lock:
-            at, of_version, kinds = self._kept.get(project, (float("-inf"), "", []))
+            at, of_version, filters = self._kept.get(project, (float("-inf"), "", Filters((), {})))
             if now - at > KINDS_KEPT_S or of_version != version:
-                kinds = self._store.reason_kinds(project)[:KINDS_SHOWN]
-                self._kept[project] = now, version, kinds
-        return kinds
+                labels = dict(list(self._store.shown_labels(project).items())[:LABELS_SHOWN])
+                filters = Filters(self._store.reason_kinds(project)[:KINDS_SHOWN], labels)
+                self._kept[project] = now, version, filters
+        return filters
 
 
-def queue_page(
-    settings: Settings, store: Store, kinds: Sequence[ReasonKind], project: int, asked: Mapping[str, str]
-) -> QueuePage:
-    """The tasks that `asked` wants: `show` (`audits`, `unusable`, else all), `reason` (a kind's name) and `page`."""
-    show, reason = asked.get("show", ""), asked.get("reason", "")
-    kind = next((one for one in kinds if one.name == reason), None)
+def queue_page(settings: Settings, store: Store, filters: Filters, project: int, asked: Mapping[str, str]) -> QueuePage:
+    """The tasks that `asked` wants: `show` (`audits`, `unusable`, else all), `reason` (a kind's name), `label`
+    and `page`."""
+    show, reason, label = asked.get("show", ""), asked.get("reason", ""), asked.get("label", "")
+    label = label if label in filters.labels else ""
+    kind = next((one for one in filters.kinds if one.name == reason), None)
     number = asked.get("page", "1")
     page = int(number) if number.isascii() and number.isdigit() and 0 < len(number) < 7 else 1
     page = max(page, 1)
@@ -110,18 +120,23 @@ def queue_page(
         project,
         audit=True if show == "audits" else None,
         unusable=show == "unusable",
+        label=label,
         patterns=kind.patterns if kind is not None else (),
         start=(page - 1) * PER_PAGE,
         count=PER_PAGE,
     )
-    chosen = {"show": show if show in ("audits", "unusable") else "", "reason": kind.name if kind else ""}
+    chosen = {
+        "show": show if show in ("audits", "unusable") else "",
+        "reason": kind.name if kind else "",
+        "label": label,
+    }
     query = query_of(**chosen, page=str(page))
     return QueuePage(
         tiles=tuple(
             tile_of(settings, project, row, 0 if any(chosen.values()) else (page - 1) * PER_PAGE + number, query)
             for number, row in enumerate(rows, 1)
         ),
-        choices=tuple(choices(kinds, chosen)),
+        choices=tuple(choices(filters, chosen)),
         total=total,
         first=(page - 1) * PER_PAGE + 1,
         earlier=query_of(**chosen, page=str(page - 1)) if page > 1 else "",
@@ -130,16 +145,22 @@ def queue_page(
     )
 
 
-def choices(kinds: Sequence[ReasonKind], chosen: Mapping[str, str]) -> list[Choice]:
-    """The filters, those without effect left out."""
-    show, reason = chosen["show"], chosen["reason"]
+def choices(filters: Filters, chosen: Mapping[str, str]) -> list[Choice]:
+    """The filters, those without effect left out. A label goes together with audits and with reasons."""
+    show, reason, label = chosen["show"], chosen["reason"], chosen["label"]
+    kinds = filters.kinds
     found = [
-        Choice("All", None, "?", not show and not reason),
-        Choice("Audits", None, query_of(show="audits"), show == "audits"),
+        Choice("All", None, "?", not show and not reason and not label),
+        Choice("Audits", None, query_of(show="audits", label=label), show == "audits"),
         Choice("Cannot be used", None, query_of(show="unusable"), show == "unusable"),
     ]
     if len(kinds) > 1 or reason:
-        found += [Choice(kind.name, kind.count, query_of(reason=kind.name), kind.name == reason) for kind in kinds]
+        for kind in kinds:
+            found.append(Choice(kind.name, kind.count, query_of(reason=kind.name, label=label), kind.name == reason))
+    if len(filters.labels) > 1 or label:
+        for name, count in filters.labels.items():
+            query = query_of(show=show if show == "audits" else "", reason=reason, label="" if name == label else name)
+            found.append(Choice(name, count, query, name == label, is_label=True))
     return found
 
 
