@@ -126,12 +126,14 @@ class Dashboard:
         """The page of one task; None for a task that is not known, or for want of a store. Raises `RegistryError`."""
         return self._closer.page(project, task, asked) if self._closer is not None else None
 
-    def trust_page(self, project: int) -> TrustPage:
-        """The page of trust of a project. Raises `RegistryError` where its heads cannot be read, `StoreError` where
-        there is no store."""
+    def trust_page(self, project: int, asked: Mapping[str, str]) -> TrustPage:
+        """The page of trust of a project, with what would be accepted at an `iou` and `risk` that are `asked`.
+
+        Raises `RegistryError` where its heads cannot be read, `StoreError` where there is no store.
+        """
         if self._trust is None:
             raise StoreError("a store", "none", "start the service with one")
-        return self._trust.page(project, *self.promise(project))
+        return self._trust.page(project, *self.promise(project), asked)
 
     def learning_page(self, project: int) -> LearningPage:
         """The page of what a project has learnt. Raises `StoreError` where there is no store, `RegistryError` where its

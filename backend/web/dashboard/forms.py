@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from backend.web.dashboard.actions import ACTIONS, ActionName, Wish, read_form, who_asks
 from backend.web.dashboard.board import Dashboard
+from backend.web.dashboard.comparison import compared
 from backend.web.dashboard.rendering import FORM_HEADERS, HEADERS, render_page, render_still
 from backend.web.dashboard.routes import guarded, message, number_of, place_of, project_page, unknown_project
 from backend.web.dashboard.versions import BASE_HEADS, BASE_NAME, earlier, versions_page
@@ -27,7 +28,8 @@ def add_forms(app: FastAPI, board: Dashboard) -> None:
 
         def values_of(number: int) -> dict[str, object]:
             page = versions_page(board.store, board.registry, number)
-            return {"page": page, "log": board.actions.log.last(number), "names": NAMES}
+            both = compared(page, request.query_params)
+            return {"page": page, "both": both, "log": board.actions.log.last(number), "names": NAMES}
 
         return await project_page(board, request, project, "versions", values_of)
 

@@ -73,7 +73,11 @@ def add_pages(app: FastAPI, board: Dashboard, state: Callable[[], Response]) -> 
         """Whether predictions are true, and what accepted masks rest on."""
         more = {"across": across, "down": down}
         return await project_page(
-            board, request, project, "trust", lambda number: {"page": board.trust_page(number), **more}
+            board,
+            request,
+            project,
+            "trust",
+            lambda number: {"page": board.trust_page(number, request.query_params), **more},
         )
 
     @app.get("/projects/{project}/tasks/{task}/thumbnail", include_in_schema=False)
