@@ -203,7 +203,7 @@ def notes_of(kept: KeptObjects, number: int, first_iou: float) -> list[str]:
         reading = other_reading(kept, number)
         assert reading is not None
         shown = logits_of(kept, number)
-        alike = iou(reading > 0, shown > 0) if reading.shape == shown.shape else float("nan")
-        overlap = f", overlaps this one by IoU {float(alike):.2f}" if np.isfinite(alike) else ""
+        comparable = reading.shape == shown.shape
+        overlap = f", overlaps this one by IoU {float(iou(reading > 0, shown > 0)):.2f}" if comparable else ""
         notes.append(f"Another reading of the same place: predicted IoU {other.iou:.2f}{overlap}.")
     return notes
