@@ -42,6 +42,9 @@ PAGES = {
     "overview": "/",
     "queue": "/projects/1/queue",
     "queue, by reason, page 100": "/projects/1/queue?reason=task+gap+and+model+gap&page=100",
+    "queue, by label, page 100": "/projects/1/queue?label=cat&page=100",
+    "look closer": "/projects/1/tasks/1",
+    "learning": "/projects/1/learning",
     "versions": "/projects/1/versions",
     "trust": "/projects/1/trust",
 }
@@ -176,6 +179,8 @@ def _add_tasks(store: Store, project: int, rng: np.random.Generator) -> None:
                 place,
                 place % 10 == 3,
                 reason.format(gap, gap / 2, place % 20 + 3),
+                shown=tuple(range(5)),
+                labels=["cat"] if place % 2 else ["dog"],
             )
             for place, gap in enumerate(gaps.tolist())
         ],

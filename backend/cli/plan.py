@@ -23,10 +23,11 @@ def plan(
     confidence: Annotated[float, typer.Option(help="Chance, over audit labels, that this holds.")] = 0.9,
     as_json: AsJson = False,
 ) -> None:
-    """Say what the next labels are expected to bring, and when to stop. Changes nothing."""
+    """Say what the next labels are expected to bring, and when to stop. The web page shows it too."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from backend.learning.kept_plan import KeptPlan, KeptPlans
     from backend.learning.label_plan import plan_project
     from backend.store.head_registry import Registry
     from usam.heads.bundled import resolve_heads
@@ -47,6 +48,7 @@ def plan(
                 guarantee,
                 lambda done, total: bar.update(task, completed=done, total=total),
             )
+        KeptPlans(settings.data_dir).put(project, KeptPlan.of(planned))
         lines = [*planned.lines()]
         if more not in planned.plan.gains:
             lines.append(planned.plan.curve.suggestion(more))

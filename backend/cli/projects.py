@@ -86,7 +86,8 @@ def versions(project: ProjectId, as_json: AsJson = False) -> None:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.made_at))
         typer.echo(f"{mark} {version.version}  made {made} from {version.samples} objects; {_figures(version.figures)}")
         if version.learnt_sha256:
-            typer.echo(f"    learnt of {', '.join(version.classes)}: {_figures(version.learnt_figures)}")
+            overall = {name: value for name, value in version.learnt_figures.items() if "/" not in name}
+            typer.echo(f"    learnt of {', '.join(version.classes)}: {_figures(overall)}")
         if version.decoder:
             typer.echo(f"    mask decoder {version.decoder} of its own: {_figures(version.decoder_figures)}")
     for name, reason in damaged.items():

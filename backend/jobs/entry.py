@@ -59,6 +59,11 @@ def run_job(resources: Resources, job: str, project: int) -> None:
 
         with resources.lease(f"pseudo_label-{project}"):
             watch_in_background(resources, project)
+    elif job == "plan":
+        from backend.jobs.plan import run as plan
+
+        with resources.lease(f"plan-{project}"):
+            plan(resources, project)
     else:
         raise JobError(f"a job out of {', '.join(JOB_NAMES)}", repr(job), "choose one of these")
 

@@ -58,6 +58,7 @@ def run(resources: Resources, project_id: int) -> str:
             store.mark_labels_used(project_id, progress.id, {row.annotation for row in rows})
             if progress.state == "done" or _selection(resources, project_id) != before:
                 resources.queue.wake(project_id, "score_pool", at_front=True)
+            resources.queue.wake(project_id, "plan")
     return progress.state
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backend.store import Store
 
 STATES = ("running", "done", "rejected", "skipped", "failed", "interrupted")
-JOBS = ("sync", "retrain", "score_pool", "pseudo_label")
+JOBS = ("sync", "retrain", "score_pool", "pseudo_label", "plan")
 ACTIONS: Mapping[str, str] = {
     "larger": "larger model",
     "points": "more points",

@@ -39,6 +39,7 @@ class PoolTask:
 
     columns (K,) scores of its candidates by name, iou (K,), shown   as in `pool.proposals.ScoredObjects`
     features (D,)   of the image
+    labels          what those shown are called, each once
     uncovered       share of it, 0..1, that nothing shown covers
     """
 
@@ -49,6 +50,7 @@ class PoolTask:
     features: npt.NDArray[np.float32] | None = None
     uncovered: float = 1.0
     failure: str = ""
+    labels: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, task: int, scored: ScoredObjects) -> PoolTask:
@@ -56,7 +58,9 @@ class PoolTask:
         kept = scored.kept
         features = np.asarray(kept.image_features, np.float32)
         uncovered = kept.uncovered(scored.shown.rows)
-        return cls(task, scored.columns, scored.iou, scored.shown, features, uncovered)
+        labels = {scored.label(row) for row in scored.shown.rows.tolist()}
+        named = tuple(sorted(label for label in labels if label))
+        return cls(task, scored.columns, scored.iou, scored.shown, features, uncovered, labels=named)
 
 
 def acquisition_of(subject: PoolTask, strategy: str, quality: str, settings: Settings) -> float:
@@ -128,6 +132,7 @@ def rank(
             is_audit=bool(ranking.is_audit[old]),
             reason=why[int(ranking.order[old])],
             shown=_shown(subjects[int(ranking.order[old])], control),
+            labels=_labels(subjects[int(ranking.order[old])], control),
         )
         for place, old in enumerate(order)
     ]
@@ -135,6 +140,10 @@ def rank(
 
 def _shown(subject: PoolTask, control: Collection[int]) -> tuple[int, ...]:
     return tuple(subject.shown.rows.tolist()) if subject.shown is not None and subject.task not in control else ()
+
+
+def _labels(subject: PoolTask, control: Collection[int]) -> list[str]:
+    return list(subject.labels) if subject.task not in control else []
 
 
 def _explain(strategy: str, subject: PoolTask) -> str:

@@ -5,6 +5,7 @@ Proposals are not read here: what comes after their packed arrays in a row costs
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -118,16 +119,20 @@ class Overviews(Database):
         audit: bool | None = None,
         patterns: Sequence[str] = (),
         unusable: bool = False,
+        label: str = "",
         start: int = 0,
         count: int = 24,
     ) -> tuple[list[RankedTask], int]:
         """Open tasks in the order in which they are served, `count` of them from the `start`-th on, and how many there
-        are in all. `patterns` are those of a `ReasonKind`."""
+        are in all. `patterns` are those of a `ReasonKind`; `label` is one that the
+        ranking shows on them."""
         where: list[Any] = [ScoreRow.project == project, *_JOINED, *IS_OPEN]
         if audit is not None:
             where.append(ScoreRow.is_audit == audit)
         if unusable:
             where.append(ScoreRow.acquisition <= UNUSABLE)
+        if label:
+            where.append(sql.type_coerce(ScoreRow.labels, sql.Text).contains(json.dumps(label), autoescape=True))
         if patterns:
             where.append(sql.or_(*(ScoreRow.reason.like(pattern, escape="\\") for pattern in patterns)))
         kept = sql.and_(ProposalRow.project == ScoreRow.project, ProposalRow.task == ScoreRow.task)
@@ -194,6 +199,13 @@ class Overviews(Database):
         mine = (SampleRow.project == project, SampleRow.checkpoint == checkpoint)
         query = sql.select(SampleRow).where(*mine).order_by(SampleRow.annotation, SampleRow.number)
         return [row for part in parts(list(tasks)) for row in self._all(query.where(SampleRow.task.in_(part)))]
+
+    def shown_labels(self, project: int) -> dict[str, int]:
+        """On how many open tasks the ranking shows each label, the most frequent first."""
+        query = sql.select(ScoreRow.labels).where(ScoreRow.project == project, *_JOINED, *IS_OPEN)
+        with self._read() as connection:
+            counts = Counter(label for labels in connection.scalars(query) for label in labels)
+        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
     def reason_kinds(self, project: int) -> list[ReasonKind]:
         """The kinds of reasons of a project's open tasks, the most frequent first; tasks that could not be used are

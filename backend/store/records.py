@@ -224,7 +224,7 @@ class ProposalRow(Row):
 
 class ScoreRow(Row):
     """One task's place in the queue. `acquisition`: higher = ask first; `confidence`: lower = served first; `shown`:
-    numbers of the candidates that its prediction shows."""
+    numbers of the candidates that its prediction shows; `labels`: what these are called, each once."""
 
     __tablename__ = "scores"
     __table_args__ = (sql.Index("scores_place", "project", "place"),)
@@ -237,6 +237,7 @@ class ScoreRow(Row):
     is_audit: Mapped[bool]
     reason: Mapped[str] = mapped_column(default="")
     shown: Mapped[tuple[int, ...]] = mapped_column(Numbers, default=())
+    labels: Mapped[list[str]] = mapped_column(JsonText, default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -5,31 +5,31 @@ A screenshot of each page is kept in the folder that USAM_SCREENSHOTS names, els
 
 from __future__ import annotations
 
+import base64
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import uvicorn
 from pydantic import SecretStr
 
 from backend.inference.engine import Engine
-from backend.label_studio.records import Annotation, Project, Task
+from backend.label_studio.records import Project
 from backend.local.processes import free_port
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
-from backend.store.overview import UNUSABLE
-from backend.store.records import SampleRow, ScoreRow
 from backend.web.app import create_app
 from backend.web.dashboard.surroundings import Surroundings
 from tests.e2e.chromium import needs_chromium, wait_for
-from tests.factories import bright, head_set, kept_objects, label_config, picture_address
+from tests.e2e.page_store import HW, fill
+from tests.factories import head_set, label_config
 
 pytest.importorskip("js_lib_htmx", reason="needs the package django-js-lib-htmx")
 pytestmark = [
@@ -38,7 +38,11 @@ pytestmark = [
     needs_chromium,
 ]
 TITLE = "<img src=x onerror=alert(1)> Cats & dogs"
-PAGES = ("", *(f"projects/3/{tab}" for tab in ("queue", "versions", "trust", "confirm/train")), "projects/99/queue")
+PAGES = (
+    "",
+    *(f"projects/3/{tab}" for tab in ("queue", "learning", "tasks/1", "versions", "trust", "confirm/train")),
+    "projects/99/queue",
+)
 ALL_LOADED = "return [...document.images].every(one => one.complete)"
 BROKEN = "return [...document.images].filter(one => !one.naturalWidth).map(one => one.src)"
 SIZE = "const one = document.querySelector(arguments[0]); return one.complete && [one.naturalWidth, one.naturalHeight]"
@@ -88,41 +92,6 @@ class Served:
         return f"http://ann:secret@127.0.0.1:{self.port}/{path}"
 
 
-def fill(store: Store, registry: Registry) -> None:
-    """A project with a queue, versions and audits, and another that is new."""
-    store.join(3, "2026")
-    store.join(4, "2026")
-    addresses = {number: picture_address(number, (240, 320)) for number in range(1, 7)} | {
-        7: "http://127.0.0.1:1/7.jpg"
-    }
-    done = [Task(task, {"image": "a.png"}, "t1", 1, is_labeled=True) for task in range(100, 160)]
-    store.record_tasks(3, [*(Task(number, {"image": value}, "t1", 0) for number, value in addresses.items()), *done])
-    reasons = {number: f"task gap 0.{30 - number} on its 3 most doubtful of 9 objects" for number in addresses}
-    rows = [
-        ScoreRow(number, "v", 0.1, number / 9, number - 1, number == 2, why, (0,)) for number, why in reasons.items()
-    ]
-    store.put_scores(3, [*rows[:5], ScoreRow(6, "v", UNUSABLE, 1.0, 9, False, "no such file"), rows[6]])
-    for number in (1, 2, 3):
-        store.put_proposal(3, kept_objects(bright((240, 320))).pack(number, "key", {}))
-    rng = np.random.default_rng(0)
-    for task in range(100, 160):
-        tokens = rng.normal(size=(5, 8)).astype(np.float16)
-        sample = SampleRow(
-            task, "r", "nano-s", "t1", task, "A", False, tokens[0], tokens[1:], {"iou_nano_s": [0.3, 0.5, 0.7]}
-        )
-        store.record_annotation(3, Annotation(task, task, "t1", []), [sample], sampled_for="k")
-    figures = {
-        "champion_error": 0.04,
-        "candidate_error": 0.03,
-        "share": 0.9,
-        "method": "audit",
-        "objects": 9,
-        "tasks": 5,
-    }
-    for seed in (1, 2):
-        registry.promote(3, registry.publish(3, head_set(seed), samples=40, figures=figures).version, "better by audit")
-
-
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     port = free_port(0, "127.0.0.1")
@@ -139,7 +108,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         label_studio_public_url=f"http://localhost:{port}/labels",
     )
     store, registry, queue = Store(settings.store_url), Registry(settings.registry_dir), Queue()
-    fill(store, registry)
+    fill(store, registry, settings.data_dir)
     with Engine(settings) as engine:
         app = create_app(settings, engine, store, queue, registry)  # type: ignore[arg-type]
         surroundings = app.state.service.board.surroundings
@@ -198,7 +167,9 @@ def test_every_page_fits_and_breaks_no_rule_of_its_own(
         assert browser.execute_script(BROKEN) == [], path
         assert browser.execute_script("return document.querySelectorAll('main img[onerror]').length") == 0
         grounds.add(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
-        browser.save_screenshot(str(screenshots / f"page-{path.replace('/', '-') or 'overview'}-{width}-{scheme}.png"))
+        whole = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})["data"]
+        name = f"page-{path.replace('/', '-') or 'overview'}-{width}-{scheme}.png"
+        (screenshots / name).write_bytes(base64.b64decode(whole))
         wrong = [line["message"] for line in browser.get_log("browser") if "404" not in line["message"]]
         assert wrong == [], path
         loaded = browser.execute_script("return performance.getEntriesByType('resource').map(one => one.name)")
@@ -234,13 +205,46 @@ def test_the_queue_shows_pictures_or_says_why_not(served: Served, browser: Any) 
     browser.get(served.url("projects/3/queue"))
     shown = text(browser)
     assert "This picture could not be used: no such file" in shown
-    assert wait_for(lambda: browser.execute_script(SIZE, "#picture-1 img"), 20, "the first picture") == [320, 240]
+    assert wait_for(lambda: browser.execute_script(SIZE, "#picture-1 img"), 20, "the first picture") == [HW[1], HW[0]]
     link = browser.find_element("css selector", "#open-1").get_attribute("href")
     assert link == f"http://localhost:{served.port}/labels/projects/3/data?task=1"
     browser.find_element("link text", "Audits").click()
     wait_for(lambda: "show=audits" in browser.current_url, 10, "the audits")
     titles_shown = [one.text for one in browser.find_elements("css selector", ".tile h2")]
     assert titles_shown == ["Task 2 audit"]
+
+
+def test_a_task_is_looked_at_closely_and_back_by_keyboard_alone(served: Served, browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(served.url("projects/3/queue?show=audits"))
+    tab_to(browser, "closer-2")
+    keys(browser, Keys.ENTER)
+    wait_for(lambda: "/tasks/2" in browser.current_url, 10, "the task")
+    for view in ("proposals", "doubt", "readings"):
+        size = wait_for(lambda view=view: browser.execute_script(SIZE, f"#{view}"), 20, f"the picture of {view}")
+        assert size == [HW[1], HW[0]]
+    shown = text(browser)
+    assert "larger model (large)" in shown
+    assert "which object is meant" in shown or "not known without heads" in shown
+    link = browser.find_element("css selector", "#studio").get_attribute("href")
+    assert link == f"http://localhost:{served.port}/labels/projects/3/data?task=2"
+    tab_to(browser, "back")
+    keys(browser, Keys.ENTER)
+    wait_for(lambda: browser.current_url.endswith("/queue?show=audits"), 10, "the queue as it was")
+
+
+@pytest.mark.parametrize("page", ["queue", "learning", "tasks/1", "versions"])
+def test_a_project_that_is_deleted_while_its_page_is_open_is_a_sentence(
+    served: Served, browser: Any, page: str
+) -> None:
+    browser.get(served.url(f"projects/3/{page}"))
+    served.store.leave(3)
+    wait_for(lambda: "Project 3 is not looked after here" in text(browser), 20, "the sentence")
+    time.sleep(13)  # longer than a page goes without a sign of life
+    assert "Not renewed" not in text(browser)
+    served.store.join(3)
+    wait_for(lambda: "is not looked after here" not in text(browser), 20, "the project, once it is back")
 
 
 def test_a_roll_back_by_keyboard_alone(served: Served, browser: Any) -> None:

@@ -156,9 +156,9 @@ def fit_project(
     names = tuple(dict.fromkeys(classes))
     if not names:
         raise TrainingError("at least one label in the configuration", "none", "add a label")
-    classifier, class_figures = _classifier(examples, names, dict(renamed or {}), seed)
+    classifier, figures = _classifier(examples, names, dict(renamed or {}), seed)
     selector, blend, threshold, selector_figures = _selector(examples, prices or Prices(), least_recall, seed)
-    figures = class_figures | selector_figures
+    figures = figures | selector_figures
     sizes = ObjectSizes.of(examples)
     return ProjectHeads(names, features_version, checkpoint, classifier, selector, threshold, figures, sizes, blend)
 
@@ -189,10 +189,35 @@ def _classifier(
         figures["class_accuracy"] = float(np.average(right, weights=share[judged]))
         commonest = np.bincount(goal[judged], weights=share[judged]).max() / share[judged].sum()
         figures["class_accuracy_before"] = float(commonest)
+        figures |= class_figures(names, goal[judged], left_out[judged].argmax(1), share[judged])
         enough = len(names) > 1 and np.sort(head.examples)[-2] >= FEW  # below, leaving one out leaves a class out
         if enough and figures["class_accuracy"] < commonest:
             return None, figures
     return head, figures
+
+
+def class_figures(
+    names: Sequence[str],
+    true: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    share: Float64s,
+) -> dict[str, float]:
+    """Labels, precision and recall of each class by N objects of images left out: `labels/NAME`, `precision/NAME` and
+    `recall/NAME`, the latter in 0..1, NaN where nothing was called so or is so.
+
+    `true` and `predicted` (N,) count from 0 in `names`, `share` (N,) is how much of an object each label has.
+
+    >>> class_figures(["cat", "dog"], np.array([0, 0, 1]), np.array([0, 1, 1]), np.ones(3))["precision/dog"]
+    0.5
+    """
+    figures: dict[str, float] = {}
+    for number, name in enumerate(names):
+        is_so, called_so = true == number, predicted == number
+        labels, called, right = (float(share[rows].sum()) for rows in (is_so, called_so, is_so & called_so))
+        figures[f"labels/{name}"] = labels
+        figures[f"precision/{name}"] = right / called if called else float("nan")
+        figures[f"recall/{name}"] = right / labels if labels else float("nan")
+    return figures
 
 
 def _selector(

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from backend.errors import RegistryError, StoreError
+from backend.learning.kept_plan import KeptPlans
+from backend.learning.work import saving
 from backend.settings import Settings
 from backend.store.pseudo_label_store import RECORD_FILE, PseudoLabelRun, PseudoLabelStore
 from backend.web.dashboard.actions import LOG_FILE, ActionLog, Actions, Tokens
+from backend.web.dashboard.closer import Closer, TaskPage
+from backend.web.dashboard.learning import LearningPage, learning_page
 from backend.web.dashboard.overview import (
     Pace,
     ProjectCard,
@@ -25,8 +29,9 @@ from backend.web.dashboard.overview import (
 )
 from backend.web.dashboard.queue import QueuePage, ReasonKinds, queue_page
 from backend.web.dashboard.surroundings import Notice, Surroundings, label_studio_of
-from backend.web.dashboard.thumbnails import Picture, Thumbnails, sentence_picture
+from backend.web.dashboard.thumbnails import Picture, Thumbnails, View, sentence_picture
 from backend.web.dashboard.trust import Trust, TrustPage
+from backend.web.dashboard.versions import work_lines
 from backend.web.journal import ASIDE
 
 if TYPE_CHECKING:
@@ -72,12 +77,14 @@ class Dashboard:
         self._promises = PseudoLabelStore.of(settings)
         self._promises_kept: dict[int, tuple[object, PseudoLabelRun | None]] = {}
         self._pace = Pace()
+        self._plans = KeptPlans(settings.data_dir)
         self._lock = threading.Lock()
         self._overview: tuple[float, Overview] | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="page")
         self._trust = Trust(settings, store, registry) if store is not None else None
         self._drawing = ThreadPoolExecutor(DRAWING_THREADS, thread_name_prefix="thumbnail")
         self._drawings_waiting = 0
+        self._closer = Closer(settings, store, registry, self.label_config) if store is not None else None
         self._kinds = ReasonKinds(store) if store is not None else None
         self._thumbnails = (
             Thumbnails(store, fetcher, settings.data_dir / "thumbnails", self.label_config)
@@ -94,8 +101,8 @@ class Dashboard:
         """Do what waits for the disk in a thread of the pages' own."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def thumbnail(self, project: int, task: int) -> Picture | None:
-        """A task's small picture; None for a task that is not known, or for want of a store."""
+    async def picture(self, project: int, task: int, view: View = "small") -> Picture | None:
+        """A task's small picture, or a large one; None for a task that is not known, or for want of a store."""
         thumbnails = self._thumbnails
         if thumbnails is None:
             return None
@@ -105,7 +112,7 @@ class Dashboard:
         self._drawings_waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._drawing, thumbnails.picture, project, task)
+            return await loop.run_in_executor(self._drawing, thumbnails.picture, project, task, view)
         finally:
             self._drawings_waiting -= 1
 
@@ -115,12 +122,34 @@ class Dashboard:
             raise StoreError("a store", "none", "start the service with one")
         return queue_page(self.settings, self.store, self._kinds.of(project), project, asked)
 
-    def trust_page(self, project: int) -> TrustPage:
-        """The page of trust of a project. Raises `RegistryError` where its heads cannot be read, `StoreError` where
-        there is no store."""
+    def task_page(self, project: int, task: int, asked: Mapping[str, str]) -> TaskPage | None:
+        """The page of one task; None for a task that is not known, or for want of a store. Raises `RegistryError`."""
+        return self._closer.page(project, task, asked) if self._closer is not None else None
+
+    def trust_page(self, project: int, asked: Mapping[str, str]) -> TrustPage:
+        """The page of trust of a project, with what would be accepted at an `iou` and `risk` that are `asked`.
+
+        Raises `RegistryError` where its heads cannot be read, `StoreError` where there is no store.
+        """
         if self._trust is None:
             raise StoreError("a store", "none", "start the service with one")
-        return self._trust.page(project, *self.promise(project))
+        return self._trust.page(project, *self.promise(project), asked)
+
+    def learning_page(self, project: int) -> LearningPage:
+        """The page of what a project has learnt. Raises `StoreError` where there is no store, `RegistryError` where its
+        versions cannot be read."""
+        if self.store is None:
+            raise StoreError("a store", "none", "start the service with one")
+        version = self.registry.current(project) if self.registry is not None else None
+        rows = self.store.work(project)
+        return learning_page(
+            self._plans.get(project),
+            work_lines(rows),
+            saving(rows),
+            self.store.classes(project),
+            version.learnt_figures if version is not None else {},
+            version.version if version is not None else "",
+        )
 
     def label_config(self, project: int) -> str:
         """A project's labelling configuration, empty while it is not known."""

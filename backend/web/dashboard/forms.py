@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from backend.web.dashboard.actions import ACTIONS, ActionName, Wish, read_form, who_asks
 from backend.web.dashboard.board import Dashboard
+from backend.web.dashboard.comparison import compared
 from backend.web.dashboard.rendering import FORM_HEADERS, HEADERS, render_page, render_still
 from backend.web.dashboard.routes import guarded, message, number_of, place_of, project_page, unknown_project
 from backend.web.dashboard.versions import BASE_HEADS, BASE_NAME, earlier, versions_page
@@ -27,7 +28,8 @@ def add_forms(app: FastAPI, board: Dashboard) -> None:
 
         def values_of(number: int) -> dict[str, object]:
             page = versions_page(board.store, board.registry, number)
-            return {"page": page, "log": board.actions.log.last(number), "names": NAMES}
+            both = compared(page, request.query_params)
+            return {"page": page, "both": both, "log": board.actions.log.last(number), "names": NAMES}
 
         return await project_page(board, request, project, "versions", values_of)
 
@@ -35,13 +37,15 @@ def add_forms(app: FastAPI, board: Dashboard) -> None:
     async def confirm(request: Request, project: str, action: str, version: str = "") -> Response:
         """What would be done, and a button that does it."""
         who = asker(request)
-        return await guarded(board, lambda: question(board, project, action, version, who), "../../../")
+        return await guarded(
+            board, request, lambda: question(board, request, project, action, version, who), "../../../"
+        )
 
     @app.post("/projects/{project}/{action}", include_in_schema=False)
     async def act(request: Request, project: str, action: str) -> Response:
         """Do it, and show the versions again."""
         form, who = read_form(await request.body()), asker(request)
-        return await guarded(board, lambda: answer_to(board, project, action, form, who), "../../")
+        return await guarded(board, request, lambda: answer_to(board, request, project, action, form, who), "../../")
 
 
 def asker(request: Request) -> str:
@@ -49,11 +53,11 @@ def asker(request: Request) -> str:
     return who_asks(request.headers.get("authorization", ""), request.client.host if request.client else "nowhere")
 
 
-def question(board: Dashboard, project: str, action: str, version: str, who: str) -> Response:
+def question(board: Dashboard, request: Request, project: str, action: str, version: str, who: str) -> Response:
     """The page that asks whether something is meant."""
     place = place_of(board, project, "versions")
     if place is None or place.project is None or action not in ACTIONS:
-        return unknown_project(project)
+        return unknown_project(request, project, "../../../")
     version = version if action == "rollback" else ""
     wish = Wish(action, place.project, version)
     if action == "rollback":
@@ -97,11 +101,13 @@ def training_of(board: Dashboard, project: int) -> str:
     return f"{count} {'is' if count == 1 else 'are'} new"
 
 
-def answer_to(board: Dashboard, project: str, action: str, form: dict[str, str], who: str) -> Response:
+def answer_to(
+    board: Dashboard, request: Request, project: str, action: str, form: dict[str, str], who: str
+) -> Response:
     """Do what a form asks for; a sentence where it is not done."""
     number = number_of(project)
     if action not in ACTIONS or number not in board.known_projects():
-        return unknown_project(project)
+        return unknown_project(request, project)
     wish = Wish(action, number, form.get("version", "")[:100] if action == "rollback" else "")
     if not board.tokens.fits(wish, who, form.get("token", "")):
         return message(403, "Not done", STALE, "Go back to Versions and press the button again.", root="../../")

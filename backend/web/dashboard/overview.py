@@ -18,6 +18,7 @@ JOBS: Mapping[str, str] = {
     "score_pool": "Ranking",
     "retrain": "Training",
     "pseudo_label": "Accepting masks",
+    "plan": "Working out what more labels bring",
 }
 MIN_STEPS = 10
 """Runs of fewer steps say nothing about the time that is left."""
@@ -102,7 +103,9 @@ def card_of(
     """One project's card. `promise` is the record of accepted masks in use; `trouble` what is wrong with its files."""
     now = time.time()
     running = [run for run in known.runs.values() if run.state == "running"]
-    ended = [run for run in known.runs.values() if run.state in ("done", "rejected") and run.job != "sync"]
+    ended = [
+        run for run in known.runs.values() if run.state in ("done", "rejected") and run.job not in ("sync", "plan")
+    ]
     return ProjectCard(
         number=known.project,
         title=title_of(known.project, seen),

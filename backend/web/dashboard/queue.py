@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from backend.store import Store
 
 PER_PAGE = 24
-KINDS_SHOWN = 8
+KINDS_SHOWN, LABELS_SHOWN = 8, 30
 KINDS_KEPT_S = 15.0
 MOST_GAP = 0.5
 """The largest gap there can be."""
+FILTERS = ("show", "reason", "label")
+"""What an address of the queue may ask for, beside its page."""
 AUDIT = "audit: chosen at random, to keep the figures honest"
 NAME_LENGTH = 80
 _FIGURE = re.compile(r"([A-Za-z][A-Za-z+_ -]*?) (-?\d+\.\d+)")
@@ -39,7 +41,8 @@ class Doubt:
 @dataclass(frozen=True)
 class TaskTile:
     """One task of the queue. `rank` is 1 for the task that is served next, 0 where a filter leaves others out;
-    `thumbnail` is an address below the project's; `link` opens the task in Label Studio."""
+    `thumbnail` and `closer`, where it is looked at closely, are addresses below the project's; `link` opens the task in
+    Label Studio."""
 
     task: int
     rank: int
@@ -50,6 +53,7 @@ class TaskTile:
     doubts: tuple[Doubt, ...]
     thumbnail: str
     link: str
+    closer: str
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Choice:
     count: int | None
     query: str
     chosen: bool
+    is_label: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,30 +80,39 @@ class QueuePage:
     ranked: bool
 
 
+@dataclass(frozen=True)
+class Filters:
+    """What a project's queue can be filtered by: kinds of reasons, and labels that are shown, with how many tasks."""
+
+    kinds: Sequence[ReasonKind]
+    labels: Mapping[str, int]
+
+
 class ReasonKinds:
-    """The kinds of reasons of each project, read from the store now and then. Safe to share between threads."""
+    """The filters of each project, read from the store now and then. Safe to share between threads."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._lock = store, threading.Lock()
-        self._kept: dict[int, tuple[float, str, list[ReasonKind]]] = {}
+        self._kept: dict[int, tuple[float, str, Filters]] = {}
 
-    def of(self, project: int) -> list[ReasonKind]:
-        """The most frequent kinds of a project's reasons."""
+    def of(self, project: int) -> Filters:
+        """The most frequent kinds of a project's reasons, and labels."""
         version, now = self._store.served(project), time.monotonic()
         with self._lock:
-            at, of_version, kinds = self._kept.get(project, (float("-inf"), "", []))
+            at, of_version, filters = self._kept.get(project, (float("-inf"), "", Filters((), {})))
             if now - at > KINDS_KEPT_S or of_version != version:
-                kinds = self._store.reason_kinds(project)[:KINDS_SHOWN]
-                self._kept[project] = now, version, kinds
-        return kinds
+                labels = dict(list(self._store.shown_labels(project).items())[:LABELS_SHOWN])
+                filters = Filters(self._store.reason_kinds(project)[:KINDS_SHOWN], labels)
+                self._kept[project] = now, version, filters
+        return filters
 
 
-def queue_page(
-    settings: Settings, store: Store, kinds: Sequence[ReasonKind], project: int, asked: Mapping[str, str]
-) -> QueuePage:
-    """The tasks that `asked` wants: `show` (`audits`, `unusable`, else all), `reason` (a kind's name) and `page`."""
-    show, reason = asked.get("show", ""), asked.get("reason", "")
-    kind = next((one for one in kinds if one.name == reason), None)
+def queue_page(settings: Settings, store: Store, filters: Filters, project: int, asked: Mapping[str, str]) -> QueuePage:
+    """The tasks that `asked` wants: `show` (`audits`, `unusable`, else all), `reason` (a kind's name), `label`
+    and `page`."""
+    show, reason, label = asked.get("show", ""), asked.get("reason", ""), asked.get("label", "")
+    label = label if label in filters.labels else ""
+    kind = next((one for one in filters.kinds if one.name == reason), None)
     number = asked.get("page", "1")
     page = int(number) if number.isascii() and number.isdigit() and 0 < len(number) < 7 else 1
     page = max(page, 1)
@@ -106,17 +120,23 @@ def queue_page(
         project,
         audit=True if show == "audits" else None,
         unusable=show == "unusable",
+        label=label,
         patterns=kind.patterns if kind is not None else (),
         start=(page - 1) * PER_PAGE,
         count=PER_PAGE,
     )
-    chosen = {"show": show if show in ("audits", "unusable") else "", "reason": kind.name if kind else ""}
+    chosen = {
+        "show": show if show in ("audits", "unusable") else "",
+        "reason": kind.name if kind else "",
+        "label": label,
+    }
+    query = query_of(**chosen, page=str(page))
     return QueuePage(
         tiles=tuple(
-            tile_of(settings, project, row, 0 if any(chosen.values()) else (page - 1) * PER_PAGE + number)
+            tile_of(settings, project, row, 0 if any(chosen.values()) else (page - 1) * PER_PAGE + number, query)
             for number, row in enumerate(rows, 1)
         ),
-        choices=tuple(choices(kinds, chosen)),
+        choices=tuple(choices(filters, chosen)),
         total=total,
         first=(page - 1) * PER_PAGE + 1,
         earlier=query_of(**chosen, page=str(page - 1)) if page > 1 else "",
@@ -125,16 +145,22 @@ def queue_page(
     )
 
 
-def choices(kinds: Sequence[ReasonKind], chosen: Mapping[str, str]) -> list[Choice]:
-    """The filters, those without effect left out."""
-    show, reason = chosen["show"], chosen["reason"]
+def choices(filters: Filters, chosen: Mapping[str, str]) -> list[Choice]:
+    """The filters, those without effect left out. A label goes together with audits and with reasons."""
+    show, reason, label = chosen["show"], chosen["reason"], chosen["label"]
+    kinds = filters.kinds
     found = [
-        Choice("All", None, "?", not show and not reason),
-        Choice("Audits", None, query_of(show="audits"), show == "audits"),
+        Choice("All", None, "?", not show and not reason and not label),
+        Choice("Audits", None, query_of(show="audits", label=label), show == "audits"),
         Choice("Cannot be used", None, query_of(show="unusable"), show == "unusable"),
     ]
     if len(kinds) > 1 or reason:
-        found += [Choice(kind.name, kind.count, query_of(reason=kind.name), kind.name == reason) for kind in kinds]
+        for kind in kinds:
+            found.append(Choice(kind.name, kind.count, query_of(reason=kind.name, label=label), kind.name == reason))
+    if len(filters.labels) > 1 or label:
+        for name, count in filters.labels.items():
+            query = query_of(show=show if show == "audits" else "", reason=reason, label="" if name == label else name)
+            found.append(Choice(name, count, query, name == label, is_label=True))
     return found
 
 
@@ -143,8 +169,8 @@ def query_of(**values: str) -> str:
     return "?" + urlencode({name: value for name, value in values.items() if value and (name, value) != ("page", "1")})
 
 
-def tile_of(settings: Settings, project: int, row: RankedTask, rank: int) -> TaskTile:
-    """One task as it is shown."""
+def tile_of(settings: Settings, project: int, row: RankedTask, rank: int, query: str = "") -> TaskTile:
+    """One task as it is shown. `query` is what the page of the queue was asked with."""
     unusable = row.acquisition <= UNUSABLE
     doubts = () if unusable else doubts_of(row.reason)
     of = f"{row.version}-{row.data_key[:8]}-{row.proposals[:8]}"
@@ -158,6 +184,7 @@ def tile_of(settings: Settings, project: int, row: RankedTask, rank: int) -> Tas
         doubts=doubts,
         thumbnail=f"tasks/{row.task}/thumbnail?" + urlencode({"of": of}),
         link=link_to(settings, project, row.task),
+        closer=f"tasks/{row.task}" + (query if query != "?" else ""),
     )
 
 

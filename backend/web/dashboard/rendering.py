@@ -81,7 +81,9 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ago=ago, moment=moment, percent=lambda share: f"{share:.0%}", few=few, words=words)
+    environment.filters.update(
+        ago=ago, moment=moment, percent=lambda share: f"{share:.0%}", few=few, words=words, sentence=sentence
+    )
     return environment
 
 
@@ -136,6 +138,15 @@ def words(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
     )
+
+
+def sentence(text: str) -> str:
+    """A line as a sentence of its own.
+
+    >>> sentence("the next 100 labels")
+    'The next 100 labels.'
+    """
+    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def few(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import sqlalchemy as sql
 from fastapi import FastAPI, Request, Response
@@ -22,11 +23,12 @@ from backend.web.dashboard.rendering import (
     render_page,
     render_still,
 )
-from backend.web.dashboard.thumbnails import Picture, sentence_picture
+from backend.web.dashboard.thumbnails import Picture, View, sentence_picture
 from usam.errors import UsamError
 
 KEPT_FOREVER, KEPT_A_DAY = "private, max-age=31536000, immutable", "private, max-age=86400, immutable"
 """Of files whose address changes with their content."""
+LARGE_VIEWS: tuple[View, ...] = ("proposals", "readings", "doubt")
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +52,7 @@ def add_pages(app: FastAPI, board: Dashboard, state: Callable[[], Response]) -> 
             }
             return live_answer(request, Place("Projects"), "overview.html", values)
 
-        return await guarded(board, answer)
+        return await guarded(board, request, answer)
 
     @app.get("/projects/{project}/queue", include_in_schema=False)
     async def queue(request: Request, project: str) -> Response:
@@ -59,22 +61,53 @@ def add_pages(app: FastAPI, board: Dashboard, state: Callable[[], Response]) -> 
             board, request, project, "queue", lambda number: {"page": board.queue_page(number, request.query_params)}
         )
 
+    @app.get("/projects/{project}/learning", include_in_schema=False)
+    async def learning(request: Request, project: str) -> Response:
+        """What labels have brought, and what more would."""
+        return await project_page(
+            board, request, project, "learning", lambda number: {"page": board.learning_page(number)}
+        )
+
     @app.get("/projects/{project}/trust", include_in_schema=False)
     async def trust(request: Request, project: str) -> Response:
         """Whether predictions are true, and what accepted masks rest on."""
         more = {"across": across, "down": down}
         return await project_page(
-            board, request, project, "trust", lambda number: {"page": board.trust_page(number), **more}
+            board,
+            request,
+            project,
+            "trust",
+            lambda number: {"page": board.trust_page(number, request.query_params), **more},
         )
 
     @app.get("/projects/{project}/tasks/{task}/thumbnail", include_in_schema=False)
     async def thumbnail(project: str, task: str) -> Response:
         """A small picture of a task, its masks drawn in."""
-        picture = await board.thumbnail(number_of(project), number_of(task))
-        if picture is None:
-            picture = Picture(sentence_picture("This task is not known any more."), "image/svg+xml", failed=True)
-        kept = "no-store" if picture.failed else KEPT_A_DAY
-        return Response(picture.content, headers={"Cache-Control": kept}, media_type=picture.media_type)
+        return await picture_answer(board, project, task, "small")
+
+    @app.get("/projects/{project}/tasks/{task}/pictures/{view}", include_in_schema=False)
+    async def large(project: str, task: str, view: str) -> Response:
+        """A large picture of a task."""
+        if view not in LARGE_VIEWS:
+            return message(404, "Not found", "There is no such picture of a task.", root="../../../../../")
+        return await picture_answer(board, project, task, next(one for one in LARGE_VIEWS if one == view))
+
+    @app.get("/projects/{project}/tasks/{task}", include_in_schema=False)
+    async def closer(request: Request, project: str, task: str) -> Response:
+        """One task, looked at closely."""
+
+        def answer() -> Response:
+            place = place_of(board, project, "queue")
+            if place is None or place.project is None:
+                return unknown_project(request, project, "../../../")
+            page = board.task_page(place.project, number_of(task), request.query_params)
+            if page is None:
+                text = f"Task {task[:20]} is not known any more: it was deleted in Label Studio, or never imported."
+                return said(request, 404, "No such task", text, root="../../../")
+            place = replace(place, title=f"Task {page.task}: {place.project_title}", root="../../../")
+            return live_answer(request, place, "closer.html", {"page": page})
+
+        return await guarded(board, request, answer, "../../../")
 
     @app.get("/static/{name}", include_in_schema=False)
     async def static(name: str) -> Response:
@@ -93,23 +126,32 @@ async def project_page(
     def answer() -> Response:
         place = place_of(board, project, tab)
         if place is None or place.project is None:
-            return unknown_project(project)
+            return unknown_project(request, project)
         values = {"project": place.project, **values_of(place.project)}
         return live_answer(request, place, f"{tab}.html", values)
 
-    return await guarded(board, answer, "../../")
+    return await guarded(board, request, answer, "../../")
 
 
-async def guarded(board: Dashboard, answer: Callable[[], Response], root: str = "") -> Response:
+async def picture_answer(board: Dashboard, project: str, task: str, view: View) -> Response:
+    """A picture of a task; of a sentence where it cannot be had."""
+    picture = await board.picture(number_of(project), number_of(task), view)
+    if picture is None:
+        picture = Picture(sentence_picture("This task is not known any more."), "image/svg+xml", failed=True)
+    kept = "no-store" if picture.failed else KEPT_A_DAY
+    return Response(picture.content, headers={"Cache-Control": kept}, media_type=picture.media_type)
+
+
+async def guarded(board: Dashboard, request: Request, answer: Callable[[], Response], root: str = "") -> Response:
     """The answer; a page that says what is wrong where it cannot be given."""
     try:
         return await board.run(answer)
     except UsamError as error:
-        return message(503, "This page cannot be shown now", str(error), root=root)
+        return said(request, 503, "This page cannot be shown now", str(error), root=root)
     except sql.exc.SQLAlchemyError as error:
         _log.warning("a page could not be shown: %s", type(error).__name__)
         text = f"The store does not answer ({type(error).__name__})."
-        return message(503, "This page cannot be shown now", text, "Check the database; then reload.", root=root)
+        return said(request, 503, "This page cannot be shown now", text, "Check the database.", root=root)
 
 
 def number_of(text: str) -> int:
@@ -144,16 +186,31 @@ def live_answer(request: Request, place: Place, template: str, values: Mapping[s
 
 def message(status: int, heading: str, text: str, remedy: str = "", *, root: str = "") -> Response:
     """A page that says one thing."""
-    content = render_still("message.html", heading=heading, text=text, remedy=remedy)
+    content = f'<div id="live" tabindex="-1">\n{words_of(heading, text, remedy)}</div>'
     return HTMLResponse(render_page(Place(heading, root), content), status, headers=HEADERS)
 
 
-def unknown_project(project: str) -> Response:
+def words_of(heading: str, text: str, remedy: str) -> str:
+    """One thing, escaped."""
+    return render_still("message.html", heading=heading, text=text, remedy=remedy)
+
+
+def said(request: Request, status: int, heading: str, text: str, remedy: str = "", *, root: str = "") -> Response:
+    """The same as `message`; to a page that is open and asks for its live part, that part, which asks on."""
+    if request.query_params.get("part") != "live":
+        return message(status, heading, text, remedy, root=root)
+    query = {name: value for name, value in request.query_params.items() if name not in ("part", "seen")}
+    content, _ = render_live("message.html", query, heading=heading, text=text, remedy=remedy)
+    return HTMLResponse(content + render_beat(), headers=HEADERS)
+
+
+def unknown_project(request: Request, project: str, root: str = "../../") -> Response:
     """The page of a project that is not looked after, or no more."""
-    return message(
+    return said(
+        request,
         404,
         "No such project",
         f"Project {project[:20]} is not looked after here. It may have been deleted in Label Studio.",
-        "The list of projects has those that are. To add one: usam-backend connect --project N",
-        root="../../",
+        "The list of projects has those that are. To add one: `usam-backend connect --project N`",
+        root=root,
     )

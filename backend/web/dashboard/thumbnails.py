@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -38,10 +38,13 @@ MADE_AS = 1
 """Raised when the same task gives another picture."""
 SIDE = 480
 """Longest side in pixels: twice what is shown, for dense screens."""
+LARGE_SIDE = 1280
 KEPT_BYTES = 128 * 2**20
 FAILURES_KEPT, FAILURE_KEPT_S = 1000, 60.0
 FILL, EDGE = 0.32, 0.95
 """How much of a mask's colour covers the picture, within it and along its edge."""
+View = Literal["small", "proposals", "readings", "doubt"]
+"""What is drawn: a small picture; or a large one, of numbered proposals, of their other readings, or of doubt."""
 UInt8Image = npt.NDArray[np.uint8]
 BoolMask = npt.NDArray[np.bool_]
 _log = logging.getLogger(__name__)
@@ -100,13 +103,13 @@ class Thumbnails:
         self._failures: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._size: int | None = None
 
-    def picture(self, project: int, task: int) -> Picture | None:
-        """A task's picture; None for a task that is not known."""
+    def picture(self, project: int, task: int, view: View = "small") -> Picture | None:
+        """A task's picture, small or as one of the large ones; None for a task that is not known."""
         key = self._store.picture_key(project, task)
         if key is None:
             return None
         config = self._label_config(project)
-        path = self._path(f"{MADE_AS}|{project}|{task}|{key}|{config}")
+        path = self._path(f"{MADE_AS}|{view}|{project}|{task}|{key}|{config}")
         with suppress(OSError):
             content = path.read_bytes()
             path.touch()
@@ -114,7 +117,7 @@ class Thumbnails:
         if failure := self._failure(path.name):
             return Picture(sentence_picture(failure), "image/svg+xml", failed=True)
         try:
-            content = self._made(project, task, config)
+            content = self._made(project, task, config, view)
         except (*ITEM_ERRORS, OSError) as error:
             reason = reason_of(error)
             self._note_failure(path.name, reason)
@@ -122,15 +125,19 @@ class Thumbnails:
         self._keep(path, content)
         return Picture(content)
 
-    def _made(self, project: int, task: int, config: str) -> bytes:
+    def _made(self, project: int, task: int, config: str, view: View) -> bytes:
         (known,) = self._store.tasks(project, only=[task])
         row = self._store.proposal_rows(project, [task]).get(task)
         file = self._images.fetch_bytes(image_value(config, known.data), task)
         with self._decoding:
-            small = shrunk(self._images.decode(file))
+            image = shrunk(self._images.decode(file), SIDE if view == "small" else LARGE_SIDE)
         place = self._store.place(project, task)
-        masks = shown_masks(row, place.shown if place is not None else (), (small.shape[0], small.shape[1]))
-        return jpeg(drawn(small, masks))
+        shown = place.shown if place is not None else ()
+        if view != "small":
+            from backend.web.dashboard.large_pictures import large_picture
+
+            return jpeg(large_picture(image, row, shown, view))
+        return jpeg(drawn(image, shown_masks(row, shown, (image.shape[0], image.shape[1]))))
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.jpg"

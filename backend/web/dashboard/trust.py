@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from backend.pool.policy import audit_tasks
 from backend.settings import Settings
 from backend.store.pseudo_label_store import PseudoLabelRun
 from backend.web.dashboard.calibration import Audited, Calibrated, audited_by, calibrated
+from backend.web.dashboard.what_if import Outcome, WhatIf, outcome_of, table_of, wish_of
 from usam.checkpoints.registry import weights_of
 from usam.pseudo_labels.calibration import Candidates
 
@@ -35,6 +36,7 @@ class TrustPage:
     promise_state: str = ""
     promise_calibration: Calibrated | None = None
     trouble: str = ""
+    what_if: WhatIf | None = None
 
 
 class Trust:
@@ -43,12 +45,17 @@ class Trust:
     def __init__(self, settings: Settings, store: Store, registry: Registry | None) -> None:
         self._settings, self._store, self._registry = settings, store, registry
         self._lock = threading.Lock()
-        self._kept: dict[int, tuple[object, Calibrated | None]] = {}
+        self._kept: dict[int, tuple[object, Calibrated | None, Candidates | None]] = {}
+        self._tables: dict[int, tuple[object, tuple[tuple[float, tuple[Outcome, ...]], ...]]] = {}
         self._promises: dict[int, tuple[PseudoLabelRun, Calibrated | None]] = {}
 
-    def page(self, project: int, record: PseudoLabelRun | None, trouble: str = "") -> TrustPage:
-        """The page of a project; `record` is that of its accepted masks in use. Raises `RegistryError` where its heads
-        cannot be read."""
+    def page(
+        self, project: int, record: PseudoLabelRun | None, trouble: str = "", asked: Mapping[str, str] | None = None
+    ) -> TrustPage:
+        """The page of a project; `record` is that of its accepted masks in use, `asked` an `iou` and a `risk`.
+
+        Raises `RegistryError` where its heads cannot be read.
+        """
         checkpoint = weights_of(self._settings.model)
         if self._registry is not None:
             checkpoint = sampled_in_use(self._registry, project, self._settings)
@@ -59,10 +66,11 @@ class Trust:
         with self._lock:
             kept = self._kept.get(project)
         if kept is None or kept[0] != state:
-            heads = self._heads(project, champion)
+            heads = heads_named(self._settings, self._registry, project, champion)
             rows = self._store.samples_of(project, checkpoint, audits) if heads is not None else []
-            found = calibrated(audited_by(heads, self._settings.model, rows)) if heads is not None and rows else None
-            kept = state, found
+            audited = audited_by(heads, self._settings.model, rows) if heads is not None and rows else None
+            found = calibrated(audited) if audited is not None else None
+            kept = state, found, candidates_of(audited) if audited is not None and len(audited) else None
             with self._lock:
                 self._kept[project] = kept
         open_tasks = self._store.open_task_ids(project)
@@ -75,7 +83,18 @@ class Trust:
             promise_state=state_of(record),
             promise_calibration=self._promised(project, record) if record is not None else None,
             trouble=trouble,
+            what_if=self._what_if(project, kept[0], kept[2], asked or {}),
         )
+
+    def _what_if(
+        self, project: int, state: object, audit: Candidates | None, asked: Mapping[str, str]
+    ) -> WhatIf | None:
+        if audit is None:
+            return None
+        table = self._tables.get(project)
+        if table is None or table[0] != state:
+            table = self._tables[project] = state, table_of(audit)
+        return WhatIf(outcome_of(audit, *wish_of(asked)), table[1])
 
     def _promised(self, project: int, record: PseudoLabelRun) -> Calibrated | None:
         kept = self._promises.get(project)
@@ -83,15 +102,23 @@ class Trust:
             kept = self._promises[project] = record, calibrated(audited_of(record.calibrated_on()))
         return kept[1]
 
-    def _heads(self, project: int, champion: str) -> HeadSet | None:
-        """The heads in use; None where there are none."""
-        if champion and self._registry is not None:
-            heads = self._registry.load(project, champion)
-            if heads.fits(self._settings.model):
-                return heads
-        from usam.heads.bundled import resolve_heads
 
-        return resolve_heads(self._settings.model, None if self._settings.heads == "none" else self._settings.heads)
+def heads_named(settings: Settings, registry: Registry | None, project: int, version: str) -> HeadSet | None:
+    """The heads of a version that fit the checkpoint, else those that come with it; None where there are none. Raises
+    `RegistryError` where they cannot be read."""
+    if version and registry is not None:
+        heads = registry.load(project, version)
+        if heads.fits(settings.model):
+            return heads
+    from usam.heads.bundled import resolve_heads
+
+    return resolve_heads(settings.model, None if settings.heads == "none" else settings.heads)
+
+
+def candidates_of(audited: Audited) -> Candidates:
+    """Audited objects as a calibration takes them. Their task gaps are not told: people said which object is meant."""
+    names = [str(number) for number in range(len(audited))]
+    return Candidates(names, audited.images.tolist(), audited.predicted, true_iou=audited.true)
 
 
 def audited_of(candidates: Candidates) -> Audited:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import RegistryError
 from backend.learning.work import summarize_work
-from backend.store.records import VerdictRow
+from backend.store.records import VerdictRow, WorkRow
 
 if TYPE_CHECKING:
     from backend.store import Store
@@ -119,7 +119,7 @@ def versions_page(store: Store | None, registry: Registry | None, project: int) 
         tuple(lines),
         tuple(refused_of(row) for row in verdicts if not row.promote),
         tuple(move_of(step) for step in reversed(history[-MOVES_SHOWN:])),
-        work_of(store, project) if store is not None else (),
+        work_lines(store.work(project)) if store is not None else (),
         more=max(len(known) - SHOWN, 0),
     )
 
@@ -155,10 +155,10 @@ def learnt_of(figures: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def work_of(store: Store, project: int) -> tuple[WorkLine, ...]:
+def work_lines(rows: Sequence[WorkRow]) -> tuple[WorkLine, ...]:
     """The work that versions left to people, the present one first."""
     lines = []
-    for one in reversed(summarize_work(store.work(project))[-WORK_SHOWN:]):
+    for one in reversed(summarize_work(rows)[-WORK_SHOWN:]):
         work, share = one.work, 100 / max(one.work.shown, 1)
         found = work.shown - work.deleted
         lines.append(

@@ -6,7 +6,7 @@ import sqlalchemy as sql
 from alembic import op
 
 revision = "0008"
-down_revision = "0003"
+down_revision = "0006"
 Whole = sql.BigInteger().with_variant(sql.Integer, "sqlite")
 
 

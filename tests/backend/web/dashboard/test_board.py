@@ -101,7 +101,7 @@ def test_without_a_store_there_is_a_page_too(settings: Settings) -> None:
 
 def test_a_crowd_of_pictures_is_told_to_wait(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DRAWINGS_WAITING", 0)
-    picture = asyncio.run(board.thumbnail(3, 1))
+    picture = asyncio.run(board.picture(3, 1))
     assert picture is not None
     assert picture.failed
     assert b"Many pictures" in picture.content

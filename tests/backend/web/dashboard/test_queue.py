@@ -11,7 +11,16 @@ from backend.store import Store
 from backend.store.overview import UNUSABLE
 from backend.store.records import ScoreRow
 from backend.web.dashboard import queue as module
-from backend.web.dashboard.queue import AUDIT, QueuePage, ReasonKinds, doubts_of, picture_name, queue_page, reason_line
+from backend.web.dashboard.queue import (
+    AUDIT,
+    Filters,
+    QueuePage,
+    ReasonKinds,
+    doubts_of,
+    picture_name,
+    queue_page,
+    reason_line,
+)
 from tests.backend.web.dashboard.conftest import HOSTILE
 
 
@@ -67,11 +76,11 @@ def test_it_is_filtered_by_audit_and_by_reason(settings: Settings, store: Store)
 
 def test_kinds_of_reasons_are_read_again_with_a_new_ranking(store: Store) -> None:
     kinds = ReasonKinds(store)
-    assert len(kinds.of(3)) == 1
+    assert len(kinds.of(3).kinds) == 1
     store.put_scores(3, [ScoreRow(1, "w", 0, 1, 0, False, "a"), ScoreRow(2, "w", 0, 1, 1, False, "b")])
-    assert len(kinds.of(3)) == 1, "kept for a while"
+    assert len(kinds.of(3).kinds) == 1, "kept for a while"
     store.set_served(3, "w")
-    assert len(kinds.of(3)) == 2
+    assert len(kinds.of(3).kinds) == 2
 
 
 @pytest.mark.parametrize(
@@ -108,5 +117,22 @@ def test_a_picture_has_a_name(data: dict[str, Any], name: str) -> None:
 
 def test_what_was_never_ranked_says_so(settings: Settings, store: Store) -> None:
     store.join(5)
-    assert not queue_page(settings, store, [], 5, {}).ranked
+    assert not queue_page(settings, store, Filters((), {}), 5, {}).ranked
     assert page(settings, store).ranked
+
+
+def test_the_queue_can_be_filtered_by_what_is_shown_on_a_task(settings: Settings, store: Store) -> None:
+    labels = {1: ["Cat"], 2: ["Cat", "100 %"], 3: ['a "Cat"', "100 x"], 4: []}
+    rows = [ScoreRow(n, "v2", 1.0, n / 9, n, n == 2, "why", labels=names) for n, names in labels.items()]
+    store.put_scores(3, rows)
+    store.set_served(3, "v2")
+    chosen = {choice.text: choice for choice in page(settings, store).choices if choice.is_label}
+    assert {text: choice.count for text, choice in chosen.items()} == {"Cat": 2, "100 %": 1, "100 x": 1, 'a "Cat"': 1}
+    found = page(settings, store, label="Cat")
+    assert ([tile.task for tile in found.tiles], found.total) == ([1, 2], 2)
+    assert [tile.task for tile in page(settings, store, label="100 %").tiles] == [2]
+    assert [tile.task for tile in page(settings, store, label="Cat", show="audits").tiles] == [2]
+    assert page(settings, store, label="no such label").total == 4
+    assert found.tiles[0].closer == "tasks/1?label=Cat"
+    (cat,) = [choice for choice in found.choices if choice.chosen]
+    assert (cat.text, cat.query) == ("Cat", "?"), "chosen again, it is let go"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from backend.web.dashboard import thumbnails as module
 from backend.web.dashboard.thumbnails import (
     SIDE,
     Thumbnails,
+    View,
     colours,
     drawn,
     image_value,
@@ -192,3 +194,17 @@ def test_the_picture_is_the_configurations_else_the_first_text() -> None:
 def test_a_sentence_of_any_signs_is_a_picture() -> None:
     root = ElementTree.fromstring(sentence_picture("<b>\0\ud800 & " + "long " * 200))
     assert root.tag.endswith("svg")
+
+
+@pytest.mark.parametrize("view", ["small", "proposals", "doubt"])
+def test_a_picture_of_more_than_a_hundred_megapixels_is_a_sentence(
+    thumbnails: Thumbnails, store: Store, view: View
+) -> None:
+    out = io.BytesIO()
+    Image.new("1", (10_001, 10_000)).save(out, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    store.record_tasks(3, [Task(25, {"image": address}, "t2", 0)])
+    picture = thumbnails.picture(3, 25, view)
+    assert picture is not None
+    assert picture.failed
+    assert "pixels" in " ".join(ElementTree.fromstring(picture.content).itertext())
