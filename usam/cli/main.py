@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from usam import __version__
 from usam.errors import UsamError
 
-TOPICS = ("library", "science", "nano", "simulate")
+TOPICS = ("library", "demo", "science", "nano", "simulate")
 """Modules of `usam.cli` in the order of the help; one that is not installed is left out."""
 
 

@@ -1,0 +1,185 @@
+"""The page of `usam demo`: a webcam or a video file in the browser, an object in it, and how sure the model is of it.
+
+The page sends one frame at a time and the next only when it has the answer, so that frames are dropped rather than
+queued. Everything it loads comes from here, and only pages of this address may ask.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import webbrowser
+from collections.abc import Callable
+from functools import cache
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from usam.errors import ImageError, PromptError, UsamError
+
+if TYPE_CHECKING:
+    from usam.predictor.image import PatchedImagePredictor
+
+HOST = "127.0.0.1"
+MAX_FRAME_BYTES, MAX_FRAME_PIXELS = 4 * 2**20, 4_000_000
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self' blob:; connect-src 'self'; frame-ancestors 'none'"  # noqa: E501
+PAGES = {
+    "/": ("demo.html", "text/html; charset=utf-8"),
+    "/demo.js": ("demo.js", "text/javascript; charset=utf-8"),
+    "/demo.css": ("demo.css", "text/css; charset=utf-8"),
+}
+
+
+class Stream:
+    """One object in one stream of frames. Safe to share between threads; one frame at a time."""
+
+    def __init__(self, predictor: PatchedImagePredictor) -> None:
+        from usam.predictor.tracking import MaskTracker
+
+        self._tracker, self._lock = MaskTracker(predictor), threading.Lock()
+
+    def answer(self, frame: bytes, point: tuple[float, float] | None) -> dict[str, Any]:
+        """What is seen on a frame, a JPEG; `point` (x, y, shares of its sides in 0..1) begins with another object.
+
+        Raises `ImageError` where it is no picture and where nothing was begun, `PromptError` for a point outside.
+        """
+        from usam.cli.demo import facts_of
+        from usam.images import read_image
+        from usam.prompts import Prompt
+
+        image = read_image(frame, MAX_FRAME_PIXELS, MAX_FRAME_BYTES)
+        height, width = image.shape[:2]
+        with self._lock:
+            if point is None:
+                tracked = self._tracker.follow(image)
+            else:
+                x, y = min(point[0] * width, width - 1), min(point[1] * height, height - 1)
+                tracked = self._tracker.begin(image, Prompt([[x, y]], [1]))
+        return {**facts_of(0, 0.0, tracked), "mask": mask_picture(tracked.mask)}
+
+
+def mask_picture(mask: Any) -> str:
+    """A mask (H, W) as the address of a picture that tints the object and leaves the rest clear."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.zeros((*mask.shape, 4), np.uint8)
+    pixels[mask] = (0, 114, 255, 120)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def serve(
+    model: str, device: str, heads: str | None, port: int, open_browser: bool, say: Callable[[str], object]
+) -> None:
+    """Serve the page until Ctrl-C. Raises `ImageError` where the port is taken."""
+    from usam.predictor.load import load
+
+    server = server_of(load(model, device, heads), port)
+    address = f"http://{HOST}:{server.server_address[1]}/"
+    say(f"doubt in a video stream: {address} (Ctrl-C ends it; pictures stay on this machine)")
+    if open_browser:
+        webbrowser.open(address)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        say("ended")
+    finally:
+        server.server_close()
+
+
+def server_of(predictor: PatchedImagePredictor, port: int = 0) -> ThreadingHTTPServer:
+    """The page's server, bound to this machine alone."""
+    stream = Stream(predictor)
+
+    class Handler(PageHandler):
+        pass
+
+    Handler.stream = stream
+    try:
+        return ThreadingHTTPServer((HOST, port), Handler)
+    except OSError as error:
+        raise ImageError("a free port", f"{port}: {error.strerror}", "choose another with --port") from error
+
+
+class PageHandler(BaseHTTPRequestHandler):
+    """Answers with the page's files and with what is seen on frames."""
+
+    stream: Stream
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """A file of the page."""
+        name, kind = PAGES.get(urlsplit(self.path).path, ("", ""))
+        if not self._is_ours() or not name:
+            self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
+            return
+        self._send(HTTPStatus.OK, page_file(name), kind)
+
+    def do_POST(self) -> None:
+        """A frame."""
+        parts = urlsplit(self.path)
+        length = self.headers.get("Content-Length", "")
+        size = int(length) if length.isascii() and length.isdigit() and len(length) < 10 else -1
+        if parts.path != "/frame" or not self._is_ours() or not 0 < size <= MAX_FRAME_BYTES:
+            self.close_connection = True
+            self._tell(HTTPStatus.BAD_REQUEST, {"error": f"expected a frame of at most {MAX_FRAME_BYTES} bytes"})
+            return
+        frame = self.rfile.read(size)
+        try:
+            self._tell(HTTPStatus.OK, self.stream.answer(frame, point_of(parts.query)))
+        except UsamError as error:
+            self._tell(HTTPStatus.UNPROCESSABLE_ENTITY, {"error": str(error)})
+
+    def _is_ours(self) -> bool:
+        """Whether the request names this address, and comes from its page if it says from where."""
+        ours = f"{HOST}:{self.server.server_address[1]}"  # type: ignore[index]
+        return self.headers.get("Host") == ours and self.headers.get("Origin", f"http://{ours}") == f"http://{ours}"
+
+    def _tell(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+        self._send(status, json.dumps(content).encode(), "application/json")
+
+    def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": str(len(content)),
+            "Content-Security-Policy": POLICY,
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-store",
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+def point_of(query: str) -> tuple[float, float] | None:
+    """The point (x, y in 0..1) that a query names, None where it names none. Raises `PromptError` for others.
+
+    >>> point_of("x=0.5&y=0.25"), point_of("")
+    ((0.5, 0.25), None)
+    """
+    values = parse_qs(query)
+    if not values:
+        return None
+    try:
+        x, y = float(values["x"][0]), float(values["y"][0])
+    except (KeyError, ValueError):
+        x = y = -1.0
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        raise PromptError("a point x, y in 0..1", query[:80])
+    return x, y
+
+
+@cache
+def page_file(name: str) -> bytes:
+    """One of the files of the page."""
+    return files("usam.cli").joinpath("page", name).read_bytes()

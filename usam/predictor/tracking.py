@@ -1,0 +1,147 @@
+"""Following an object from frame to frame with a model that has no video memory: each mask leads to the next.
+
+Legend: H, W height and width of a frame in pixels; h, w sides of the low-resolution masks; M = 3 masks of a prompt.
+
+On a new frame the model is prompted with what is known of the object: the box of the mask before, a little larger, and
+that mask itself. Of the three answers the one is taken that a person would take for the same object: its predicted IoU
+times its overlap with the mask before. SAM 2 checkpoints have a memory of their own (`usam.predictor.video`), which is
+better; this is for the nano family and for pictures that come one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from usam.errors import ImageError
+from usam.predictor.image import PatchedImagePredictor
+from usam.prompts import Prompt
+
+BoolMask = npt.NDArray[np.bool_]
+MARGIN = 0.1
+"""How far the box around the mask before is widened on each side, as a share of its own side: an object moves."""
+LEAST_OVERLAP = 0.1
+"""IoU with the mask before below which no answer is the same object."""
+LOST_AFTER = 12
+"""Frames without the object after which it is not looked for any more where it was last seen."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedFrame:
+    """An object on one frame.
+
+    mask     (H, W) the object; empty where it was not found
+    iou      predicted IoU of the mask, 0..1, higher = better: by the heads where they predict it, else SAM's own; 0 where
+             it was not found
+    scores   of every head, {name: value}; gaps in -0.5..0.5, higher = more to gain
+    is_found whether the object was found
+    """
+
+    mask: BoolMask
+    iou: float
+    scores: dict[str, float] = field(default_factory=dict)
+    is_found: bool = True
+
+    @property
+    def gaps(self) -> dict[str, float]:
+        """The three gaps, as far as the heads tell them."""
+        return {name: value for name, value in self.scores.items() if name.endswith("_gap")}
+
+
+class MaskTracker:
+    """Follows one object. `begin` says which, `follow` finds it on the frame after.
+
+    Parameters
+    ----------
+    predictor
+        A patched image predictor, as `usam.load` gives it.
+
+    Raises
+    ------
+    ImageError
+        `follow` before `begin`, or a frame of another size.
+    PromptError
+        A prompt outside of the frame.
+
+    Examples
+    --------
+    >>> tracker = MaskTracker(usam.load("nano-s"))  # doctest: +SKIP
+    >>> first = tracker.begin(frames[0], usam.Prompt([[40, 30]], [1]))  # doctest: +SKIP
+    >>> [tracker.follow(frame).iou for frame in frames[1:]]  # doctest: +SKIP
+    """
+
+    def __init__(self, predictor: PatchedImagePredictor) -> None:
+        self._predictor = predictor
+        heads = predictor.heads
+        self._quality = heads.quality_for(str(predictor.checkpoint_name)) if heads is not None else None
+        self._last: TrackedFrame | None = None
+        self._low_res: npt.NDArray[np.float32] | None = None
+        self._missed = 0
+
+    def begin(self, frame: npt.NDArray[np.uint8], prompt: Prompt) -> TrackedFrame:
+        """Take what `prompt` shows on a frame (H, W, 3) RGB as the object."""
+        prompt.check((frame.shape[0], frame.shape[1]))
+        self._predictor.set_image(frame)
+        points = (prompt.points, prompt.labels) if len(prompt.points) else (None, None)
+        masks, ious, low_res, scores = self._predictor.predict(*points, prompt.box)
+        self._last, self._missed = None, 0
+        return self._take(masks.astype(bool), low_res, self._rated(ious, scores), scores)
+
+    def follow(self, frame: npt.NDArray[np.uint8]) -> TrackedFrame:
+        """The object on the next frame (H, W, 3) RGB."""
+        if self._last is None or self._low_res is None:
+            raise ImageError("an object to follow", "none", "call begin first")
+        before = self._last.mask
+        if frame.shape[:2] != before.shape:
+            raise ImageError(
+                f"frames of {before.shape[1]} x {before.shape[0]} pixels",
+                f"one of {frame.shape[1]} x {frame.shape[0]}",
+                "begin again after a change of size",
+            )
+        if self._missed >= LOST_AFTER:
+            return TrackedFrame(np.zeros_like(before), 0.0, is_found=False)
+        self._predictor.set_image(frame)
+        masks, ious, low_res, scores = self._predictor.predict(box=widened_box(before), mask_input=self._low_res)
+        found = masks.astype(bool)
+        overlap = np.array([_iou(mask, before) for mask in found])
+        if not (overlap >= LEAST_OVERLAP).any():
+            self._missed += 1
+            return TrackedFrame(np.zeros_like(before), 0.0, is_found=False)
+        return self._take(found, low_res, self._rated(ious, scores) * overlap, scores, ious)
+
+    def _rated(self, ious: Any, scores: dict[str, Any]) -> npt.NDArray[np.float64]:
+        return np.asarray(ious if self._quality is None else scores[self._quality], np.float64)
+
+    def _take(
+        self, masks: BoolMask, low_res: Any, rank: npt.NDArray[np.float64], scores: dict[str, Any], ious: Any = None
+    ) -> TrackedFrame:
+        """The best ranked of M masks, remembered for the next frame."""
+        best = int(rank.argmax())
+        own = rank if ious is None else self._rated(ious, scores)
+        values = {name: float(value[best]) for name, value in scores.items()}
+        taken = TrackedFrame(masks[best], float(own[best]), values, bool(masks[best].any()))
+        if taken.is_found:
+            self._last, self._low_res, self._missed = taken, np.asarray(low_res[best], np.float32), 0
+        return taken
+
+
+def widened_box(mask: BoolMask, margin: float = MARGIN) -> npt.NDArray[np.float32]:
+    """The box (4,) x0, y0, x1, y1 in pixels round a mask (H, W), `margin` of its sides larger on each side.
+
+    >>> mask = np.zeros((100, 100), bool); mask[40:60, 20:40] = True
+    >>> widened_box(mask).tolist()
+    [18.0, 38.0, 42.0, 62.0]
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    dx, dy = margin * (x1 - x0), margin * (y1 - y0)
+    height, width = mask.shape
+    box = [max(x0 - dx, 0), max(y0 - dy, 0), min(x1 + dx, width), min(y1 + dy, height)]
+    return np.asarray(box, np.float32)
+
+
+def _iou(one: BoolMask, other: BoolMask) -> float:
+    return float((one & other).sum() / max((one | other).sum(), 1))
