@@ -150,7 +150,6 @@ def test_only_the_room_of_label_studio_knows_what_a_region_looks_like() -> None:
 
 UNMIRRORED = {
     "tests/backend/cli/test_main.py",
-    "tests/backend/cli/test_plan.py",
     "tests/backend/cli/test_pseudo_label.py",
     "tests/backend/cli/test_up.py",
     "tests/backend/jobs/test_watched_worker.py",

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from usam.errors import TrainingError
 from usam.objects.linear import FOLDS, Float64s, Floats, Ints, fit_linear
