@@ -14,7 +14,7 @@ MOST_TASKS = 100
 
 
 def show_in_tab(client: LabelStudio, project: int, title: str, tasks: Sequence[int]) -> View | None:
-    """Make the tab `title` show these tasks, the first `MOST_TASKS` of them, in place of those of the last time; without
+    """Make the tab `title` show the first `MOST_TASKS` of these tasks, in place of those of the last time; without
     tasks there is none. Label Studio orders them by its own columns: nothing there says which comes first.
 
     Tasks, annotations and predictions stay as they are. Raises `LabelStudioError`.
