@@ -104,13 +104,13 @@ def class_probabilities(examples: Examples, classes: Sequence[str], seed: int = 
     """The class (N,) that heads which have not seen its image would give each object, -1 where they cannot, and all
     classes' probabilities (N, C), NaN there.
 
-    People's regions teach, and so do the candidates on them, which tell the class apart from the outline.
+    People's regions teach alone: candidates on them would say a wrong label once more each.
     """
     index = {name: number for number, name in enumerate(classes)}
     target = np.array([index.get(given[0], -1) if len(given) == 1 else -1 for given in examples.labels], np.int64)
     probability: Float64s = np.full((len(target), len(classes)), np.nan)
     inputs = classifier_inputs(examples.features, examples.shapes)
-    teaching = target >= 0
+    teaching = (target >= 0) & ~np.asarray(examples.proposed)
     images = np.asarray([str(image) for image in examples.images])
     if len(set(target[teaching].tolist())) < 2 or len(set(images[teaching])) < LEAST_IMAGES:
         return np.full(len(target), -1, np.int64), probability
