@@ -21,7 +21,7 @@ from bench.project_learning import EIGHT
 from bench.rows import Row
 from bench.spoiled import SpoiltImage, spoilt_images
 
-DRAWS, FIRST_DRAW = 10, 100
+DRAWS, FIRST_DRAW = 8, 100
 SHARE = 0.05
 LEAST_AREA = 0.002
 """Share of the image below which objects are left aside: nobody marks them in these projects."""
