@@ -34,6 +34,9 @@ def register(app: typer.Typer) -> None:
 def review(
     project: ProjectId,
     top: Annotated[int, typer.Option("--top", min=1, help="Most labels to list.")] = 50,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Only what is doubted for this: label, outline, or 'not marked'.")
+    ] = "",
     tab: Annotated[bool, typer.Option(help=f"Show their tasks in the Data Manager, as the tab {TAB!r}.")] = True,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.html", help="Write a page of it too.")
@@ -45,19 +48,22 @@ def review(
     The largest expected damage comes first. No label is changed; what was looked at and answered again leaves the list
     with the next sync.
     """
-    from backend.learning.review import keep_review, review_project
+    from backend.errors import SettingsError
+    from backend.learning.review import REASONS, keep_review, review_project
     from usam.cli.report import check_report
     from usam.heads.bundled import resolve_heads
 
     if report is not None:
         check_report(report)
+    if reason and reason not in REASONS.values():
+        raise SettingsError(f"--reason, one of {', '.join(REASONS.values())}", repr(reason))
     settings = settings_in_use()
     base = resolve_heads(settings.model, None if settings.heads == "none" else settings.heads)
     with open_store(settings, project) as store:
         found = review_project(store, project, settings.model, base)
         keep_review(settings, project, found)
         names = {task.id: picture_name(task.data) for task in store.tasks(project)}
-    chosen = found.first(top)
+    chosen = found.first(top, reason)
     if tab:
         _show(settings, project, chosen)
     if report is not None:

@@ -38,7 +38,11 @@ pytestmark = [
     needs_chromium,
 ]
 TITLE = "<img src=x onerror=alert(1)> Cats & dogs"
-PAGES = ("", *(f"projects/3/{tab}" for tab in ("queue", "versions", "trust", "confirm/train")), "projects/99/queue")
+PAGES = (
+    "",
+    *(f"projects/3/{tab}" for tab in ("queue", "review", "versions", "trust", "confirm/train")),
+    "projects/99/queue",
+)
 ALL_LOADED = "return [...document.images].every(one => one.complete)"
 BROKEN = "return [...document.images].filter(one => !one.naturalWidth).map(one => one.src)"
 SIZE = "const one = document.querySelector(arguments[0]); return one.complete && [one.naturalWidth, one.naturalHeight]"

@@ -38,6 +38,11 @@ def test_the_list_as_a_table_as_json_and_as_a_page(command: Command, tmp_path: P
     told = json.loads(command("review", "--project", "3", "--no-tab", "--top", "1", "--json").stdout)
     assert len(told["lines"]) == 1
     assert told["labels"] == 79
+    only = json.loads(command("review", "--project", "3", "--no-tab", "--reason", "outline", "--json").stdout)
+    assert {line["reason"] for line in only["lines"]} <= {"outline"}
+    refused = command("review", "--project", "3", "--no-tab", "--reason", "mask")
+    assert refused.exit_code == 2
+    assert "one of label, outline, not marked" in refused.stderr
 
 
 def test_the_tab_is_made_of_the_tasks_of_the_list(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
