@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backend.cli.folder import AsJson, ProjectId, open_store, print_json, settings_in_use
+from usam.cli.report import Report, ReportFile, check_report
+
+if TYPE_CHECKING:
+    from backend.store.head_versions import Version
+    from backend.store.records import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +27,7 @@ def plan(
     iou: Annotated[float, typer.Option(help="IoU to be promised of masks accepted without a person.")] = 0.8,
     risk: Annotated[float, typer.Option(help="Largest share of these that may miss it.")] = 0.1,
     confidence: Annotated[float, typer.Option(help="Chance, over audit labels, that this holds.")] = 0.9,
+    report: ReportFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what the next labels are expected to bring, and when to stop. The web page shows it too."""
@@ -33,6 +40,8 @@ def plan(
     from usam.heads.bundled import resolve_heads
     from usam.pseudo_labels.calibration import RiskGuarantee
 
+    if report is not None:
+        check_report(report)
     settings = settings_in_use()
     guarantee = RiskGuarantee(iou, risk, confidence)
     base = resolve_heads(settings.model, None if settings.heads == "none" else settings.heads)
@@ -54,6 +63,8 @@ def plan(
             lines.append(planned.plan.curve.suggestion(more))
         versions = Registry(settings.registry_dir).versions(project)
         runs = store.runs(project, "retrain", limit=3)
+    if report is not None:
+        _write(report, project, lines, versions, runs)
     if as_json:
         listed = [{"version": version.version, "objects": version.samples, **version.figures} for version in versions]
         print_json({"project": project, "lines": lines, "versions": listed, "runs": [asdict(run) for run in runs]})
@@ -69,3 +80,19 @@ def plan(
         )
     for run in runs:
         typer.echo(f"training {run.id}: {run.state}; {run.reason}")
+
+
+def _write(path: Path, project: int, lines: list[str], versions: list[Version], runs: list[Run]) -> None:
+    page = Report(f"What the next labels will bring, project {project}")
+    page.text(*lines)
+    if versions:
+        page.heading("Versions")
+        header = ["version", "objects", "error before", "error after", "judged by"]
+        names = ("champion_error", "candidate_error", "method")
+        page.table(
+            header, [[one.version, one.samples, *(one.figures.get(name, "") for name in names)] for one in versions]
+        )
+    if runs:
+        page.heading("Trainings")
+        page.table(["training", "state", "reason"], [[run.id, run.state, run.reason] for run in runs])
+    page.write(path)

@@ -25,7 +25,14 @@ from backend.learning.audits import (
     pool_candidates,
     scored_tasks,
 )
-from backend.pool.policy import audit_tasks, heads_in_use, learnt_in_use, mask_selection_in_use, version_in_use
+from backend.pool.policy import (
+    audit_tasks,
+    decoder_in_use,
+    heads_in_use,
+    learnt_in_use,
+    mask_selection_in_use,
+    version_in_use,
+)
 from backend.pool.proposals import draw_shown, object_name, regions_of
 from backend.pool.proposing import ProposalPlan
 from backend.pool.sharing import propose_missing
@@ -250,7 +257,9 @@ def _pool(
     wanted = [tasks[task] for task in sorted(open_ | audited)]
     learnt = learnt_in_use(resources, known.id)
     selection = mask_selection_in_use(resources, known.id, heads)
-    propose_missing(ProposalPlan(resources, known, heads, learnt, controls, selection), wanted, progress)
+    decoder = decoder_in_use(resources, known.id)
+    plan = ProposalPlan(resources, known, heads, learnt, controls, selection, decoder)
+    propose_missing(plan, wanted, progress)
     scored = scored_tasks(resources, known.id, [task.id for task in wanted], heads, learnt)
     return _Pool(
         {task: one for task, one in scored.items() if task in open_},

@@ -19,6 +19,7 @@ from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
 from backend.pool.kept_objects import READ_AT_ONCE, KeptObjects, drawings_of, read_kept
 from backend.pool.policy import (
+    decoder_in_use,
     heads_in_use,
     learnt_in_use,
     mask_selection_in_use,
@@ -95,7 +96,8 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
     learnt = learnt_in_use(resources, project)
     strategy, fallback = strategy_for(resources.settings, heads)
     choice = mask_selection_in_use(resources, project, heads)
-    shared = propose_missing(ProposalPlan(resources, known, heads, learnt, controls, choice), pool, progress)
+    plan = ProposalPlan(resources, known, heads, learnt, controls, choice, decoder_in_use(resources, project))
+    shared = propose_missing(plan, pool, progress)
     made = shared.tasks
     act = partial(refine_pool_if_needed, resources, project, pool, heads, learnt, controls, choice, progress, made)
     acting = act(("larger",))

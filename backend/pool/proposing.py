@@ -43,7 +43,7 @@ class ProposalPlan:
     learnt: ProjectHeads | None
     controls: LabelConfig
     selection: MaskSelection
-    decoder: TunedDecoder | None = None
+    decoder: TunedDecoder | None
 
     @classmethod
     def of(cls, resources: Resources, known: Project) -> ProposalPlan:

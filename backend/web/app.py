@@ -51,6 +51,7 @@ from backend.web.bodies import SMALL_BYTES, TooMuch, read_message
 from backend.web.dashboard.board import Dashboard
 from backend.web.dashboard.forms import add_forms
 from backend.web.dashboard.protocol import HEADERS, render_protocol
+from backend.web.dashboard.review import add_review_page
 from backend.web.dashboard.routes import add_pages
 from backend.web.inbox import Inbox
 from backend.web.predictions import PredictionService
@@ -281,6 +282,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return HealthAnswer(status="UP", model_version=service.engine.checkpoint, engine=service.engine.state)
 
     add_pages(app, service.board, lambda: Response(state().model_dump_json(), media_type="application/json"))
+    add_review_page(app, service.board)
     add_forms(app, service.board)
 
     @app.get("/docs", include_in_schema=False)

@@ -40,7 +40,7 @@ pytestmark = [
 TITLE = "<img src=x onerror=alert(1)> Cats & dogs"
 PAGES = (
     "",
-    *(f"projects/3/{tab}" for tab in ("queue", "learning", "tasks/1", "versions", "trust", "confirm/train")),
+    *(f"projects/3/{tab}" for tab in ("queue", "learning", "review", "tasks/1", "versions", "trust", "confirm/train")),
     "projects/99/queue",
 )
 ALL_LOADED = "return [...document.images].every(one => one.complete)"

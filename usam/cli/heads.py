@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from usam.cli.report import Report, ReportFile, check_report
 from usam.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -195,11 +196,14 @@ def evaluate(
     runtime: Annotated[bool, typer.Option("--runtime", help="Also time SAM with and without heads.")] = False,
     replicates: Annotated[int, typer.Option("--replicates", min=10, help="Of the bootstrap over images.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap and the ablation.")] = 0,
+    report: ReportFile = None,
 ) -> None:
     """Make the paper's tables and figures for heads on token tables.
 
     Images that trained the heads (their split.json says which) are left out.
     """
+    if report is not None:
+        check_report(report)
     from usam.heads.head_set import HeadSet
     from usam.research.evaluation.tables import evaluate as judge
     from usam.research.tokens import TokenTable
@@ -222,6 +226,10 @@ def evaluate(
     if runtime:
         options["runtimes"] = _runtimes(tables, head_set)
     result = judge(tables, head_set, out, **options)
+    if report is not None:
+        page = Report(f"Heads {head_set.version}, {len(result.objects)} objects")
+        page.add_markdown(out / "report.md")
+        page.write(report)
     _print_evaluation(result, out)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from usam.checkpoints.registry import DEFAULT_MODEL
+from usam.cli.report import Report, ReportFile, check_report
 from usam.errors import PromptError
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write a picture with the masks and scores.")
     ] = None,
+    report: ReportFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Segment the object at points or in a box.
@@ -203,6 +205,8 @@ def predict(
     if not points and corners is None:
         raise PromptError("a prompt", "none", "give --point x,y or --box x0,y0,x1,y1")
 
+    if report is not None:
+        check_report(report)
     from usam.images import read_image
     from usam.predictor.load import load
 
@@ -211,17 +215,25 @@ def predict(
     predictor.set_image(pixels)
     masks, ious, _, scores = predictor.predict(*_as_prompt(points, labels, corners))
     quality = predictor.heads.quality_for(model) if predictor.heads else None
-    if out is not None:
+    if out is not None or report is not None:
         from usam.cli.overlay import draw_overlay, save_picture
 
         picture = draw_overlay(pixels, masks, ious, scores, points, labels, corners, quality=quality)
-        save_picture(picture, out)
+        if out is not None:
+            save_picture(picture, out)
+        if report is not None:
+            page = Report(f"Masks of {image.name}")
+            page.text(f"{model}, heads {predictor.heads.version if predictor.heads else 'none'}")
+            page.picture(picture, "The masks side by side, best marked")
+            rows = [[name, *map(float, values)] for name, values in {"samscore": ious, **scores}.items()]
+            page.table(["score", *(f"mask {number}" for number in range(1, len(ious) + 1))], rows)
+            page.write(report)
     if as_json:
-        report = {"image": str(image), "width": pixels.shape[1], "height": pixels.shape[0], "model": model}
-        report |= {"heads": predictor.heads.version if predictor.heads else None, "quality": quality}
+        told = {"image": str(image), "width": pixels.shape[1], "height": pixels.shape[0], "model": model}
+        told |= {"heads": predictor.heads.version if predictor.heads else None, "quality": quality}
         best = int((ious if quality is None else scores[quality]).argmax())
-        report |= {"best": best, "masks": _describe(masks, ious, scores)}
-        typer.echo(json.dumps(report, indent=2))
+        told |= {"best": best, "masks": _describe(masks, ious, scores)}
+        typer.echo(json.dumps(told, indent=2))
     else:
         _print_scores(ious, scores)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from usam.cli.report import Report, ReportFile, check_report
 from usam.errors import SimulationError
 
 if TYPE_CHECKING:
@@ -76,12 +77,15 @@ def simulate(
     look: Annotated[float, typer.Option("--look-seconds", help="A look at a mask.")] = 1.6,
     click: Annotated[float, typer.Option("--click-seconds", help="A click.")] = 2.4,
     polygon: Annotated[float, typer.Option("--polygon-seconds", help="Drawing an object.")] = 79.2,
+    page: ReportFile = None,
 ) -> None:
     """Replay labelling with each strategy: what it costs, what it brings, and when to stop.
 
     Ranking, retraining, gate and pseudo-labels are those of the product; the annotator is a script. Run the same
     command again to go on after a kill.
     """
+    if page is not None:
+        check_report(page)
     from usam.cli.science import _option
     from usam.heads.bundled import resolve_heads
     from usam.pseudo_labels.calibration import RiskGuarantee
@@ -139,6 +143,10 @@ def simulate(
         played = play_all(labelled, start, base, wanted, list(seeds_wanted), out, show)
     title = f"Campaigns on {dataset}, {len(labelled)} objects, {chosen}, heads {start.version}"
     report = write_report(played, base, out, title)
+    if page is not None:
+        one_file = Report(title)
+        one_file.add_markdown(report)
+        one_file.write(page)
     _print(played, base, report)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from backend.learning import label_plan
 from backend.learning.label_plan import ProjectPlan
+from backend.store import Store
 from tests.backend.cli.conftest import Command
 from usam.active.learning_curve import Plan, fit_curve
 
@@ -75,3 +76,16 @@ def test_too_few_labels_are_said(command: Command) -> None:
     assert done.exit_code == 2
     assert "Traceback" not in done.stderr
     assert "labels" in done.stderr
+
+
+def test_the_plan_as_a_page(command: Command, planned: list[dict[str, Any]], here: Path, tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{here / 'usam.db'}")
+    store.finish_run(store.start_run(3, "retrain"), "rejected", "not <surely> better")
+    store.close()
+    page = tmp_path / "page.html"
+    done = command("plan", "--project", "3", "--report", page)
+    assert done.exit_code == 0, done.stderr
+    text = page.read_text(encoding="utf-8")
+    assert "next 50 labels:" in text
+    assert "not &lt;surely&gt; better" in text
+    assert command("plan", "--project", "3", "--report", "page.txt").exit_code == 2

@@ -62,7 +62,7 @@ def test_better_heads_are_put_in_use_and_the_pool_ranked_again(place: Resources)
     assert place.store.selection_gain(1, BASE.version) is not None
     assert place.store.new_labels(1) == 0
     queue: Any = place.queue
-    assert queue.waked == ["score_pool"]
+    assert queue.waked == ["score_pool", "plan"]
 
 
 def test_the_same_labels_teach_nothing_twice(place: Resources) -> None:

@@ -241,8 +241,11 @@ def test_an_image_that_is_none_is_said(nano: Path, tmp_path: Path, name: str) ->
 def test_predict_writes_a_picture_and_json(picture: Path, heads: Path, tmp_path: Path) -> None:
     out = tmp_path / "overlay.png"
     arguments = ["predict", str(picture), "--point", "40,30", "--point", "2,2,0", "--model", "nano-s"]
-    result = run(*arguments, "--heads", str(heads), "--out", str(out), "--json")
+    page = tmp_path / "page.html"
+    result = run(*arguments, "--heads", str(heads), "--out", str(out), "--report", str(page), "--json")
     assert result.exit_code == 0, result.output
+    assert "data:image/png;base64" in page.read_text()
+    assert "task_gap" in page.read_text()
     report = json.loads(result.stdout)
     assert (report["width"], report["height"], report["model"]) == (80, 60, "nano-s")
     assert report["heads"] == HeadSet.load(heads).version

@@ -71,8 +71,11 @@ def test_intervals_contain_their_figures(judged: Evaluation) -> None:
 
 def test_the_command_writes_a_report_with_everything(table_folder: Path, heads_folder: Path, tmp_path: Path) -> None:
     command = ["evaluate", str(table_folder), "--heads", str(heads_folder), "--out", str(tmp_path)]
-    outcome = CliRunner().invoke(app, [*command, "--replicates", "50", "--seed", "3"])
+    page = tmp_path / "page.html"
+    outcome = CliRunner().invoke(app, [*command, "--replicates", "50", "--seed", "3", "--report", str(page)])
     assert outcome.exit_code == 0, outcome.output
+    assert page.read_text().count("data:image/png;base64") == 3
+    assert "Refine with the larger model" in page.read_text()
     assert "left out" in outcome.output
     report = (tmp_path / "report.md").read_text()
     for part in (

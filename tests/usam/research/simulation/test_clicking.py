@@ -76,8 +76,11 @@ def test_the_command_goes_from_pictures_to_a_report_and_on(root: Path, tmp_path:
     out = tmp_path / "out"
     command = ["simulate", "folders", str(root), "--option", "masks=masks", "--out", str(out), "--models", "nano-s"]
     command += ["--strategies", "random,task", "--budget", "4", "--step", "4", "--seeds", "1", "--clicks", "3"]
-    first = CliRunner().invoke(app, command)
+    page = tmp_path / "page.html"
+    first = CliRunner().invoke(app, [*command, "--report", str(page)])
     assert first.exit_code == 0, first.output
+    assert page.read_text().count("data:image/png;base64") == 2
+    assert "When to stop" in page.read_text()
     assert "the next 100 labels" in first.output or "too short" in first.output
     report = (out / "report.md").read_text()
     assert "12 objects, nano-s" in report

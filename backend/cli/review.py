@@ -1,0 +1,131 @@
+"""`usam-backend review`: labels that are worth a second look."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backend.cli.folder import (
+    AsJson,
+    ProjectId,
+    open_label_studio,
+    open_store,
+    print_json,
+    say,
+    settings_in_use,
+)
+from backend.cli.projects import picture_name
+
+if TYPE_CHECKING:
+    from backend.learning.review import Review
+    from backend.settings import Settings
+
+TAB = "Worth a second look"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this topic."""
+    app.command("review")(review)
+
+
+def review(
+    project: ProjectId,
+    top: Annotated[int, typer.Option("--top", min=1, help="Most labels to list.")] = 50,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Only what is doubted for this: label, outline, or 'not marked'.")
+    ] = "",
+    tab: Annotated[bool, typer.Option(help=f"Show their tasks in the Data Manager, as the tab {TAB!r}.")] = True,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a page of it too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List labels that a model which has not learnt from them doubts, and objects that nobody marked.
+
+    The largest expected damage comes first. No label is changed; what was looked at and answered again leaves the list
+    with the next sync.
+    """
+    from backend.errors import SettingsError
+    from backend.learning.review import REASONS, keep_review, review_project
+    from usam.cli.report import check_report
+    from usam.heads.bundled import resolve_heads
+
+    if report is not None:
+        check_report(report)
+    if reason and reason not in REASONS.values():
+        raise SettingsError(f"--reason, one of {', '.join(REASONS.values())}", repr(reason))
+    settings = settings_in_use()
+    base = resolve_heads(settings.model, None if settings.heads == "none" else settings.heads)
+    with open_store(settings, project) as store:
+        found = review_project(store, project, settings.model, base)
+        keep_review(settings, project, found)
+        names = {task.id: picture_name(task.data) for task in store.tasks(project)}
+    chosen = found.first(top, reason)
+    if tab:
+        _show(settings, project, chosen)
+    if report is not None:
+        _write(report, settings, project, chosen, names)
+    if as_json:
+        print_json({"project": project, **asdict(chosen)})
+        return
+    _print(chosen, names)
+
+
+def _show(settings: Settings, project: int, chosen: Review) -> None:
+    from backend.label_studio.tabs import show_in_tab
+
+    with open_label_studio(settings) as client:
+        view = show_in_tab(client, project, TAB, [line.task for line in chosen.lines])
+    say(f"tab {TAB!r} shows their tasks" if view is not None else f"nothing to show in the tab {TAB!r}")
+
+
+def _print(chosen: Review, names: dict[int, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    typer.echo(summary(chosen))
+    if not chosen.lines:
+        return
+    table = Table("task", "picture", "region", "label", "why", "what to do", "damage", title_justify="left")
+    for line in chosen.lines:
+        table.add_row(
+            str(line.task),
+            names.get(line.task, ""),
+            line.region or "-",
+            line.label or "-",
+            line.why,
+            line.remedy,
+            f"{line.damage:.2f}",
+        )
+    Console().print(table)
+
+
+def summary(review: Review) -> str:
+    """What was looked at, in one line."""
+    from usam.objects.review import LEAST_IMAGES, LEAST_LABELS
+
+    if review.labels < LEAST_LABELS or review.tasks < LEAST_IMAGES:
+        return (
+            f"{review.labels} labels of {review.tasks} tasks are known: from {LEAST_LABELS} on {LEAST_IMAGES} tasks on "
+            "it can be told which are unusual"
+        )
+    return f"{len(review.lines)} to look at, of {review.labels} labels of {review.tasks} finished tasks"
+
+
+def _write(path: Path, settings: Settings, project: int, chosen: Review, names: dict[int, str]) -> None:
+    from backend.web.dashboard.overview import link_to
+    from usam.cli.report import Report
+
+    page = Report(f"Labels worth a second look, project {project}")
+    page.text(summary(chosen))
+    rows = [
+        [line.task, names.get(line.task, ""), line.label, line.why, line.remedy, f"{line.damage:.2f}"]
+        for line in chosen.lines
+    ]
+    links = [link_to(settings, project, line.task) for line in chosen.lines]
+    page.table(["task", "picture", "label", "why", "what to do", "damage"], rows, links=links)
+    page.write(path)
+    say(f"report in {path}")

@@ -1,0 +1,173 @@
+"""Labels of a project that are worth a second look, in words, from what a sync keeps; no picture and no model is read.
+
+The list lies beside the store as `reviews/PROJECT.json`, so that the page shows what the command found; what was
+answered again since is left out of it. Nobody's labels are changed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import StoreError
+from backend.learning.examples import join_examples
+from backend.store.records import SampleRow
+from usam.checkpoints.registry import weights_of
+
+if TYPE_CHECKING:
+    from backend.settings import Settings
+    from backend.store import Store
+    from usam.heads.head_set import HeadSet
+    from usam.objects.review import Doubt
+
+Floats = npt.NDArray[np.float64]
+FOLDER = "reviews"
+REASONS = {"class": "label", "outline": "outline", "missing": "not marked"}
+"""The library's reasons in words for people."""
+
+
+@dataclass(frozen=True)
+class ReviewedLabel:
+    """One line. `region` is the region's id in Label Studio, empty for what nobody marked; `label` the given one;
+    `reason` of `REASONS`; `why` and `remedy` sentences; `damage` the share of an object that is expected to be wrong,
+    0..1; `box` x0, y0, x1, y1 as shares of the picture; `seen` the annotation's `updated_at` when it was judged."""
+
+    task: int
+    annotation: int
+    region: str
+    label: str
+    reason: str
+    why: str
+    remedy: str
+    damage: float
+    box: tuple[float, float, float, float]
+    seen: str
+
+
+@dataclass(frozen=True)
+class Review:
+    """All lines, the largest expected damage first; how many labels of how many tasks were judged; and when."""
+
+    lines: tuple[ReviewedLabel, ...]
+    labels: int
+    tasks: int
+    at: float
+
+    def first(self, count: int, reason: str = "") -> Review:
+        """The first lines, of one reason where one is given."""
+        lines = [line for line in self.lines if not reason or line.reason == reason][:count]
+        return Review(tuple(lines), self.labels, self.tasks, self.at)
+
+
+def review_project(store: Store, project: int, checkpoint: str, base: HeadSet | None) -> Review:
+    """Judge the labels of finished tasks. `base`: the checkpoint's heads, which have learnt from none of them.
+
+    Raises `StoreError` where what is kept is damaged.
+    """
+    from usam.objects.review import review_labels
+
+    weights = weights_of(checkpoint)
+    rows = [row for row in store.examples(project) if f"/{weights}/" in row.features_version]
+    rows = [row for row in rows if row.features_version == rows[-1].features_version]
+    if not rows:
+        return Review((), 0, 0, time.time())
+    examples = join_examples(rows)
+    agreement, predicted = _answers(store.samples(project, weights), base, checkpoint)
+    own = ~np.asarray(examples.proposed)
+    keys = [str(name) if mine else "" for name, mine in zip(examples.regions, own, strict=True)]
+    doubts = review_labels(
+        examples,
+        store.classes(project),
+        agreement=np.array([agreement.get(key, np.nan) for key in keys]),
+        predicted=np.array([predicted.get(key, np.nan) for key in keys]),
+    )
+    sources = {str(row.annotation): row for row in rows}
+    lines = []
+    for doubt in doubts:
+        annotation, _, region = str(examples.regions[doubt.row]).partition("/")
+        source = sources[annotation]
+        why, remedy = _words(doubt)
+        lines.append(
+            ReviewedLabel(
+                task=source.task,
+                annotation=source.annotation,
+                region=region if doubt.reason != "missing" else "",
+                label=doubt.given,
+                reason=REASONS[doubt.reason],
+                why=why,
+                remedy=remedy,
+                damage=round(doubt.damage, 4),
+                box=tuple(round(side, 4) for side in doubt.box),  # type: ignore[arg-type]
+                seen=source.updated_at,
+            )
+        )
+    return Review(tuple(lines), int(own.sum()), len({row.task for row in rows}), time.time())
+
+
+def _answers(
+    samples: Sequence[SampleRow], base: HeadSet | None, checkpoint: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Region -> the best IoU of the model's answers to prompts from it, and what the heads predict of that."""
+    from usam.training.targets import head_name
+
+    told = {f"{row.annotation}/{row.region}": row for row in samples}
+    agreement = {
+        key: max(max(row.targets.get(name, [0.0])) for name in (head_name(checkpoint), "iou_dense_prompt"))
+        for key, row in told.items()
+    }
+    quality = base.quality_for(checkpoint) if base is not None else None
+    if base is None or quality is None or not told:
+        return agreement, {}
+    scores = base.score(
+        np.stack([row.iou_token for row in told.values()]).astype(np.float32),
+        np.stack([row.mask_tokens for row in told.values()]).astype(np.float32),
+    )[quality]
+    return agreement, dict(zip(told, scores.max(1).astype(float).tolist(), strict=True))
+
+
+def _words(doubt: Doubt) -> tuple[str, str]:
+    """Why a label is doubted, and what to do."""
+    figures = doubt.figures
+    if doubt.reason == "class":
+        why = f"labelled {doubt.given}, looks like {doubt.likelier} ({figures['likelier']:.0%})"
+        return why, f"change the label to {doubt.likelier}, or leave it"
+    if doubt.reason == "outline":
+        why = f"the outline agrees with the model's masks by {figures['agreement']:.2f} (IoU)"
+        return f"{why}; {figures['expected']:.2f} is usual for such an object", "correct the outline, or leave it"
+    what = f"a {doubt.likelier}" if doubt.likelier else "a wanted object"
+    return f"nobody marked what looks like {what} ({figures['wanted']:.0%})", "mark it, or leave it"
+
+
+def keep_review(settings: Settings, project: int, review: Review) -> Path:
+    """Write the list, in place of the last one."""
+    from usam.files import replace_text
+
+    path = settings.data_dir / FOLDER / f"{project}.json"
+    replace_text(path, json.dumps(asdict(review)) + "\n")
+    return path
+
+
+def kept_review(settings: Settings, store: Store, project: int) -> Review | None:
+    """The last list without what was answered again since; None where there is none. Raises `StoreError` where it
+    cannot be read."""
+    path = settings.data_dir / FOLDER / f"{project}.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        lines = [ReviewedLabel(**{**line, "box": tuple(line["box"])}) for line in content["lines"]]
+        review = Review(tuple(lines), int(content["labels"]), int(content["tasks"]), float(content["at"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StoreError(
+            f"a readable list in {path}", str(error), f"usam-backend review --project {project}"
+        ) from error
+    now = {known.id: known.updated_at for known in store.annotations(project)}
+    lines = [line for line in review.lines if now.get(line.annotation) == line.seen]
+    return Review(tuple(lines), review.labels, review.tasks, review.at)

@@ -1,0 +1,47 @@
+"""A project of finished tasks, two objects each, of which one has the wrong label and one was not marked."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from backend.label_studio.records import Annotation, Task
+from backend.store import Store
+from backend.store.records import ExampleRow
+from tests.usam.objects.test_review import CLASSES, project
+
+VERSION = "object-features-1/nano-s/16x1"
+WRONG, GONE = 10, 41
+"""Objects; object k is on task 1 + k // 2."""
+
+
+def fill(store: Store, number: int) -> None:
+    """Put it into the store as a sync would have."""
+    from safetensors.numpy import save
+
+    examples = project({WRONG: "dog"}, gone=(GONE,))
+    store.set_classes(number, list(CLASSES))
+    images = np.array(examples.images)
+    tasks = sorted(set(images.tolist()))
+    store.record_tasks(
+        number, [Task(1 + task, {"image": f"/data/<b>{task}.png"}, "t1", 1, is_labeled=True) for task in tasks]
+    )
+    for task in tasks:
+        rows = np.flatnonzero(images == task)
+        about = {
+            "labels": [examples.labels[row][0] if examples.labels[row] else "" for row in rows],
+            "regions": [f"r{examples.regions[row]}" for row in rows],
+        }
+        packed = save(
+            {
+                "features": np.ascontiguousarray(examples.features[rows]),
+                "shapes": np.ascontiguousarray(examples.shapes[rows]),
+                "overlap": examples.overlap[rows].astype(np.float32),
+                "proposed": examples.proposed[rows].astype(np.uint8),
+                "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+            }
+        )
+        annotation = Annotation(100 + task, 1 + task, "t1", [])
+        row = ExampleRow(annotation.id, annotation.task, "t1", VERSION, packed)
+        store.record_annotation(number, annotation, [], sampled_for="k", examples=row)

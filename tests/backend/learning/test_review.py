@@ -1,0 +1,75 @@
+"""Labels worth a second look, from what a sync keeps; and the list that lies beside the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.errors import StoreError
+from backend.label_studio.records import Annotation
+from backend.learning.review import FOLDER, keep_review, kept_review, review_project
+from backend.settings import Settings
+from backend.store import Store
+from tests.backend.learning.reviewed import GONE, WRONG, fill
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, model="nano-s", heads="none")
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = Store(settings.store_url)
+    store.join(3, "stamp")
+    fill(store, 3)
+    yield store
+    store.close()
+
+
+def test_what_is_wrong_comes_first_in_words(store: Store) -> None:
+    found = review_project(store, 3, "nano-s", None)
+    assert (found.labels, found.tasks) == (79, 40)
+    first = {line.reason: line for line in reversed(found.lines)}
+    wrong, gone = first["label"], first["not marked"]
+    assert {(line.task, line.reason) for line in found.lines[:2]} == {
+        (1 + WRONG // 2, "label"),
+        (1 + GONE // 2, "not marked"),
+    }
+    assert (wrong.annotation, wrong.region, wrong.label) == (100 + WRONG // 2, f"r{WRONG}", "dog")
+    assert wrong.why.startswith("labelled dog, looks like cat (")
+    assert wrong.remedy == "change the label to cat, or leave it"
+    assert gone.why.startswith("nobody marked what looks like a dog")
+    assert gone.region == ""
+    assert found.first(5, "label").lines[0] == wrong
+    assert review_project(store, 3, "nano-s", None).lines == found.lines, "the same twice"
+
+
+def test_a_project_without_labels_or_with_those_of_another_model(store: Store) -> None:
+    store.join(4)
+    assert review_project(store, 4, "nano-s", None).lines == ()
+    assert review_project(store, 3, "nano-m", None).labels == 0
+
+
+def test_what_is_answered_again_leaves_the_list(settings: Settings, store: Store) -> None:
+    assert kept_review(settings, store, 3) is None
+    found = review_project(store, 3, "nano-s", None)
+    keep_review(settings, 3, found)
+    keep_review(settings, 3, found)
+    assert kept_review(settings, store, 3) == found
+    answered = found.lines[0]
+    store.record_annotation(3, Annotation(answered.annotation, answered.task, "t2", []), [], sampled_for="k")
+    now = kept_review(settings, store, 3)
+    assert now is not None
+    assert {line.annotation for line in found.lines} - {line.annotation for line in now.lines} == {answered.annotation}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"lines": [{"task": 1}], "labels": 1, "tasks": 1, "at": 0}'])
+def test_a_damaged_list_is_said(settings: Settings, store: Store, content: str) -> None:
+    path = settings.data_dir / FOLDER / "3.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(StoreError, match="usam-backend review --project 3"):
+        kept_review(settings, store, 3)
