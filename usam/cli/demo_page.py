@@ -47,6 +47,8 @@ class Stream:
 
         Raises `ImageError` where it is no picture and where nothing was begun, `PromptError` for a point outside.
         """
+        import numpy as np
+
         from usam.cli.demo import facts_of
         from usam.images import read_image
         from usam.prompts import Prompt
@@ -57,8 +59,8 @@ class Stream:
             if point is None:
                 tracked = self._tracker.follow(image)
             else:
-                x, y = min(point[0] * width, width - 1), min(point[1] * height, height - 1)
-                tracked = self._tracker.begin(image, Prompt([[x, y]], [1]))
+                clicked = np.array([[min(point[0] * width, width - 1), min(point[1] * height, height - 1)]], np.float32)
+                tracked = self._tracker.begin(image, Prompt(clicked, np.ones(1, np.int32)))
         return {**facts_of(0, 0.0, tracked), "mask": mask_picture(tracked.mask)}
 
 

@@ -42,7 +42,7 @@ def draw_frame(image: UInt8Image, tracked: TrackedFrame) -> UInt8Image:
 
 
 def draw_doubt(image: UInt8Image, history: Sequence[TrackedFrame], total: int) -> UInt8Image:
-    """The last frame of `history` above a plot of all N, on an axis for `total` frames: (H + plot, W, 3), even sides."""
+    """The last frame of `history` above a plot of all N, on an axis for `total` frames: (H + plot, W, 3)."""
     frame = draw_frame(image, history[-1])
     width = frame.shape[1]
     plot: UInt8Image = np.full((PLOT_HEIGHT + LEGEND_HEIGHT, width, 3), _PAPER, np.uint8)
@@ -81,7 +81,7 @@ def _value(name: str, tracked: TrackedFrame) -> float | None:
 
 
 def _down(share: float) -> int:
-    return round(6 + (1 - share) * (PLOT_HEIGHT - 12))
+    return round(16 + (1 - share) * (PLOT_HEIGHT - 22))
 
 
 def _write(image: UInt8Image, words: str, place: tuple[int, int], colour: Any, size: float, weight: int) -> None:

@@ -34,8 +34,8 @@ class TrackedFrame:
     """An object on one frame.
 
     mask     (H, W) the object; empty where it was not found
-    iou      predicted IoU of the mask, 0..1, higher = better: by the heads where they predict it, else SAM's own; 0 where
-             it was not found
+    iou      predicted IoU of the mask, 0..1, higher = better: by the heads where they predict it, else SAM's own; 0
+             where it was not found
     scores   of every head, {name: value}; gaps in -0.5..0.5, higher = more to gain
     is_found whether the object was found
     """
@@ -85,8 +85,8 @@ class MaskTracker:
         """Take what `prompt` shows on a frame (H, W, 3) RGB as the object."""
         prompt.check((frame.shape[0], frame.shape[1]))
         self._predictor.set_image(frame)
-        points = (prompt.points, prompt.labels) if len(prompt.points) else (None, None)
-        masks, ious, low_res, scores = self._predictor.predict(*points, prompt.box)
+        points, labels = (prompt.points, prompt.labels) if len(prompt.points) else (None, None)
+        masks, ious, low_res, scores = self._predictor.predict(points, labels, prompt.box)
         self._last, self._missed = None, 0
         return self._take(masks.astype(bool), low_res, self._rated(ious, scores), scores)
 

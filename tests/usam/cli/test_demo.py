@@ -1,0 +1,156 @@
+"""`usam demo`: an object followed in a file without a screen, and in the browser by a page of this machine alone."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import usam
+from tests.e2e.chromium import CHROMIUM, DRIVER, FLAGS, needs_chromium, wait_for
+from tests.factories import png
+from tests.usam.test_videos import moving_square, write_video
+from usam.cli.demo_page import PAGES, mask_picture, server_of
+from usam.cli.doubt_picture import LEGEND_HEIGHT, PLOT_HEIGHT, draw_doubt, share_of
+from usam.cli.main import app
+from usam.predictor.tracking import TrackedFrame
+from usam.videos import Video
+
+NOTHING = "\N{EN DASH}"
+
+
+def run(*words: object) -> Any:
+    return CliRunner().invoke(app, ["demo", *map(str, words)])
+
+
+def test_a_file_is_followed_and_its_doubt_written(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4")
+    out = tmp_path / "doubt.mp4"
+    done = run(video, "--point", "26,46", "--out", out, "--model", "nano-s")
+    assert done.exit_code == 0, done.output
+    assert "found on 12 of 12 frames" in done.stdout
+    assert "look at these first: " in done.stdout
+    written = Video(out)
+    assert (written.width, written.height, written.count) == (96, 96 + PLOT_HEIGHT + LEGEND_HEIGHT, 12)
+    told = json.loads(run(video, "--box", "8,28,44,64", "--json", "--seconds", "0.5", "--model", "nano-s").stdout)
+    assert [frame["frame"] for frame in told["frames"]] == [0, 1, 2, 3, 4]
+    assert told["frames"][0]["found"]
+    assert {"task_gap", "prompt_gap", "model_gap"} <= told["frames"][0]["scores"].keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give --point x,y"),
+        (("--point", "500,10"), "500"),
+        (("--point", "26,46", "--start", "9"), "start earlier"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_writes_nothing(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = run(write_video(tmp_path / "a.mp4"), *words, "--out", tmp_path / "b.mp4", "--model", "nano-s")
+    assert done.exit_code == 2
+    assert said in done.output
+    assert not (tmp_path / "b.mp4").exists()
+
+
+def test_the_picture_shows_what_is_known_and_says_when_it_is_not_found() -> None:
+    image = moving_square(0)
+    mask = np.zeros((96, 96), bool)
+    mask[30:62, 10:42] = True
+    seen = TrackedFrame(mask, 0.8, {"task_gap": 0.25, "model_gap": -0.1})
+    lost = TrackedFrame(np.zeros_like(mask), 0.0, is_found=False)
+    drawn = draw_doubt(image, [seen, seen], 4)
+    assert drawn.shape == (96 + PLOT_HEIGHT + LEGEND_HEIGHT, 96, 3)
+    assert (drawn[40, 20] != image[40, 20]).any()
+    assert (share_of("iou", seen), share_of("task_gap", seen), share_of("model_gap", seen)) == (0.8, 0.5, 0.0)
+    assert share_of("prompt_gap", seen) is None
+    assert share_of("iou", lost) is None
+    assert (draw_doubt(image, [seen, lost], 4)[:60] != image[:60]).any(), "the words"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    server = server_of(usam.load("nano-s"))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def ask(address: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, Any]:
+    request = urllib.request.Request(address, body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read(), answer.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), error.headers
+
+
+def test_the_page_follows_what_is_clicked(address: str) -> None:
+    status, content, _ = ask(f"{address}/frame", png(moving_square(0)))
+    assert (status, json.loads(content)["error"]) == (422, "expected an object to follow, got none; call begin first")
+    seen = json.loads(ask(f"{address}/frame?x=0.27&y=0.48", png(moving_square(0)))[1])
+    assert seen["found"]
+    assert seen["mask"].startswith("data:image/png;base64,")
+    again = json.loads(ask(f"{address}/frame", png(moving_square(1)))[1])
+    assert again["found"]
+    assert again["area_px"] == pytest.approx(seen["area_px"], rel=0.4)
+    for body, query, said in ((b"no picture", "", "got"), (png(moving_square(0)), "?x=7&y=0", "a point x, y in 0..1")):
+        status, content, _ = ask(f"{address}/frame{query}", body)
+        assert status == 422
+        assert said in json.loads(content)["error"]
+
+
+def test_the_page_is_of_this_machine_under_a_strict_policy(address: str) -> None:
+    for path in PAGES:
+        status, content, headers = ask(address + path)
+        assert status == 200
+        assert b"http" not in content, "nothing is loaded from elsewhere"
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert ask(f"{address}/other")[0] == 404
+    assert ask(address, Host="evil.example")[0] == 404
+    assert ask(f"{address}/frame", b"x", Origin="http://evil.example")[0] == 400
+    assert ask(f"{address}/frame", b"")[0] == 400
+
+
+def test_a_mask_is_a_clear_picture_with_a_tint() -> None:
+    assert mask_picture(np.zeros((4, 4), bool)) != mask_picture(np.ones((4, 4), bool))
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(200)
+@needs_chromium
+def test_a_webcam_in_a_real_browser(address: str, tmp_path: Path) -> None:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    for flag in [*FLAGS, *camera, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    driver: Any = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        driver.get(address)
+
+        def text(name: str) -> str:
+            return str(driver.find_element("id", name).text)
+
+        driver.find_element("id", "camera").click()
+        wait_for(lambda: "Click the object" in text("say"), 30, "the webcam's picture")
+        driver.find_element("id", "stage").click()
+        wait_for(lambda: text("iou") not in ("", NOTHING), 60, "a predicted IoU")
+        drawn = "const c = document.getElementById('plot'); return c.getContext('2d').getImageData(0,0,c.width,c.height).data.some(v => v)"  # noqa: E501
+        assert driver.execute_script(drawn), "the plot"
+        wait_for(lambda: text("rate") not in ("", NOTHING), 30, "the rate")
+    finally:
+        driver.quit()
