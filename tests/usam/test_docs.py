@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 from backend.cli.main import app as backend_app
 from usam.checkpoints.registry import DEFAULT_MODEL, checkpoint_path
 from usam.cli.main import app
+from usam.videos import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -144,6 +145,9 @@ def test_python_blocks_run(document: str, tmp_path: Path) -> None:
         pytest.skip("the bundled model is not trained yet")
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.jpg")
+    with VideoWriter(tmp_path / "street.mp4", 10) as video:
+        for number in range(3):
+            video.write(np.roll(noise, 2 * number, 1))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
