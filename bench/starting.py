@@ -1,10 +1,10 @@
 """From the start of the service to its first answered click, and the memory of service and worker at rest and at work.
 
-The service and the worker are the programs themselves (`usam-backend serve` and `worker`), in a data folder of their
-own, beside a private Redis; Label Studio is not needed. A click is sent again until it is answered. Memory is the
+The service is the program itself (`usam-backend serve`), in a data folder of its own; Label Studio is not needed. The
+worker stands for one: a process that has loaded what a worker loads, and a fork of it, as a job's is, in which the
+model proposes on 64 prompts a picture, as `score_pool` does. A click is sent again until it is answered. Memory is the
 proportional set size of a process and its children (what they share is counted once), at work the largest of twenty
-readings a second. At work: the service answers clicks on pictures it has not seen; the worker's model proposes on 64
-prompts each, as `score_pool` does, in a process forked as a job's is. Without `/proc` only times are measured.
+readings a second, while the service answers clicks on pictures it has not seen. Without `/proc` only times are measured.
 """
 
 from __future__ import annotations
