@@ -4,7 +4,8 @@ The service is the program itself (`usam-backend serve`), in a data folder of it
 worker stands for one: a process that has loaded what a worker loads, and a fork of it, as a job's is, in which the
 model proposes on 64 prompts a picture, as `score_pool` does. A click is sent again until it is answered. Memory is the
 proportional set size of a process and its children (what they share is counted once), at work the largest of twenty
-readings a second, while the service answers clicks on pictures it has not seen. Without `/proc` only times are measured.
+readings a second, while the service answers clicks on pictures it has not seen. Without `/proc` only times are
+measured.
 """
 
 from __future__ import annotations

@@ -70,6 +70,8 @@ class TuningSettings:
     """Share of bootstrap draws over images in which the new decoder has to be better."""
     least_audits: int = 5
     """Audit images from which on they judge, and not the images left out."""
+    good_enough: float = 0.9
+    """Mean IoU of the masks as they are from which on nothing is tuned: there is next to nothing to gain."""
     seconds: float = 60.0
     seed: int = 0
     loss: LossWeights = field(default_factory=LossWeights)
@@ -159,6 +161,9 @@ def tune_decoder(
         return None, DecoderVerdict(False, "nothing new to judge by", 0, 0.0, 0.0, 0.0)
     share_s = settings.seconds / (settings.folds + 1)
     plain, gains = object_ious(model, images, seed=settings.seed), np.zeros((len(settings.blends), len(images)))
+    if plain.mean() >= settings.good_enough:
+        said = f"nothing to gain, masks agree with the labels at IoU {plain.mean():.3f} as they are"
+        return None, DecoderVerdict(False, said, 0, 0.0, 0.0, 0.0)
     for number, part in enumerate(np.array_split(names, settings.folds)):
         left_out = np.isin(groups, part)
         train = [one for one, out in zip(images, left_out, strict=True) if not out]

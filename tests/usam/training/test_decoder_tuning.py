@@ -88,6 +88,12 @@ def test_the_decoder_in_use_is_judged_only_by_images_that_it_has_not_learnt() ->
     assert tuned(in_use=half)[1].images == 3
 
 
+def test_masks_that_agree_with_the_labels_are_left_alone() -> None:
+    decoder, verdict = tuned(good_enough=0.0)
+    assert decoder is None
+    assert verdict.reason.startswith("decoder: nothing to gain, masks agree with the labels at IoU 0.")
+
+
 def test_a_spent_budget_ends_the_tuning() -> None:
     steps: list[int] = []
     settings = replace(QUICK, seconds=1e-9)
