@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from usam.checkpoints.nano import (
     SIZES,
     NanoSAM,
+    NanoSize,
     build_size,
     save_nano,
 )
@@ -177,12 +178,7 @@ def _train(
     if name not in SIZES:
         raise CheckpointError(f"one of {', '.join(SIZES)}", repr(name), "pick a nano model")
     size = replace(SIZES[name], image_size=settings.side or SIZES[name].image_size)
-    model = build_size(size, pretrained_trunk=start is None)
-    if start is not None:
-        ours = model.state_dict()
-        model.load_state_dict({**ours, **{k: v for k, v in start.items() if ours[k].shape == v.shape}})
-    else:
-        scale_neck(model, store)
+    model = begin_model(size, start, store)
     trainer, before = Trainer(model, settings, rank), 0.0
     if (out / "state.pt").is_file():
         state = torch.load(out / "state.pt", map_location="cpu", weights_only=True)
@@ -255,6 +251,63 @@ class Keeper:
         path = self._save(seconds)
         self.log(f"finished: {self.trainer.steps} steps, {path.name}")
         return path
+
+
+def begin_model(size: NanoSize, start: dict[str, Tensor] | None, store: Sequence[StoredImage]) -> NanoSAM:
+    """A model to train: from ImageNet, or with the weights of `start`.
+
+    Of a `start` with another trunk everything behind the neck is taken. The trunk then begins as ImageNet left it,
+    and the neck is fitted to give what the neck of `start` gives (see `fit_neck`).
+    """
+    if start is None:
+        model = build_size(size, pretrained_trunk=True)
+        scale_neck(model, store)
+        return model
+    theirs = next((s for s in SIZES.values() if _fits(s, start, of="image_encoder.")), None)
+    same = theirs is None or theirs.trunk == size.trunk
+    model = build_size(size, pretrained_trunk=not same)
+    ours = model.state_dict()
+    taken = {k: v for k, v in start.items() if (same or not k.startswith("image_encoder.")) and k in ours}
+    model.load_state_dict({**ours, **{k: v for k, v in taken.items() if ours[k].shape == v.shape}})
+    if theirs is not None and not same:
+        teacher = build_size(replace(theirs, image_size=size.image_size))
+        teacher.load_state_dict(start)
+        fit_neck(model, teacher, store)
+    return model
+
+
+def _fits(size: NanoSize, weights: dict[str, Tensor], of: str) -> bool:
+    ours = {k: v.shape for k, v in build_size(size).state_dict().items() if k.startswith(of)}
+    return ours == {k: v.shape for k, v in weights.items() if k.startswith(of)}
+
+
+@torch.no_grad()
+def fit_neck(model: NanoSAM, teacher: NanoSAM, store: Sequence[StoredImage], count: int = 48, cells: int = 400) -> None:
+    """Set the lateral convolutions of `model` so that they give what those of `teacher` give, in place.
+
+    By ridge regression over `cells` places of each level of `count` training pictures: the decoder then reads from
+    its new trunk, from the first step on, what it has learnt to read from the old one, as far as that is linear.
+    """
+    rng = np.random.default_rng(0)
+    read: list[list[Tensor]] = [[] for _ in model.image_encoder.neck.convs]
+    wanted: list[list[Tensor]] = [[] for _ in read]
+    for _ in range(max(1, count // 8)):
+        images = normalise(draw_batch(store, 8, model.image_size, PromptCounts(1, 0, 0), rng).images)
+        ours, theirs = model.image_encoder.trunk(images)[::-1], teacher.image_encoder.trunk(images)[::-1]
+        for level, conv in enumerate(teacher.image_encoder.neck.convs):
+            source, target = (part.permute(0, 2, 3, 1).flatten(0, 2) for part in (ours[level], conv(theirs[level])))
+            rows = torch.from_numpy(rng.permutation(len(source))[: 8 * cells])
+            read[level].append(source[rows])
+            wanted[level].append(target[rows])
+    for conv, sources, targets in zip(model.image_encoder.neck.convs, read, wanted, strict=True):
+        x, y = torch.cat(sources).double(), torch.cat(targets).double()
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        centred = x - mean_x
+        gram = centred.T @ centred
+        gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        weight = torch.linalg.solve(gram, centred.T @ (y - mean_y)).T
+        conv.conv.weight.copy_(weight[:, :, None, None].float())
+        conv.conv.bias.copy_((mean_y - weight @ mean_x).float())
 
 
 @torch.no_grad()
