@@ -11,6 +11,7 @@ import torch
 
 from usam.checkpoints.nano import SIZES, NanoSize, build_size, decode, encode_images, load_nano
 from usam.errors import TrainingError
+from usam.research.nano import training
 from usam.research.nano.cheap_layers import freeze_costly, use_plain_attention
 from usam.research.nano.samples import PromptCounts, draw_batch
 from usam.research.nano.stored_images import StoredImage
@@ -131,3 +132,23 @@ def test_two_workers_share_a_run(store: list[StoredImage], tmp_path: Path) -> No
 def test_no_weights_to_begin_from_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="weights to begin from"):
         load_start(tmp_path / "none.pt")
+
+
+def test_another_trunk_begins_with_the_decoder_of_the_start_and_a_neck_fitted_to_it(
+    store: list[StoredImage], tiny_family: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    wider = replace(TINY, name="wider", trunk="tf_efficientnet_lite1")
+    monkeypatch.setattr(training, "build_size", lambda size, pretrained_trunk=False: build_size(size))
+    teacher = build_size(TINY)
+    start = {key: value.clone() for key, value in teacher.state_dict().items()}
+    model = training.begin_model(wider, start, store)
+    ours = model.state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in start.items() if not key.startswith("image_encoder."))
+    images = normalise(draw_batch(store, 4, 64, PromptCounts(1, 0, 0), np.random.default_rng(1)).images)
+    with torch.no_grad():
+        wanted, given = encode_images(teacher, images).image, encode_images(model, images).image
+        untrained = encode_images(build_size(wider), images).image
+    assert float((given - wanted).pow(2).mean()) < 0.5 * float((untrained - wanted).pow(2).mean())
+    same = training.begin_model(TINY, start, store).state_dict()
+    assert all(torch.equal(same[key], value) for key, value in start.items())
