@@ -14,7 +14,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -140,9 +140,17 @@ def _picture(hw: tuple[int, int]) -> Iterator[str]:
     out = io.BytesIO()
     Image.fromarray(data.coffee()).resize((hw[1], hw[0]), Image.Resampling.BICUBIC).save(out, "JPEG", quality=92)
     body = out.getvalue()
+    with pictures_at(lambda path: body) as address:
+        yield f"{address}/picture.jpg"
+
+
+@contextmanager
+def pictures_at(body_of: Callable[[str], bytes]) -> Iterator[str]:
+    """The address of a local server that answers each path with the JPEG that `body_of` makes of it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            body = body_of(self.path)
             self.send_response(200)
             self.send_header("Content-Type", "image/jpeg")
             self.send_header("Content-Length", str(len(body)))
@@ -155,7 +163,7 @@ def _picture(hw: tuple[int, int]) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/picture.jpg"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

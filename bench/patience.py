@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import io
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import numpy as np
 
-from bench.clicks import _click, _picture
+from bench.clicks import _click, _picture, pictures_at
 from bench.rows import Row
 from bench.served import served
 from usam.errors import ImageError
@@ -146,23 +144,5 @@ def _slow_jpeg(number: int) -> bytes:
 def _pictures() -> Iterator[str]:
     """The address below which `N.jpg` is the slow picture N: each another one, made once."""
     first = _slow_jpeg(0)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = first + self.path.encode()  # after its end: another file, the same picture
-            self.send_response(200)
-            self.send_header("Content-Type", "image/jpeg")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with pictures_at(lambda path: first + path.encode()) as address:  # after its end: another file, the same picture
+        yield address

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -140,16 +140,23 @@ def pool_images(name: str, most: int | None = None, per_side: int = SIDE) -> lis
     data = data_folder()
     if data is None:
         raise FileNotFoundError("USAM_SHARED does not lead to the labelled sets")
+    name_kept = f"{name}-{MODEL}-{per_side}-{most or 'all'}"
+    images: list[PoolImage] = kept_once(name_kept, lambda: _made(records(name, data), most, per_side))
+    return images
+
+
+def kept_once(name: str, make: Callable[[], Iterable[Any]]) -> list[Any]:
+    """What `make` gives, made once and kept in the folder USAM_BENCH_POOLS (default: one of the temporary folder)."""
     folder = Path(os.environ.get("USAM_BENCH_POOLS") or Path(tempfile.gettempdir()) / "usam-bench-pools")
-    kept = folder / f"{name}-{MODEL}-{per_side}-{most or 'all'}.pickle"
+    kept = folder / f"{name}.pickle"
     if not kept.exists():
         from usam.files import replacing
 
-        made = list(_made(records(name, data), most, per_side))
+        made = list(make())
         with replacing(kept) as partial:
             partial.write_bytes(pickle.dumps(made))
-    images: list[PoolImage] = pickle.loads(kept.read_bytes())  # noqa: S301  (this program wrote it)
-    return images
+    found: list[Any] = pickle.loads(kept.read_bytes())  # noqa: S301  (this program wrote it)
+    return found
 
 
 def records(name: str, data: Path) -> Iterable[Any]:

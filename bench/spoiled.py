@@ -6,9 +6,6 @@ of an object's features and shape.
 
 from __future__ import annotations
 
-import os
-import pickle
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.pools import MODEL, _shuffled, records
+from bench.pools import MODEL, _shuffled, kept_once, records
 from bench.tables import data_folder
 
 VERSIONS = ("as it is", "shifted", "half cut off")
@@ -53,15 +50,7 @@ def spoilt_images(dataset: str) -> list[SpoiltImage]:
     data = data_folder()
     if data is None:
         raise FileNotFoundError("USAM_SHARED does not lead to the labelled sets")
-    folder = Path(os.environ.get("USAM_BENCH_POOLS") or Path(tempfile.gettempdir()) / "usam-bench-pools")
-    kept = folder / f"spoiled-{dataset}-{MODEL}.pickle"
-    if not kept.exists():
-        from usam.files import replacing
-
-        made = list(_made(dataset, data))
-        with replacing(kept) as partial:
-            partial.write_bytes(pickle.dumps(made))
-    images: list[SpoiltImage] = pickle.loads(kept.read_bytes())  # noqa: S301  (this program wrote it)
+    images: list[SpoiltImage] = kept_once(f"spoiled-{dataset}-{MODEL}", lambda: _made(dataset, data))
     return images
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from bench.rows import Row
+from usam.masks import iou
 from usam.statistics import bootstrap_mean
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def rows_of(tracker: MaskTracker, name: str, sequences: list[Sequence]) -> list[
         tracker.begin(frames[0][0], centre_click(frames[0][1]))
         masks = [tracker.follow(image).mask for image, _ in frames[1:]]
         for index, ((image, true), mask) in enumerate(zip(frames[1:], masks, strict=True)):
-            followed.append(overlap(mask, true))
-            still.append(overlap(tracker.begin(image, centre_click(true)).mask, true))
+            followed.append(float(iou(mask, true)))
+            still.append(float(iou(tracker.begin(image, centre_click(true)).mask, true)))
             groups.append(number if len(sequences) > 1 else index // 6)
     over = f"{len(sequences)} sequences" if len(sequences) > 1 else f"{len(followed)} frames in pieces of six"
     seen = "unseen" if len(sequences) > 1 else "up to 12 of its frames were trained on"
@@ -149,8 +150,3 @@ def centre_click(mask: np.ndarray) -> Any:
     from usam.prompts import Prompt, centre_point
 
     return Prompt(centre_point(mask)[None], np.ones(1, np.int32))
-
-
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """IoU of two masks."""
-    return float((one & other).sum() / max((one | other).sum(), 1))

@@ -18,6 +18,7 @@ from backend.cli.folder import (
     settings_in_use,
 )
 from backend.cli.projects import picture_name
+from usam.cli.report import Report, ReportFile, check_report
 
 if TYPE_CHECKING:
     from backend.learning.review import Review
@@ -38,9 +39,7 @@ def review(
         str, typer.Option("--reason", help="Only what is doubted for this: label, outline, or 'not marked'.")
     ] = "",
     tab: Annotated[bool, typer.Option(help=f"Show their tasks in the Data Manager, as the tab {TAB!r}.")] = True,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a page of it too.")
-    ] = None,
+    report: ReportFile = None,
     as_json: AsJson = False,
 ) -> None:
     """List labels that a model which has not learnt from them doubts, and objects that nobody marked.
@@ -50,7 +49,6 @@ def review(
     """
     from backend.errors import SettingsError
     from backend.learning.review import REASONS, keep_review, review_project
-    from usam.cli.report import check_report
     from usam.heads.bundled import resolve_heads
 
     if report is not None:
@@ -117,7 +115,6 @@ def summary(review: Review) -> str:
 
 def _write(path: Path, settings: Settings, project: int, chosen: Review, names: dict[int, str]) -> None:
     from backend.web.dashboard.overview import link_to
-    from usam.cli.report import Report
 
     page = Report(f"Labels worth a second look, project {project}")
     page.text(summary(chosen))

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import ImageError
+from usam.masks.overlap import iou, mask_box
 from usam.predictor.image import PatchedImagePredictor
 from usam.prompts import Prompt
 
@@ -106,7 +107,7 @@ class MaskTracker:
         self._predictor.set_image(frame)
         masks, ious, low_res, scores = self._predictor.predict(box=widened_box(before), mask_input=self._low_res)
         found = masks.astype(bool)
-        overlap = np.array([_iou(mask, before) for mask in found])
+        overlap = iou(found, before)
         if not (overlap >= LEAST_OVERLAP).any():
             self._missed += 1
             return TrackedFrame(np.zeros_like(before), 0.0, is_found=False)
@@ -135,13 +136,8 @@ def widened_box(mask: BoolMask, margin: float = MARGIN) -> npt.NDArray[np.float3
     >>> widened_box(mask).tolist()
     [18.0, 38.0, 42.0, 62.0]
     """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    x0, y0, x1, y1 = mask_box(mask)
     dx, dy = margin * (x1 - x0), margin * (y1 - y0)
     height, width = mask.shape
     box = [max(x0 - dx, 0), max(y0 - dy, 0), min(x1 + dx, width), min(y1 + dy, height)]
     return np.asarray(box, np.float32)
-
-
-def _iou(one: BoolMask, other: BoolMask) -> float:
-    return float((one & other).sum() / max((one | other).sum(), 1))
