@@ -1,4 +1,4 @@
-"""What knowing the project costs at scoring: features of the candidates and what is shown by them, beside all of it.
+"""What knowing the project costs at scoring: maps of looks, features and what is shown by them, beside all of it.
 
 Photographs of scikit-image, nano-m, the default grid, one thread.
 """
@@ -17,6 +17,7 @@ ROUNDS = 7
 
 def run() -> list[Row]:
     """The share of the time of encoding and proposing."""
+    import torch
     from skimage import data
 
     from backend.inference.model import LoadedModel
@@ -26,6 +27,7 @@ def run() -> list[Row]:
     from backend.settings import Settings
     from usam.heads.bundled import resolve_heads
     from usam.objects.project_heads import Examples, fit_project
+    from usam.predictor.looks_trunk import looks_trunk
 
     settings = Settings(model="nano-m", threads=1, data_dir=Path("unused"))
     model = LoadedModel.load("nano-m", settings, Metrics(), resolve_heads("nano-m", "auto"))
@@ -40,7 +42,7 @@ def run() -> list[Row]:
         found.looks.features[rows], found.looks.shapes[rows], names, names, labels, overlap, np.ones(800, bool)
     )
     learnt = fit_project(examples, ("a", "b"), features_version=found.looks.version, checkpoint="nano-m")
-    shares = []
+    trunk, stage, shares = looks_trunk("cpu"), torch.zeros(1, 40, 56, 56), []
     for _ in range(ROUNDS):
         for image in images:
             started = time.perf_counter()
@@ -48,6 +50,7 @@ def run() -> list[Row]:
             found = finish(model.propose(embedding, (), None, "predicted-iou", settings))
             whole = time.perf_counter() - started
             started = time.perf_counter()
+            trunk.of_stages((stage, stage))
             looks = model.looks(embedding, found.objects.logits, found.objects.samscore)
             choose_shown(found.layout, looks, found.objects.iou, settings, learnt)
             shares.append((time.perf_counter() - started) / whole)

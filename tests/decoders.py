@@ -23,9 +23,10 @@ def _decoder_of(model: str) -> Any:
 
 def shaken_decoder(seed: int = 0, model: str = "nano-s", learnt: tuple[str, ...] = ()) -> TunedDecoder:
     """The checkpoint's decoder, a little off."""
+    plain = _decoder_of(model).state_dict()  # made first: it draws random numbers too
     torch.manual_seed(seed)
     weights = {
         key: (value + 0.03 * value.std(correction=0) * torch.randn_like(value)).half().float()
-        for key, value in _decoder_of(model).state_dict().items()
+        for key, value in plain.items()
     }
     return TunedDecoder(weights_of(model), registry()[model].sha256, weights, {"gain": 0.05, "blend": 0.5}, learnt)

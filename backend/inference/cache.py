@@ -37,7 +37,7 @@ INDEX_LIMIT = 100_000
 """Addresses remembered; about 200 bytes each."""
 HEADER_BYTES = 1024
 """More than a file's header takes."""
-FILES_VERSION = 2
+FILES_VERSION = 3
 """Raised when the same checkpoint and image give another embedding, or its file looks otherwise."""
 log = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 BoolMask = npt.NDArray[np.bool_]
 Float32s = npt.NDArray[np.float32]
-SAMPLES_VERSION = 2
+SAMPLES_VERSION = 3
 """Raised when samples of the same annotation come out otherwise."""
 
 

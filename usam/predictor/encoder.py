@@ -59,37 +59,31 @@ def encoding(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
             yield
 
 
-StageObserver = Callable[[Sequence[Tensor]], None]
-
-
 class ObservedEncoder:
-    """An image encoder whose trunk's maps `observe` gets to see, finest first, on their way to the neck.
+    """An image encoder whose trunk's maps `observe` gets to see, finest first, on their way to the neck; `seen` is what
+    it made of them the last time.
 
     The encoder itself stays as it is, so other threads may use it; what it computes is the same. `encoder` has a
-    `trunk` and a `neck`, as SAM 2's, or is a `LeanEncoder` or a `CompiledEncoder`.
+    `trunk` and a `neck`, as SAM 2's, or is a `CompiledEncoder`.
     """
 
-    def __init__(self, encoder: Any, observe: StageObserver) -> None:
+    def __init__(self, encoder: Any, observe: Callable[[Sequence[Tensor]], Any]) -> None:
         self._encoder, self._observe = encoder, observe
+        self.seen: Any = None
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """(B, 3, S, S) to the encoder's result."""
-        if isinstance(self._encoder, (LeanEncoder, CompiledEncoder)):
-            return self._encoder.observed(images, self._observe)
-        neck = _Observed(self._encoder.neck, self._observe)
-        result: dict[str, Any] = AttributeOverride(self._encoder, neck=neck)(images)
+        if isinstance(self._encoder, CompiledEncoder):
+            return self._encoder.observed(images, self._see)
+        result: dict[str, Any] = AttributeOverride(self._encoder, neck=self._neck)(images)
         return result
 
+    def _neck(self, stages: Sequence[Tensor]) -> Any:
+        self._see(stages)
+        return self._encoder.neck(stages)
 
-class _Observed:
-    """A neck before which somebody looks at the trunk's maps."""
-
-    def __init__(self, neck: Any, observe: StageObserver) -> None:
-        self._neck, self._observe = neck, observe
-
-    def __call__(self, stages: Sequence[Tensor]) -> Any:
-        self._observe(stages)
-        return self._neck(stages)
+    def _see(self, stages: Sequence[Tensor]) -> None:
+        self.seen = self._observe(stages)
 
 
 class LeanEncoder:
@@ -116,15 +110,9 @@ class LeanEncoder:
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """(B, 3, S, S) to the encoder's result; its `vision_pos_enc` has the right shapes and no meaning."""
-        return self.observed(images, None)
-
-    def observed(self, images: Tensor, observe: StageObserver | None) -> dict[str, Any]:
-        """As a call; `observe` gets the trunk's maps (B, C, h, w), finest first, on their way to the neck."""
         encoder = self.encoder
         trunk = AttributeOverride(encoder.trunk, patch_embed=self._patches, _get_pos_embed=self._positions)
-        neck: Any = AttributeOverride(encoder.neck, position_encoding=_itself)
-        if observe is not None:
-            neck = _Observed(neck, observe)
+        neck = AttributeOverride(encoder.neck, position_encoding=_itself)
         result: dict[str, Any] = AttributeOverride(encoder, trunk=trunk, neck=neck)(images)
         return result
 

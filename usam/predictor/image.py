@@ -26,7 +26,7 @@ from usam.predictor.decoder import AttributeOverride, Decoded, ImageShare, decod
 from usam.predictor.embedding import ImageEmbedding
 from usam.predictor.encoder import LeanEncoder, ObservedEncoder, check_rgb, encoding
 from usam.predictor.fast_tokens import chunk_size, run_tokens
-from usam.predictor.object_features import keep_stages
+from usam.predictor.looks_trunk import looks_trunk
 
 Scores = dict[str, FloatArray]
 
@@ -61,7 +61,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
     """The type that images are encoded in, such as `usam.predictor.encoder.fastest_dtype(device)`; None is the model's
     own, and bit for bit what the unpatched predictor does. Embeddings are float32 either way."""
     keep_stages: bool = False
-    """Whether the trunk's maps are kept with every image that is set, for `usam.predictor.object_features`."""
+    """Whether maps of looks are kept with every image that is set, for `usam.predictor.object_features`."""
     compiled: CompiledEncoder | None = None
     """What encodes single images in the model's own type; None: torch."""
     _stages: tuple[Tensor, ...] = ()
@@ -243,11 +243,10 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         self._is_image_set = True
 
     def _encode(self, encode: Callable[..., None], images: Any, dtype: torch.dtype | None) -> None:
-        """Run the base class's `encode` in another type, with an eye on the trunk's maps where they are kept; the
-        image that is set changes when it is done."""
+        """Run the base class's `encode` in another type, and keep maps of looks where they are wanted; the image that
+        is set changes when it is done."""
         model = self.model
         encoder = model.image_encoder
-        stages: list[tuple[Tensor, ...]] = []
         if dtype is not None and LeanEncoder.suits(encoder):
             lean = self._usam.lean_encoder
             if lean is None or lean.encoder is not encoder:
@@ -255,11 +254,12 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
             encoder = lean
         elif dtype is None and self.compiled is not None:
             encoder = self.compiled
-        keep = self.keep_stages and encode is SAM2ImagePredictor.set_image
-        if dtype is None and not keep and encoder is model.image_encoder:
+        looks = looks_trunk(str(self.device)) if self.keep_stages and encode is SAM2ImagePredictor.set_image else None
+        watched = ObservedEncoder(encoder, looks.of_stages) if looks is not None and looks.begins(model) else None
+        if watched is not None:
+            encoder = watched
+        elif looks is None and dtype is None and encoder is model.image_encoder:
             return encode(self, images)
-        if keep:
-            encoder = ObservedEncoder(encoder, lambda maps: stages.append(keep_stages(maps)))
         stand_in = AttributeOverride(self, model=AttributeOverride(model, image_encoder=encoder))
         with encoding(self.device, dtype):
             encode(stand_in, images)
@@ -269,7 +269,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
             "high_res_feats": [part.float() for part in features["high_res_feats"]],
         }
         self._orig_hw, self._is_batch, self._is_image_set = stand_in._orig_hw, stand_in._is_batch, True
-        self._stages = stages[0] if stages else ()
+        self._stages = () if looks is None else watched.seen if watched is not None else looks.of_image(images)
 
     def _sam_model(self) -> Any:
         return self.model

@@ -1,9 +1,10 @@
-"""What an object looks like to the encoder: its trunk's maps averaged under the mask, and the mask's place and shape.
+"""What an object looks like: maps of an ImageNet trunk averaged under the mask, and the mask's place and shape.
 
 Shapes: K objects, C channels of a stage, g side of a stage's map, F = all stages' channels, h, w masks of any size.
 
-The trunk's maps are there once an image is encoded (`PatchedImagePredictor.keep_stages`), so a feature costs one small
-matrix product a stage. SAM 2 squeezes an image into a square, and a mask is averaged over cells of that square.
+The maps are made when an image is encoded (`PatchedImagePredictor.keep_stages`, `usam.predictor.looks_trunk`), so a
+feature costs one small matrix product a map. An image is squeezed into a square, as SAM 2 does, and a mask is averaged
+over cells of that square.
 
     predictor.keep_stages = True
     predictor.set_image(image)
@@ -20,17 +21,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from usam.errors import ImageError, MaskError
 
-FEATURES_VERSION = "object-features-1"
+FEATURES_VERSION = "object-features-2"
 """Raised when the same image and mask give other features."""
-
-FINEST = 32
-"""Cells on a side of the finest map that is kept: finer ones are averaged. An object's colour and texture survive
-that, and the maps take a quarter of an embedding's memory."""
 
 SHAPE_NAMES = (
     "x", "y", "size", "width", "height", "fill", "at_left", "at_top", "at_right", "at_bottom", "stability", "samscore",
@@ -40,32 +36,19 @@ PLACE_NUMBERS = 10
 STABILITY_OFFSET = 1.0
 """Logits by which a mask's threshold is raised and lowered to see whether the mask changes, as in SAM's own grid."""
 
-HALF_LIMIT = 60000.0
-
 Half = npt.NDArray[np.float16]
 Floats = npt.NDArray[np.floating[Any]]
 
 
-def keep_stages(stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Maps (1, C, g, g) of one image, finest first -> (C, g', g') float16, g' at most `FINEST`."""
-    kept = []
-    for stage in stages:
-        values = stage[0].detach().float()
-        if values.shape[-1] > FINEST:
-            values = F.adaptive_avg_pool2d(values, FINEST)
-        kept.append(values.clamp(-HALF_LIMIT, HALF_LIMIT).half())
-    return tuple(kept)
-
-
 def features_version(checkpoint: str, stages: Sequence[Tensor]) -> str:
-    """What must be equal for two features to be comparable, such as 'object-features-1/nano-m/24x28+40x28'."""
+    """What must be equal for two features to be comparable, such as 'object-features-2/nano-m/112x28+192x14'."""
     return f"{FEATURES_VERSION}/{checkpoint}/" + "+".join(f"{stage.shape[0]}x{stage.shape[-1]}" for stage in stages)
 
 
 def pool_stages(stages: Sequence[Tensor], masks: npt.NDArray[np.bool_]) -> Half:
     """Mean of each stage's channels under each mask.
 
-    Parameters: stages of one image as `keep_stages` leaves them; masks (K, h, w), which cover the whole image at any
+    Parameters: stages of one image (C, g, g); masks (K, h, w), which cover the whole image at any
     size (the low-resolution ones are the cheapest).
 
     Returns (K, F) float16. Raises `ImageError` where no stages were kept, `MaskError` for an empty mask.

@@ -205,7 +205,7 @@ def test_masks_scores_and_proposals_come_as_from_any_other(name: str, dtype: tor
     np.testing.assert_allclose(again["task_gap"][0], scores["task_gap"], atol=1e-3)
     embedding = predictor.embedding()
     assert len(embedding.high_res) == (2 if name == "edgetam" else 0)
-    assert len(embedding.stages) == (4 if name == "edgetam" else 1)
+    assert len(embedding.stages) == 3
     other = load(name, heads=None, image_size=SIDE, weights=False)
     with pytest.raises(CheckpointError):
         embedding.check_fits(other.model, "nano-m")
