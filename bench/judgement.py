@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.rows import Row
 
-MODELS = ("nano-m", "nano-s")
+MODELS = ("nano-m", "nano-s", "nano-l")
 """Targets are for the first."""
 TARGETS = {
     ("task", "USAM", "relative AUC"): ">= 0.95",

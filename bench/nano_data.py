@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from usam.research.nano.domains import DomainValues, Interval
 
 STEPS, SIDE = 400, 256
-BEGIN = "nano-m-1"
+BEGIN = "nano-m"
+"""The rows on record began from the weights of release 1, which are in the history only."""
 RUNS = {"old": ("old", 0.0), "A": ("A", 0.0), "A+B": ("AB", 0.0), "A+B, joined": ("AB", 0.4)}
 """By name: the sets, and the share of single clicks that accept a part or a union too. Each beside the one before."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-Name = Annotated[str, typer.Argument(help="nano-s, nano-m or nano-l (no weights of which ship yet).")]
+Name = Annotated[str, typer.Argument(help="nano-s, nano-m or nano-l.")]
 DATASETS = (
     ("coco", "coco_subset"),
     ("ecssd", "ECSSD"),

@@ -38,7 +38,7 @@ def tokens(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of tokens to make, or to go on with.")],
     models: Annotated[
         str, typer.Option("--models", "-m", help="Checkpoints, from small to large, separated by commas.")
-    ] = "nano-s,nano-m",
+    ] = "nano-s,nano-m,nano-l",
     split: Annotated[str, typer.Option("--split", help="One of the owner's splits; all without it.")] = "",
     option: Annotated[
         list[str],

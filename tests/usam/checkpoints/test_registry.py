@@ -81,13 +81,13 @@ def test_the_registry_has_every_checkpoint_of_sam2_at_its_published_address() ->
 
 def test_the_registry_has_the_nano_family_without_downloads() -> None:
     known = checkpoints.registry()
-    for name in ("nano-s", "nano-m", "nano-m-1"):
+    for name in ("nano-s", "nano-m", "nano-l"):
         assert known[name].bundled
         assert known[name].url == ""
     assert checkpoints.DEFAULT_MODEL in known
 
 
-@pytest.mark.parametrize("name", ["nano-s", "nano-m", "nano-m-1"])
+@pytest.mark.parametrize("name", ["nano-s", "nano-m", "nano-l"])
 def test_the_registry_agrees_with_the_nano_models(name: str) -> None:
     checkpoint = checkpoints.find(name)
     model = checkpoints.build_model(name, weights=False)
