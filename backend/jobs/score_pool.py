@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from usam.objects.project_heads import ProjectHeads
 
 _log = logging.getLogger(__name__)
+TIDY_S = 45.0
 
 
 def run(resources: Resources, project: int) -> None:
@@ -63,16 +64,22 @@ def run(resources: Resources, project: int) -> None:
 
 
 def tidy(resources: Resources, project: int) -> None:
-    """Delete the rankings before the one in use. Nobody waits for it: it holds no lease that a ranking needs, and
-    leaves alone what a ranking writes meanwhile.
+    """Delete the rankings before the one in use, for as long as no other job waits and `TIDY_S` at most: each sync goes
+    on with it. It holds no lease that a ranking needs, and leaves alone what a ranking writes meanwhile.
 
     Raises `LabelStudioError` where Label Studio does not answer.
     """
     served = resources.store.served(project)
     if not served:
         return
+    end = time.monotonic() + TIDY_S
     with suppress(JobBusy), resources.lease(f"tidy-{project}"):
-        for name in delete_before(resources.label_studio, project, served):
+        for name in delete_before(
+            resources.label_studio,
+            project,
+            served,
+            lambda: time.monotonic() < end and not resources.queue.others_wait(project),
+        ):
             _log.info("deleted the ranking %s of project %s", name, project)
 
 

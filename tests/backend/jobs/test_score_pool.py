@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -163,3 +163,20 @@ def test_an_order_that_a_later_ranking_overtook_is_not_published(
         run(place, 1)
     studio: Any = place.label_studio
     assert (studio.prediction_list, place.store.served(1)) == ([], "")
+
+
+def test_deleting_earlier_rankings_leaves_off_where_other_jobs_wait(
+    place: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.pool.publication.time.sleep", lambda seconds: None)
+    run(place, 1)
+    studio, queue = cast(Any, place.label_studio), cast(Any, place.queue)
+    old = "nano-s+no-heads.0"
+    studio.import_predictions(1, [{"task": 1, "result": [], "score": 0, "model_version": old}] * 100)
+    queue.busy = True
+    score_pool.tidy(place, 1)
+    assert studio.model_versions(1)[old] == 75
+    queue.busy = False
+    score_pool.tidy(place, 1)
+    assert old not in studio.model_versions(1)
+    assert studio.model_versions(1)[place.store.served(1)] == 4
