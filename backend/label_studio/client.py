@@ -208,6 +208,10 @@ class LabelStudio(Connection):
         found = {number(row.get("id"), "id") for row in rows if row.get("model_version") == version}
         return sorted(found) if tasks else None
 
+    def update_prediction(self, prediction: int, *, score: float, result: Sequence[Json]) -> None:
+        """Give one prediction another score and other regions. It touches the task."""
+        self._send("PATCH", f"/api/predictions/{prediction}/", json={"score": score, "result": list(result)})
+
     def delete_prediction(self, prediction: int) -> None:
         """Delete one prediction; nothing where it is gone already."""
         try:

@@ -15,6 +15,7 @@ from backend.errors import JobError, LabelStudioError
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import UNCERTAINTY_SAMPLING
 from backend.pool.policy import OWN_VERSION
+from backend.pool.revision import Revision
 from backend.store.records import ScoreRow
 
 AT_ONCE = 50
@@ -65,6 +66,38 @@ def write(
         client.set_model_version(project, name)
         return Publication(name, todo, imported - started, time.perf_counter() - imported)
     raise AssertionError("unreachable")
+
+
+def revise(
+    client: LabelStudio,
+    project: int,
+    change: Revision,
+    prediction_of: Callable[[ScoreRow], Mapping[str, Any]],
+    version: str,
+) -> Publication:
+    """Write what differs into the version that is served: each task has the old or the new place at any time. A run
+    that is killed meanwhile is no longer the last that was done, so that the next one writes all anew.
+
+    Raises `LabelStudioError`, with status 400 where a task was deleted meanwhile.
+    """
+    started = time.perf_counter()
+    tasks = [row.task for row in change.written]
+    stored: dict[int, list[int]] = {}
+    for one in client.predictions(project, tasks):
+        if one.model_version == version:
+            stored.setdefault(one.task, []).append(one.id)
+    missing: list[ScoreRow] = []
+    for row in change.written:
+        first, *others = stored.get(row.task, [None])
+        if first is None:
+            missing.append(row)
+            continue
+        told = prediction_of(row)
+        client.update_prediction(first, score=told["score"], result=told["result"])
+        for other in others:  # another reading of the task as it was
+            client.delete_prediction(other)
+    client.import_predictions(project, ({**prediction_of(row), "model_version": version} for row in missing))
+    return Publication(version, change.rows, time.perf_counter() - started, 0.0)
 
 
 def delete_before(

@@ -10,7 +10,8 @@ import pytest
 
 from backend.errors import JobError, LabelStudioError
 from backend.label_studio.records import ServedTask
-from backend.pool.publication import AT_ONCE, delete_before, verify, write
+from backend.pool.publication import AT_ONCE, delete_before, revise, verify, write
+from backend.pool.revision import Revision
 from backend.store.records import ScoreRow
 from tests.factories import FakeLabelStudio
 
@@ -203,3 +204,27 @@ def test_what_cannot_be_found_prediction_by_prediction_goes_in_one_go() -> None:
     studio.of_version = lambda project, version, page: None
     assert delete_before(studio, 1, VERSION) == [OLD]
     assert studio.model_versions(1) == {VERSION: 1, f"{OLD}0": 1}
+
+
+def change(written: dict[int, float], *rest: int) -> Revision:
+    moved = [ScoreRow(task, VERSION, 1.0, score, 0, False) for task, score in written.items()]
+    return Revision([*moved, *rows(*rest)], moved)
+
+
+def test_a_change_is_written_into_what_is_served_and_nothing_else_is_touched() -> None:
+    studio: Any = Studio()
+    published(studio, 4, 2, 1)
+    studio.import_predictions(1, [{"task": 2, "result": [], "score": 0.1, "model_version": VERSION}])
+    studio.import_predictions(1, [{"task": 2, "result": [], "score": 0.7, "model_version": "detector-7"}])
+    studio.calls.clear()
+    done = revise(studio, 1, change({2: 0.15, 9: 0.18}, 4, 1), prediction_of, VERSION)
+    assert studio.calls == ["import 1"]
+    assert {(one.task, one.score, one.model_version) for one in studio.prediction_list} == {
+        (4, 0.0, VERSION),
+        (2, 0.15, VERSION),
+        (9, 0.18, VERSION),
+        (1, 0.2, VERSION),
+        (2, 0.7, "detector-7"),
+    }
+    assert len(studio.prediction_list) == 5, "a second reading of what was there before is gone"
+    assert done.version == VERSION
