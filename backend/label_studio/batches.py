@@ -11,7 +11,8 @@ from backend.errors import LabelStudioError
 HOLD_S = 0.5
 """How long one request should keep Label Studio busy."""
 FIRST, LEAST = 200, 50
-MOST_BYTES = 64 * 1024 * 1024
+BYTES, MOST_BYTES = 4 * 1024 * 1024, 64 * 1024 * 1024
+"""Of one request: each byte is held several times while it is sent."""
 
 
 class BatchSize:
@@ -32,7 +33,7 @@ class BatchSize:
     def __init__(self, most: int) -> None:
         self._most = most
         self._past: tuple[int, float] | None = None
-        self.next, self.seconds = min(FIRST, most), 0.0
+        self.next, self.bytes, self.seconds = min(FIRST, most), BYTES, 0.0
 
     def took(self, count: int, seconds: float) -> None:
         """Learn that a request of `count` items took `seconds`."""
@@ -43,9 +44,10 @@ class BatchSize:
             fixed = max(seconds - each * count, 0.0)
         self._past = count, seconds
         if fixed > HOLD_S:
-            self.next = self._most
+            self.next, self.bytes = self._most, MOST_BYTES
             return
         wanted = int((HOLD_S - fixed) * 0.8 / each)
+        self.bytes = BYTES
         self.next = min(max(min(wanted, 4 * count), LEAST), self._most)
 
 
@@ -64,11 +66,11 @@ def serialised(items: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
 
 
 def batches(items: Iterable[Mapping[str, Any]], size: BatchSize) -> Iterator[list[bytes]]:
-    """Serialised items, `size.next` at a time and about `MOST_BYTES` at most."""
+    """Serialised items, `size.next` at a time and about `size.bytes` at most."""
     part: list[bytes] = []
     length = 0
     for data in serialised(items):
-        if part and (len(part) >= size.next or length + len(data) > MOST_BYTES):
+        if part and (len(part) >= size.next or length + len(data) > size.bytes):
             yield part
             part, length = [], 0
         part.append(data)

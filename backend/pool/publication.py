@@ -88,10 +88,10 @@ def revise(
             stored.setdefault(one.task, []).append(one.id)
     missing: list[ScoreRow] = []
     for row in change.written:
-        first, *others = stored.get(row.task, [None])
-        if first is None:
+        if row.task not in stored:
             missing.append(row)
             continue
+        first, *others = stored[row.task]
         told = prediction_of(row)
         client.update_prediction(first, score=told["score"], result=told["result"])
         for other in others:  # another reading of the task as it was

@@ -33,6 +33,11 @@ def test_no_request_after_the_first_two_keeps_label_studio_for_longer_than_it_sh
 
 def test_a_label_studio_that_counts_all_tasks_after_each_import_is_asked_seldom() -> None:
     assert [count for count, _ in taken(5.0, 0.001, 12_000)] == [200, 50, 11_750]
+    size = BatchSize(most=20_000)
+    small = size.bytes
+    size.took(200, 5.2)
+    size.took(50, 5.05)
+    assert size.bytes > small
 
 
 def test_one_slow_answer_makes_the_next_request_smaller() -> None:
@@ -45,5 +50,5 @@ def test_one_slow_answer_makes_the_next_request_smaller() -> None:
 
 def test_a_batch_never_holds_more_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: Iterator[Any] = ({"task": n, "score": 0.5} for n in range(5))
-    monkeypatch.setattr(batches, "MOST_BYTES", 50)
+    monkeypatch.setattr(batches, "BYTES", 50)
     assert [len(part) for part in batches.batches(rows, BatchSize(most=20_000))] == [2, 2, 1]

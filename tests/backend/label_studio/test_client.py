@@ -72,7 +72,7 @@ def test_predictions_go_in_chunks_by_number(script: Script, client: LabelStudio)
 
 
 def test_predictions_go_in_chunks_by_size(script: Script, client: LabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.label_studio.batches.MOST_BYTES", 150)
+    monkeypatch.setattr("backend.label_studio.batches.BYTES", 150)
     script.answers = [(201, '{"created": 1}')] * 2
     rows = [{"task": n, "result": ["x" * 60], "score": 0.5} for n in range(2)]
     assert client.import_predictions(1, rows) == 2
