@@ -18,7 +18,8 @@ import numpy as np
 
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import UNCERTAINTY_SAMPLING
-from backend.pool.publication import Publication, delete_before, verify, write
+from backend.pool.publication import Publication, delete_before, revise, verify, write
+from backend.pool.revision import revision
 from backend.store.records import ScoreRow
 from bench.rows import Row
 from bench.served import CONFIG, beside_label_studio
@@ -51,6 +52,7 @@ def confidences(client: LabelStudio) -> list[Row]:
             done = publish(client, project, tasks, number)
             taken.append(time.perf_counter() - started)
         waits += during
+    revised, written, during_change = change(client, project, tasks, done.version, person)
     with person.at_work() as during_deletion:
         started = time.perf_counter()
         gone = delete_before(client, project, done.version, lambda: time.perf_counter() - started < WATCHED_S)
@@ -67,6 +69,8 @@ def confidences(client: LabelStudio) -> list[Row]:
         Row(f"write {size} confidences into Label Studio, first time", taken[0], "s", target="<= 5", note=NOTE),
         Row(f"write {size} confidences into Label Studio, again", taken[1], "s", target="<= 5", note=NOTE),
         _wait(f"writing {size} confidences", waits, rest, "<= 1"),
+        Row(f"write a ranking of {size} in which 5 % moved", revised, "s", note=f"{NOTE}; {written:,} written"),
+        _wait("writing a ranking in which 5 % moved", during_change, rest, "<= 1"),
         Row(
             f"delete the {size} before them, bit by bit",
             deletion * TASKS / max(deleted, 1),
@@ -80,6 +84,40 @@ def confidences(client: LabelStudio) -> list[Row]:
     ]
 
 
+def change(
+    client: LabelStudio, project: int, tasks: list[int], version: str, person: Person
+) -> tuple[float, int, list[float]]:
+    """Move 5 % of the tasks of the order that is served: seconds, how many were written, and how long each *Submit*
+    took."""
+    before = rows_of(tasks, 2)
+    rng = np.random.default_rng(3)
+    moved = set(rng.choice(len(before), max(len(before) // 20, 1), replace=False).tolist())
+    order = [row for place, row in enumerate(before) if place not in moved]
+    for place in sorted(moved):
+        order.insert(int(rng.integers(0, len(order) + 1)), before[place])
+    with person.at_work() as waits:
+        started = time.perf_counter()
+        found = revision({row.task: row for row in before}, order, version)
+        if found is None:
+            raise RuntimeError("5 % moved should not make all be written anew")
+        revise(client, project, found, prediction_of, version)
+        seconds = time.perf_counter() - started
+    if trouble := verify(client, project, version, order[0].task):
+        raise RuntimeError(trouble)
+    return seconds, len(found.written), waits
+
+
+def rows_of(tasks: list[int], number: int) -> list[ScoreRow]:
+    """An order of all tasks, another for each number."""
+    order = np.random.default_rng(number).permutation(tasks)
+    return [ScoreRow(int(t), "", 0.0, (place + 1) / len(order), place, False) for place, t in enumerate(order)]
+
+
+def prediction_of(row: ScoreRow) -> dict[str, object]:
+    """A task's confidence, without masks."""
+    return {"task": row.task, "score": row.confidence, "result": []}
+
+
 def _wait(what: str, waits: list[float], rest: str, target: str) -> Row:
     note = f"{NOTE}; {len(waits)} sent half a second apart, median {np.median(waits):.2f} s"
     return Row(f"longest Submit while {what}", max(waits), "s", rest, target, note=note)
@@ -87,12 +125,7 @@ def _wait(what: str, waits: list[float], rest: str, target: str) -> Row:
 
 def publish(client: LabelStudio, project: int, tasks: list[int], number: int) -> Publication:
     """Write another order of all tasks, and check that it is served."""
-    order = np.random.default_rng(number).permutation(tasks)
-    rows = [ScoreRow(int(t), "", 0.0, (place + 1) / len(order), place, False) for place, t in enumerate(order)]
-
-    def prediction_of(row: ScoreRow) -> dict[str, object]:
-        return {"task": row.task, "score": row.confidence, "result": []}
-
+    rows = rows_of(tasks, number)
     done = write(client, project, rows, prediction_of, f"nano-m+{number:012x}.{number}")
     trouble = verify(client, project, done.version, rows[0].task)
     if trouble:
