@@ -5,6 +5,8 @@ Legend: H, W height and width in pixels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ PLAIN = 3
 BoolMask = npt.NDArray[np.bool_]
 Box = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
+IntArray = npt.NDArray[Any]
 
 
 def without_specks(mask: BoolMask, share: float = SMALLEST_SHARE) -> BoolMask:
@@ -36,8 +39,10 @@ def without_specks(mask: BoolMask, share: float = SMALLEST_SHARE) -> BoolMask:
     box = np.ascontiguousarray(mask[rows, columns], np.uint8)
     least = share * int(np.count_nonzero(box))
     plain = _is_plain(box)
-    changed = not (plain and _islands(box) == 1) and _drop_islands(box, least)
-    changed |= not (plain and _holes(box) == 0) and _fill_holes(box, least)
+    dropped = _drop_along_outlines(box, least) if plain else None
+    changed = _drop_islands(box, least) if dropped is None else dropped
+    filled = _fill_along_outlines(box, least) if plain else None
+    changed |= _fill_holes(box, least) if filled is None else filled
     if not changed:
         return mask
     clean = mask.copy()
@@ -51,15 +56,47 @@ def _is_plain(box: Box) -> bool:
     return int(np.count_nonzero(rows[:, 1:] != rows[:, :-1])) <= PLAIN * len(rows)
 
 
-def _holes(box: Box) -> int:
-    """How many gaps are enclosed, found along the outlines, which is far quicker than labelling all pixels."""
-    _, hierarchy = cv2.findContours(box, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    return 0 if hierarchy is None else int(np.count_nonzero(np.asarray(hierarchy)[0, :, 3] >= 0))
+def _enclosed(box: Box) -> tuple[list[IntArray], IntArray]:
+    """The outlines of the enclosed gaps, on the pixels around each, and the most pixels that each can have. Following
+    outlines is far quicker than labelling all pixels."""
+    outlines, hierarchy = cv2.findContours(box, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if hierarchy is None:
+        return [], np.zeros(0, np.int64)
+    inner = np.flatnonzero(np.asarray(hierarchy)[0, :, 3] >= 0)
+    found = [np.asarray(outlines[number], np.int32) for number in inner]
+    rectangles = np.array([cv2.boundingRect(outline) for outline in found], np.int64).reshape(-1, 4)
+    return found, (rectangles[:, 2] - 2) * (rectangles[:, 3] - 2)
 
 
-def _islands(box: Box) -> int:
-    """How many islands there are, which are what the gaps around enclose."""
-    return _holes(np.asarray(cv2.copyMakeBorder(1 - box, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1), np.uint8))
+def _drop_along_outlines(box: Box, least: float) -> bool | None:
+    """As `_drop_islands`, where outlines tell which islands are small; None where they do not. Islands are what the
+    gaps around enclose."""
+    around = np.asarray(cv2.copyMakeBorder(1 - box, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1), np.uint8)
+    outlines, most = _enclosed(around)
+    small = most < least
+    if len(outlines) == 1:
+        return False
+    if np.count_nonzero(~small) != 1 or np.count_nonzero(box) - most[small].sum() < least:
+        return None
+    _fill(around, outlines, small)
+    box[:] = 1 - around[1:-1, 1:-1]
+    return True
+
+
+def _fill_along_outlines(box: Box, least: float) -> bool | None:
+    """As `_fill_holes`, where outlines tell that all holes are small; None where they do not."""
+    outlines, most = _enclosed(box)
+    small = most < least
+    if not small.all():
+        return None
+    _fill(box, outlines, small)
+    return bool(len(outlines))
+
+
+def _fill(box: Box, outlines: list[IntArray], chosen: BoolMask) -> None:
+    """Fill what these outlines enclose, and what lies within that."""
+    for number in np.flatnonzero(chosen):
+        cv2.drawContours(box, outlines, int(number), 1, cv2.FILLED)
 
 
 def _drop_islands(box: Box, least: float) -> bool:
