@@ -17,7 +17,7 @@ SMALLEST_SHARE = 0.005
 MANY = 64
 """Specks from which on it is quicker to look at all pixels than at each speck."""
 
-PLAIN = 3
+PLAIN = 8
 """Changes along a row, on average, up to which outlines are looked at first."""
 
 BoolMask = npt.NDArray[np.bool_]
@@ -56,41 +56,51 @@ def _is_plain(box: Box) -> bool:
     return int(np.count_nonzero(rows[:, 1:] != rows[:, :-1])) <= PLAIN * len(rows)
 
 
-def _enclosed(box: Box) -> tuple[list[IntArray], IntArray]:
-    """The outlines of the enclosed gaps, on the pixels around each, and the most pixels that each can have. Following
-    outlines is far quicker than labelling all pixels."""
+def _small(box: Box, least: float) -> tuple[list[IntArray], BoolMask] | None:
+    """The outlines of the enclosed gaps, on the pixels around each, and which gaps have fewer than `least` pixels; None
+    where outlines do not tell. Following outlines is far quicker than labelling all pixels."""
     outlines, hierarchy = cv2.findContours(box, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if hierarchy is None:
-        return [], np.zeros(0, np.int64)
-    inner = np.flatnonzero(np.asarray(hierarchy)[0, :, 3] >= 0)
+    inner = np.flatnonzero(np.asarray(hierarchy)[0, :, 3] >= 0) if len(outlines) else np.zeros(0, np.int64)
     found = [np.asarray(outlines[number], np.int32) for number in inner]
-    rectangles = np.array([cv2.boundingRect(outline) for outline in found], np.int64).reshape(-1, 4)
-    return found, (rectangles[:, 2] - 2) * (rectangles[:, 3] - 2)
+    places = np.array([cv2.boundingRect(outline) for outline in found], np.int64).reshape(-1, 4)
+    most = (places[:, 2] - 2) * (places[:, 3] - 2)
+    small = most < least
+    for number in np.flatnonzero(~small):
+        left, top, width, height = (int(value) for value in places[number])
+        inside = np.zeros((height, width), np.uint8)
+        cv2.drawContours(inside, found, int(number), 1, cv2.FILLED, offset=(-left, -top))
+        pixels = np.count_nonzero(inside > box[top : top + height, left : left + width])
+        within = (places[:, :2] > (left, top)).all(1) & (
+            places[:, :2] + places[:, 2:] < (left + width, top + height)
+        ).all(1)
+        if pixels < least:
+            small[number] = True
+        elif pixels - most[within].sum() < least:
+            return None
+    return found, small
 
 
 def _drop_along_outlines(box: Box, least: float) -> bool | None:
     """As `_drop_islands`, where outlines tell which islands are small; None where they do not. Islands are what the
     gaps around enclose."""
     around = np.asarray(cv2.copyMakeBorder(1 - box, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1), np.uint8)
-    outlines, most = _enclosed(around)
-    small = most < least
-    if len(outlines) == 1:
-        return False
-    if np.count_nonzero(~small) != 1 or np.count_nonzero(box) - most[small].sum() < least:
+    found = _small(around, least)
+    if found is None or found[1].all():
         return None
-    _fill(around, outlines, small)
+    if not found[1].any():
+        return False
+    _fill(around, *found)
     box[:] = 1 - around[1:-1, 1:-1]
     return True
 
 
 def _fill_along_outlines(box: Box, least: float) -> bool | None:
-    """As `_fill_holes`, where outlines tell that all holes are small; None where they do not."""
-    outlines, most = _enclosed(box)
-    small = most < least
-    if not small.all():
+    """As `_fill_holes`, where outlines tell which holes are small; None where they do not."""
+    found = _small(box, least)
+    if found is None:
         return None
-    _fill(box, outlines, small)
-    return bool(len(outlines))
+    _fill(box, *found)
+    return bool(found[1].any())
 
 
 def _fill(box: Box, outlines: list[IntArray], chosen: BoolMask) -> None:
