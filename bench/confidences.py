@@ -2,8 +2,8 @@
 
 Writing ends where Label Studio serves by the new version. The version before it is deleted afterwards, bit by bit as
 the service does it, and once in one go. During each part annotations are sent one after the other, half a second apart;
-the longest wait counts, beside that at rest. `BENCH_TASKS=1000` takes another size, `BENCH_SECONDS=600` watches the
-deletion for longer.
+the longest wait counts, beside that at rest. `BENCH_CONFIDENCES=1000` takes another size, `BENCH_SECONDS=600` watches
+the deletion for longer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from backend.store.records import ScoreRow
 from bench.rows import Row
 from bench.served import CONFIG, beside_label_studio
 
-TASKS = int(os.environ.get("BENCH_TASKS", "10000"))
+TASKS = int(os.environ.get("BENCH_CONFIDENCES", "10000"))
 WATCHED_S = float(os.environ.get("BENCH_SECONDS", "240"))
 NOTE = "real Label Studio 1.23.2 on SQLite"
 

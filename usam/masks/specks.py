@@ -20,6 +20,9 @@ MANY = 64
 PLAIN = 8
 """Changes along a row, on average, up to which outlines are looked at first."""
 
+MOST = 256
+"""Enclosed parts up to which each is looked at by its outline."""
+
 BoolMask = npt.NDArray[np.bool_]
 Box = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
@@ -61,6 +64,8 @@ def _small(box: Box, least: float) -> tuple[list[IntArray], BoolMask] | None:
     where outlines do not tell. Following outlines is far quicker than labelling all pixels."""
     outlines, hierarchy = cv2.findContours(box, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     inner = np.flatnonzero(np.asarray(hierarchy)[0, :, 3] >= 0) if len(outlines) else np.zeros(0, np.int64)
+    if len(inner) > MOST:
+        return None
     found = [np.asarray(outlines[number], np.int32) for number in inner]
     places = np.array([cv2.boundingRect(outline) for outline in found], np.int64).reshape(-1, 4)
     most = (places[:, 2] - 2) * (places[:, 3] - 2)
@@ -68,7 +73,7 @@ def _small(box: Box, least: float) -> tuple[list[IntArray], BoolMask] | None:
     for number in np.flatnonzero(~small):
         left, top, width, height = (int(value) for value in places[number])
         inside = np.zeros((height, width), np.uint8)
-        cv2.drawContours(inside, found, int(number), 1, cv2.FILLED, offset=(-left, -top))
+        cv2.drawContours(inside, [found[number]], 0, 1, cv2.FILLED, offset=(-left, -top))
         pixels = np.count_nonzero(inside > box[top : top + height, left : left + width])
         within = (places[:, :2] > (left, top)).all(1) & (
             places[:, :2] + places[:, 2:] < (left + width, top + height)
@@ -106,7 +111,7 @@ def _fill_along_outlines(box: Box, least: float) -> bool | None:
 def _fill(box: Box, outlines: list[IntArray], chosen: BoolMask) -> None:
     """Fill what these outlines enclose, and what lies within that."""
     for number in np.flatnonzero(chosen):
-        cv2.drawContours(box, outlines, int(number), 1, cv2.FILLED)
+        cv2.drawContours(box, [outlines[number]], 0, 1, cv2.FILLED)
 
 
 def _drop_islands(box: Box, least: float) -> bool:
