@@ -12,10 +12,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
+from backend.errors import LabelStudioUnreachable
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import UNCERTAINTY_SAMPLING
 from backend.pool.publication import Publication, delete_before, revise, verify, write
@@ -157,5 +158,6 @@ class Person:
             task = self._tasks[self._sent % len(self._tasks)]
             self._sent += 1
             started = time.perf_counter()
-            self._client.annotate(task, [])
+            with suppress(LabelStudioUnreachable):  # 30 s are waited at most, and count
+                self._client.annotate(task, [])
             waits.append(time.perf_counter() - started)
