@@ -30,7 +30,9 @@ Names = Annotated[tuple[str, ...], NoDecode]
 MIB = 1024 * 1024
 BUCKET_SCHEMES = ("s3", "gs", "azure-blob")
 """Storages whose addresses Label Studio itself serves, as it names them."""
-OTHER_VARIABLES = frozenset({"USAM_HOME", "USAM_LABEL_STUDIO", "USAM_MODELS", "USAM_SHARED", "USAM_UPDATE_DOCS"})
+OTHER_VARIABLES = frozenset(
+    {"USAM_HOME", "USAM_LABEL_STUDIO", "USAM_MIRROR", "USAM_MODELS", "USAM_SHARED", "USAM_UPDATE_DOCS"}
+)
 """Variables that other parts read. Those of benches and tests are passed over too, with a line in the log."""
 SIMILAR = 0.85
 """How alike a variable's name and a setting's are, from 0 to 1, where the one is taken for the other misspelt."""

@@ -1,59 +1,163 @@
-"""Writing 10,000 confidences into a real Label Studio.
+"""Writing 10,000 confidences into a real Label Studio, and how long a person's *Submit* waits meanwhile.
 
-The time ends where Label Studio serves by the new version; deleting the old one, which comes afterwards and holds
-nobody up, is reported beside.
+Writing ends where Label Studio serves by the new version. The version before it is deleted afterwards, bit by bit as
+the service does it, and once in one go. During each part annotations are sent one after the other, half a second apart;
+the longest wait counts, beside that at rest. `BENCH_CONFIDENCES=1000` takes another size, `BENCH_SECONDS=600` watches
+the deletion for longer.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
+from backend.errors import LabelStudioUnreachable
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import UNCERTAINTY_SAMPLING
-from backend.pool.publication import delete_before, verify, write
+from backend.pool.publication import Publication, delete_before, revise, verify, write
+from backend.pool.revision import revision
 from backend.store.records import ScoreRow
 from bench.rows import Row
 from bench.served import CONFIG, beside_label_studio
 
-TASKS = 10_000
+TASKS = int(os.environ.get("BENCH_CONFIDENCES", "10000"))
+WATCHED_S = float(os.environ.get("BENCH_SECONDS", "240"))
+NOTE = "real Label Studio 1.23.2 on SQLite"
 
 
 def run() -> list[Row]:
-    """Seconds for the first 10,000 and for those after them."""
+    """Seconds for writing, deletion and the longest *Submit* during each."""
     with beside_label_studio() as opened:
         return confidences(opened.label_studio)
 
 
 def confidences(client: LabelStudio) -> list[Row]:
-    """Seconds to write 10,000 confidences and switch to them, over an earlier version of as many."""
+    """Write two versions and a third, deleting the first bit by bit and the second in one go."""
     project = client.create_project("confidences", CONFIG, sampling=UNCERTAINTY_SAMPLING).id
-    client.import_tasks(project, [{"data": {"image": f"http://127.0.0.1:9/{n}.png"}} for n in range(TASKS)])
+    submitted = client.create_project("submitted", CONFIG).id
+    for where, count in ((project, TASKS), (submitted, 50)):
+        client.import_tasks(where, [{"data": {"image": f"http://127.0.0.1:9/{n}.png"}} for n in range(count)])
     tasks = [task.id for task in client.tasks(project)]
-    taken: list[float] = []
-    rng = np.random.default_rng(0)
+    person = Person(client, [task.id for task in client.tasks(submitted)])
+    with person.at_work() as at_rest:
+        time.sleep(12)
+    taken, waits = [], []
     for number in (1, 2):
-        order = rng.permutation(tasks)
-        rows = [ScoreRow(int(t), "", 0.0, (place + 1) / TASKS, place, False) for place, t in enumerate(order)]
+        with person.at_work() as during:
+            started = time.perf_counter()
+            done = publish(client, project, tasks, number)
+            taken.append(time.perf_counter() - started)
+        waits += during
+    revised, written, during_change = change(client, project, tasks, done.version, person)
+    with person.at_work() as during_deletion:
         started = time.perf_counter()
-        done = write(
-            client,
-            project,
-            rows,
-            lambda row: {"task": row.task, "score": row.confidence, "result": []},
-            f"nano-m+{number:012x}.{number}",
-        )
-        taken.append(time.perf_counter() - started)
-        trouble = verify(client, project, done.version, rows[0].task)
-        if trouble:
-            raise RuntimeError(trouble)
-    started = time.perf_counter()
-    delete_before(client, project, done.version)
-    deletion = time.perf_counter() - started
-    note = "real Label Studio 1.23.2 on SQLite; until the project's version is switched and the first task verified"
+        gone = delete_before(client, project, done.version, lambda: time.perf_counter() - started < WATCHED_S)
+        deletion = time.perf_counter() - started
+    left = sum(client.model_versions(project).values()) - TASKS
+    with person.at_work() as during_whole:
+        started = time.perf_counter()
+        client.delete_version(project, done.version)
+        whole = time.perf_counter() - started
+    rest = f"at rest: {max(at_rest):.2f} s, median {np.median(at_rest):.2f} s of {len(at_rest)}"
+    size = f"{TASKS:,}"
+    deleted = TASKS - left
     return [
-        Row("write 10,000 confidences into Label Studio, first time", taken[0], "s", target="<= 15", note=note),
-        Row("write 10,000 confidences into Label Studio, again", taken[1], "s", target="<= 15", note=note),
-        Row("delete the 10,000 before them, afterwards", deletion, "s", note="Label Studio's own work"),
+        Row(f"write {size} confidences into Label Studio, first time", taken[0], "s", target="<= 5", note=NOTE),
+        Row(f"write {size} confidences into Label Studio, again", taken[1], "s", target="<= 5", note=NOTE),
+        _wait(f"writing {size} confidences", waits, rest, "<= 1"),
+        Row(f"write a ranking of {size} in which 5 % moved", revised, "s", note=f"{NOTE}; {written:,} written"),
+        _wait("writing a ranking in which 5 % moved", during_change, rest, "<= 1"),
+        Row(
+            f"delete the {size} before them, bit by bit",
+            deletion * TASKS / max(deleted, 1),
+            "s",
+            target="<= 20",
+            note=f"{NOTE}; {'all' if gone else f'from {deleted:,} in {deletion:.0f} s'}; nobody waits for it",
+        ),
+        _wait("deleting bit by bit", during_deletion, rest, "<= 1"),
+        Row(f"delete {size} in one go, as it was", whole, "s", note=NOTE),
+        _wait("deleting in one go, as it was", during_whole, rest, ""),
     ]
+
+
+def change(
+    client: LabelStudio, project: int, tasks: list[int], version: str, person: Person
+) -> tuple[float, int, list[float]]:
+    """Move 5 % of the tasks of the order that is served: seconds, how many were written, and how long each *Submit*
+    took."""
+    before = rows_of(tasks, 2)
+    rng = np.random.default_rng(3)
+    moved = set(rng.choice(len(before), max(len(before) // 20, 1), replace=False).tolist())
+    order = [row for place, row in enumerate(before) if place not in moved]
+    for place in sorted(moved):
+        order.insert(int(rng.integers(0, len(order) + 1)), before[place])
+    with person.at_work() as waits:
+        started = time.perf_counter()
+        found = revision({row.task: row for row in before}, order, version)
+        if found is None:
+            raise RuntimeError("5 % moved should not make all be written anew")
+        revise(client, project, found, prediction_of, version)
+        seconds = time.perf_counter() - started
+    if trouble := verify(client, project, version, order[0].task):
+        raise RuntimeError(trouble)
+    return seconds, len(found.written), waits
+
+
+def rows_of(tasks: list[int], number: int) -> list[ScoreRow]:
+    """An order of all tasks, another for each number."""
+    order = np.random.default_rng(number).permutation(tasks)
+    return [ScoreRow(int(t), "", 0.0, (place + 1) / len(order), place, False) for place, t in enumerate(order)]
+
+
+def prediction_of(row: ScoreRow) -> dict[str, object]:
+    """A task's confidence, without masks."""
+    return {"task": row.task, "score": row.confidence, "result": []}
+
+
+def _wait(what: str, waits: list[float], rest: str, target: str) -> Row:
+    note = f"{NOTE}; {len(waits)} sent half a second apart, median {np.median(waits):.2f} s"
+    return Row(f"longest Submit while {what}", max(waits), "s", rest, target, note=note)
+
+
+def publish(client: LabelStudio, project: int, tasks: list[int], number: int) -> Publication:
+    """Write another order of all tasks, and check that it is served."""
+    rows = rows_of(tasks, number)
+    done = write(client, project, rows, prediction_of, f"nano-m+{number:012x}.{number}")
+    trouble = verify(client, project, done.version, rows[0].task)
+    if trouble:
+        raise RuntimeError(trouble)
+    return done
+
+
+class Person:
+    """Submits one of these tasks after the other."""
+
+    def __init__(self, client: LabelStudio, tasks: list[int]) -> None:
+        self._client, self._tasks, self._sent = client, tasks, 0
+
+    @contextmanager
+    def at_work(self) -> Iterator[list[float]]:
+        """Submits until the block ends; the list fills with how long each took."""
+        waits: list[float] = []
+        stop = threading.Event()
+        thread = threading.Thread(target=self._submit, args=(stop.wait, waits))
+        thread.start()
+        try:
+            yield waits
+        finally:
+            stop.set()
+            thread.join()
+
+    def _submit(self, stopped: Callable[[float], bool], waits: list[float]) -> None:
+        while not stopped(0.5):
+            task = self._tasks[self._sent % len(self._tasks)]
+            self._sent += 1
+            started = time.perf_counter()
+            with suppress(LabelStudioUnreachable):  # 30 s are waited at most, and count
+                self._client.annotate(task, [])
+            waits.append(time.perf_counter() - started)

@@ -3,19 +3,23 @@
 Tasks are put into Label Studio's own database, and what the model says of one photograph is kept as what it says of
 each, so that what is measured is all but the model: reading the tasks, reading what changed, ranking from kept
 proposals, writing the ranking, and the pages. Each job runs in a process of its own, whose largest memory counts, less
-what it held before. `BENCH_TASKS=1000,10000` takes other sizes.
+what it held before. `BENCH_TASKS=1000,10000` takes other sizes. A step that takes longer than `BENCH_SECONDS` (900)
+ends its size; what was measured is kept in the file that `BENCH_KEPT` names, and whole sizes in it are not measured
+again.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as StepTimeout
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ from backend.pool.proposing import ProposalPlan
 from backend.resources import Resources
 from backend.settings import Settings
 from backend.store.records import ProposalRow
-from backend.web.dashboard.queue import queue_page
+from backend.web.dashboard.queue import ReasonKinds, queue_page
 from bench.rows import Row
 from bench.served import CONFIG, beside_label_studio, photographs
 
@@ -39,6 +43,7 @@ SIZES = (1_000, 10_000, 100_000)
 GIVEN = {"model": "nano-m", "points_per_side": 8, "max_regions": 3}
 AT_ONCE = 500
 TARGET = "<= 1.2"
+STEP_S = float(os.environ.get("BENCH_SECONDS", "900"))
 
 
 @dataclass(frozen=True)
@@ -47,21 +52,47 @@ class Cost:
 
     seconds: float
     memory: float
+    ended: bool = True
 
 
 def run() -> list[Row]:
     """Cost of each step by size, and by how much a task of the largest pool costs more than one of the smallest."""
     sizes = [int(size) for size in os.environ.get("BENCH_TASKS", "").split(",") if size] or list(SIZES)
-    with beside_label_studio(**GIVEN) as opened:
-        found = {size: grown(opened, size) for size in sizes}
+    kept = Path(os.environ.get("BENCH_KEPT", os.devnull))
+    found = known(kept, sizes)
+    if set(sizes) - set(found):
+        with beside_label_studio(**GIVEN) as opened:
+            for size in sorted(set(sizes) - set(found)):
+                found[size] = grown(opened, size)
+                if kept != Path(os.devnull):
+                    told = {
+                        str(one): {step: asdict(cost) for step, cost in costs.items()} for one, costs in found.items()
+                    }
+                    kept.write_text(json.dumps(told, indent=1))
+    return rows_of(found)
+
+
+def known(kept: Path, sizes: list[int]) -> dict[int, dict[str, Cost]]:
+    """What an earlier run measured of these sizes."""
+    if not kept.is_file():
+        return {}
+    told = {int(size): costs for size, costs in json.loads(kept.read_text()).items()}
+    return {size: {step: Cost(**cost) for step, cost in told[size].items()} for size in sizes if size in told}
+
+
+def rows_of(found: dict[int, dict[str, Cost]]) -> list[Row]:
+    """Costs as figures, and a task of the largest size beside one of the smallest where both have the step."""
     rows = []
-    for size, costs in found.items():
+    for size, costs in sorted(found.items()):
         for step, cost in costs.items():
-            memory = f"{cost.memory / 2**20:.0f} MiB"
-            rows.append(Row(f"{step}, {size:,} tasks", cost.seconds, "s", note=memory))
-    least, most = min(sizes), max(sizes)
+            memory = f"{cost.memory / 2**20:.0f} MiB beyond what the process held" if cost.memory else ""
+            note = memory if cost.ended else f"not ended within {cost.seconds:.0f} s"
+            rows.append(Row(f"{step}, {size:,} tasks", cost.seconds, "s", note=note))
+    least, most = min(found), max(found)
     for step in found[least] if least != most else ():
-        small, big = found[least][step], found[most][step]
+        small, big = found[least][step], found[most].get(step)
+        if big is None or not (small.ended and big.ended):
+            continue
         name = f"{step}, a task of {most:,} / of {least:,}"
         target = TARGET if step in ("read all tasks", "rank from kept proposals") else ""
         rows.append(Row(f"{name}, time", big.seconds * least / most / small.seconds, "ratio", "", target))
@@ -71,22 +102,33 @@ def run() -> list[Row]:
 
 
 def grown(opened: Resources, size: int) -> dict[str, Cost]:
-    """What each step costs on a new project of `size` tasks."""
+    """What each step costs on a new project of `size` tasks; without the steps after one that took too long."""
     project = opened.label_studio.create_project(f"growth {size}", CONFIG, sampling=UNCERTAINTY_SAMPLING)
     insert_tasks(opened, project.id, size)
     opened.store.join(project.id, project.stamp)
-    costs = {"read all tasks": in_a_process(opened, _job, "sync", project.id)}
+    costs: dict[str, Cost] = {}
+
+    def measure(name: str, step: Callable[[Settings, str, int], None], job: str) -> bool:
+        costs[name] = in_a_process(opened, step, job, project.id)
+        return costs[name].ended
+
+    if not measure("read all tasks", _job, "sync"):
+        return costs
     keep_for_all(opened, project.id)
-    costs["rank from kept proposals"] = in_a_process(opened, _job, "score_pool", project.id)
+    if not measure("rank from kept proposals", _job, "score_pool"):
+        return costs
     (done,) = opened.store.runs(project.id, "score_pool", limit=1)
     if done.state != "done" or done.details["proposed"] or len(opened.store.ranking(project.id)) != size:
         raise AssertionError(f"{done.state}: {done.reason}, {done.details}")
     seconds = done.details["seconds"]
+    print(f"  of these {seconds}", flush=True)
     costs |= {f"of these, {part}": Cost(seconds[part], 0.0) for part in ("propose", "rank", "write", "switch")}
     opened.label_studio.annotate(opened.store.ranking(project.id, 1)[0].task, [])
-    costs["read one change"] = in_a_process(opened, _job, "sync", project.id)
-    costs["page of the queue"] = in_a_process(opened, _page, "queue", project.id)
-    costs["first page"] = in_a_process(opened, _page, "overview", project.id)
+    _ = (
+        measure("read one change", _job, "sync")
+        and measure("page of the queue", _page, "queue")
+        and measure("first page", _page, "overview")
+    )
     return costs
 
 
@@ -131,7 +173,13 @@ def keep_for_all(opened: Resources, project: int) -> None:
 def in_a_process(opened: Resources, step: Callable[[Settings, str, int], None], name: str, project: int) -> Cost:
     """What a step costs, in a process that has loaded everything before."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        cost = pool.submit(_measured, step, opened.settings.data_dir, name, project).result()
+        waiting = pool.submit(_measured, step, opened.settings.data_dir, name, project)
+        try:
+            cost = waiting.result(timeout=STEP_S)
+        except StepTimeout:
+            cost = Cost(STEP_S, 0.0, ended=False)
+            for process in list(pool._processes.values()):
+                process.kill()
     print(f"  project {project}, {name}: {cost.seconds:.2f} s, {cost.memory / 2**20:.0f} MiB", flush=True)
     return cost
 
@@ -164,6 +212,6 @@ def _page(settings: Settings, name: str, project: int) -> None:
     with Resources.open(settings) as resources:
         store: Any = resources.store
         if name == "queue":
-            queue_page(settings, store, store.reason_kinds(project), project, {})
+            queue_page(settings, store, ReasonKinds(store).of(project), project, {})
         else:
             store.overviews()

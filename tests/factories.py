@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -183,7 +183,7 @@ class FakeLabelStudio:
 
     def import_predictions(self, project: int, items: Any) -> int:
         rows = list(items)
-        for number, item in enumerate(rows):
+        for number, item in enumerate(rows, max((one.id for one in self.prediction_list), default=0) + 1):
             self.prediction_list.append(Prediction.read({**item, "id": number}, item["task"]))
         return len(rows)
 
@@ -200,6 +200,19 @@ class FakeLabelStudio:
     def model_versions(self, project: int) -> dict[str, int]:
         names = [one.model_version for one in self.prediction_list]
         return {name: names.count(name) for name in names}
+
+    def of_version(self, project: int, version: str, page: int) -> list[int] | None:
+        found = [one for one in self.prediction_list if version in one.model_version][25 * (page - 1) : 25 * page]
+        return [one.id for one in found if one.model_version == version] if found else None
+
+    def update_prediction(self, prediction: int, *, score: float, result: Any) -> None:
+        self.prediction_list = [
+            replace(one, score=score, result=list(result)) if one.id == prediction else one
+            for one in self.prediction_list
+        ]
+
+    def delete_prediction(self, prediction: int) -> None:
+        self.prediction_list = [one for one in self.prediction_list if one.id != prediction]
 
     def delete_version(self, project: int, version: str) -> None:
         self.prediction_list = [one for one in self.prediction_list if one.model_version != version]

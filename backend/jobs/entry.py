@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from backend.errors import JobError
+from backend.errors import JobError, LabelStudioError
 from backend.queue import JOB_NAMES
 from backend.resources import Resources
 from backend.settings import Settings
@@ -34,10 +35,13 @@ def run_job(resources: Resources, job: str, project: int) -> None:
         _log.warning("%s of project %s is passed over: it is not connected", job, project)
         return
     if job == "sync":
+        from backend.jobs.score_pool import tidy
         from backend.jobs.sync import run as sync
 
         with resources.lease(f"sync-{project}"):
             sync(resources, project)
+        with suppress(LabelStudioError):  # the next one goes on with it
+            tidy(resources, project)
     elif job == "score_pool":
         from backend.jobs.score_pool import run as score_pool
         from backend.jobs.score_pool import tidy

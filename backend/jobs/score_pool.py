@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from backend.errors import ITEM_ERRORS, JobBusy, JobError, reason_of
+from backend.errors import ITEM_ERRORS, JobBusy, JobError, LabelStudioError, reason_of
 from backend.inference.shown import ShownObjects
+from backend.label_studio.client import LabelStudio
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
 from backend.pool.kept_objects import READ_AT_ONCE, KeptObjects, drawings_of, read_kept
@@ -30,10 +31,11 @@ from backend.pool.policy import (
 )
 from backend.pool.proposals import ScoredObjects, draw_shown, regions_of, score_many
 from backend.pool.proposing import ProposalPlan
-from backend.pool.publication import delete_before, verify, write
+from backend.pool.publication import Publication, delete_before, revise, verify, write
 from backend.pool.ranking import PoolTask, rank, ranking_is_stale
 from backend.pool.refined_masks import alternative_predictions
 from backend.pool.refinement import offer_alternatives, refine_pool_if_needed
+from backend.pool.revision import Revision, revision
 from backend.pool.sharing import propose_missing
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from usam.objects.project_heads import ProjectHeads
 
 _log = logging.getLogger(__name__)
+TIDY_S = 45.0
 
 
 def run(resources: Resources, project: int) -> None:
@@ -59,20 +62,26 @@ def run(resources: Resources, project: int) -> None:
         if not ranking_is_stale_before(resources, known, progress.id):
             progress.state, progress.reason = "skipped", "the order in use is right"
             return
-        _rank_pool(resources, known, progress)
+        _rank_pool(resources, known, progress, key)
 
 
 def tidy(resources: Resources, project: int) -> None:
-    """Delete the rankings before the one in use. Nobody waits for it: it holds no lease that a ranking needs, and
-    leaves alone what a ranking writes meanwhile.
+    """Delete the rankings before the one in use, for as long as no other job waits and `TIDY_S` at most: each sync goes
+    on with it. It holds no lease that a ranking needs, and leaves alone what a ranking writes meanwhile.
 
     Raises `LabelStudioError` where Label Studio does not answer.
     """
     served = resources.store.served(project)
     if not served:
         return
+    end = time.monotonic() + TIDY_S
     with suppress(JobBusy), resources.lease(f"tidy-{project}"):
-        for name in delete_before(resources.label_studio, project, served):
+        for name in delete_before(
+            resources.label_studio,
+            project,
+            served,
+            lambda: time.monotonic() < end and not resources.queue.others_wait(project),
+        ):
             _log.info("deleted the ranking %s of project %s", name, project)
 
 
@@ -84,7 +93,7 @@ def ranking_is_stale_before(resources: Resources, known: Project, run_id: int) -
     return bool(ranking_is_stale(resources, known))
 
 
-def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> None:
+def _rank_pool(resources: Resources, known: Project, progress: RunProgress, key: str) -> None:
     store, client, project = resources.store, resources.label_studio, known.id
     started = time.perf_counter()
     pool = store.tasks(project, unlabelled=True)
@@ -97,6 +106,7 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
     strategy, fallback = strategy_for(resources.settings, heads)
     choice = mask_selection_in_use(resources, project, heads)
     plan = ProposalPlan(resources, known, heads, learnt, controls, choice, decoder_in_use(resources, project))
+    remade = {task.id for task in plan.missing(pool)}
     shared = propose_missing(plan, pool, progress)
     made = shared.tasks
     act = partial(refine_pool_if_needed, resources, project, pool, heads, learnt, controls, choice, progress, made)
@@ -108,11 +118,12 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
     failed = sum(bool(subject.failure) for subject in subjects)
     if failed == len(subjects):
         raise JobError("an image that can be read", f"{failed} that cannot; {subjects[0].failure}", "see the settings")
-    writer = _Writer(resources, project, pool, rows, subjects, controls)
     ranked = time.perf_counter()
     if not store.is_running(progress.id):  # as after a store that did not answer for longer than a lease holds
         raise JobBusy("this ranking to be the newest", "a later one", "that one is published")
-    published = write(client, project, rows, writer.prediction_of, version)
+    change = _change(resources, known, progress.id, key, rows, remade)
+    writer = partial(_Writer, resources, project, pool, subjects, controls)
+    published, written = _publish(client, project, rows, writer, version, change)
     rows = published.rows
     store.put_scores(project, rows)
     store.set_served(project, published.version)
@@ -120,7 +131,7 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
     offered = 0
     acting |= act(("alternatives",))  # needs no place in the order: nobody waits for it
     if acting.get("alternatives", {}).get("total", {}).get("acted"):
-        others = alternative_predictions(resources, project, rows, heads, learnt, controls, published.version)
+        others = alternative_predictions(resources, project, written, heads, learnt, controls, published.version)
         offered = offer_alternatives(resources, project, others)
     trouble = verify(client, project, published.version, rows[0].task)
     _, unused = usable_decoder(resources.registry, project, resources.registry.champion(project), resources.settings)
@@ -131,6 +142,7 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
         "version": published.version,
         "strategy": strategy,
         "tasks": len(rows),
+        "written": len(written),
         "proposed": made,
         "shards": shared.shards,
         "workers": shared.workers,
@@ -149,6 +161,47 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress) -> N
         },
     }
     progress.step(len(rows), len(rows))
+
+
+def _change(
+    resources: Resources, known: Project, run_id: int, key: str, rows: Sequence[ScoreRow], remade: set[int]
+) -> Revision | None:
+    """What has to be written, where the order that is served was made by the same heads and settings and wholly
+    written; None where all has to."""
+    store, served = resources.store, resources.store.served(known.id)
+    before = [past for past in store.runs(known.id, "score_pool", limit=2) if past.id < run_id]
+    done = store.last_run(known.id, "score_pool", ("done",))
+    if (
+        not served
+        or known.model_version != served
+        or not before
+        or before[0].state not in ("done", "skipped")
+        or done is None
+        or done.fingerprint != key
+        or resources.settings.larger_model
+    ):
+        return None
+    return revision({row.task: row for row in store.ranking(known.id)}, rows, served, remade)
+
+
+def _publish(
+    client: LabelStudio,
+    project: int,
+    rows: Sequence[ScoreRow],
+    writer: Callable[[Sequence[ScoreRow]], _Writer],
+    version: str,
+    change: Revision | None,
+) -> tuple[Publication, list[ScoreRow]]:
+    """Write the order; and the rows that were written for it."""
+    if change is not None:
+        try:
+            served = change.rows[0].version
+            return revise(client, project, change, writer(change.written).prediction_of, served), change.written
+        except LabelStudioError as error:
+            if error.status != 400:
+                raise
+    published = write(client, project, rows, writer(rows).prediction_of, version)
+    return published, published.rows
 
 
 def _score(
@@ -175,13 +228,14 @@ class _Writer:
         resources: Resources,
         project: int,
         tasks: Sequence[KnownTask],
-        rows: Sequence[ScoreRow],
         subjects: Sequence[PoolTask],
         controls: LabelConfig,
+        rows: Sequence[ScoreRow],
     ) -> None:
         self._store, self._settings, self._controls = resources.store, resources.settings, controls
         self._project, self._tasks = project, {task.id: task for task in tasks}
-        self._rows, self._ahead, self._stored = rows, range(0), dict[int, ProposalRow]()
+        self._rows, self._stored = rows, dict[int, ProposalRow]()
+        self._numbers = {row.task: number for number, row in enumerate(rows)}
         self._subjects = {subject.task: subject for subject in subjects}
 
     def prediction_of(self, row: ScoreRow) -> Json:
@@ -197,9 +251,9 @@ class _Writer:
 
     def _stored_for(self, row: ScoreRow) -> ProposalRow:
         """What is kept of a task; that of those after it is read with it."""
-        if row.place not in self._ahead:
-            self._ahead = range(row.place, row.place + READ_AT_ONCE)
-            part = self._rows[row.place : row.place + READ_AT_ONCE]
+        if row.task not in self._stored:
+            first = self._numbers[row.task]
+            part = self._rows[first : first + READ_AT_ONCE]
             self._stored = self._store.proposal_rows(self._project, [one.task for one in part])
         return self._stored[row.task]
 

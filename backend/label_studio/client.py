@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from backend.errors import LabelStudioError
+from backend.label_studio.batches import BatchSize, batches
 from backend.label_studio.http import Connection, items
 from backend.label_studio.records import (
     Annotation,
@@ -33,8 +35,6 @@ Record = TypeVar("Record")
 PAGE = 500
 _FILES_AT_ONCE = 50
 CHUNK_ITEMS = 20_000
-CHUNK_BYTES = 64 * 1024 * 1024
-"""Few big imports: Label Studio counts the tasks again after each, which takes seconds in a big project."""
 _TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations,total_predictions,is_labeled"
 _ANNOTATION_FIELDS = "id,annotations,result,updated_at,was_cancelled,ground_truth,completed_by,task"
 _PREDICTION_FIELDS = "id,predictions,result,score,model_version,task"
@@ -167,10 +167,12 @@ class LabelStudio(Connection):
 
         Label Studio stores wrong names, labels and geometry as they come, drops without a word what has a score
         outside 0..1, and refuses a whole chunk for one unknown task id. Here a score must be a finite number, and
-        fewer stored than sent is an error.
+        fewer stored than sent is an error. Requests are kept short (`batches`), with pauses between.
         """
-        sent = 0
-        for part in _chunks(predictions, chunk):
+        sent, size = 0, BatchSize(chunk)
+        for part in batches(predictions, size):
+            time.sleep(0.1 * size.seconds)
+            started = time.perf_counter()
             answer = self._object(
                 "POST",
                 f"/api/projects/{project}/import/predictions",
@@ -182,6 +184,7 @@ class LabelStudio(Connection):
                 raise LabelStudioError(
                     f"{len(part)} predictions stored", str(answer.get("created")), "score the pool again"
                 )
+            size.took(len(part), time.perf_counter() - started)
             sent += len(part)
         return sent
 
@@ -190,10 +193,37 @@ class LabelStudio(Connection):
         answer = self._object("GET", f"/api/projects/{project}/model-versions")
         return {str(name): int(count) for name, count in answer.items()}
 
+    def of_version(self, project: int, version: str, page: int, *, count: int = 25) -> list[int] | None:
+        """Numbers of predictions of a version on a page of `count` tasks; None after the last page. A page may have
+        none: Label Studio finds all whose version has `version` in it."""
+        has = {
+            "filter": "filter:tasks:predictions_model_versions", "operator": "contains", "type": "List",
+            "value": [version],
+        }  # fmt: skip
+        query = {"filters": {"conjunction": "and", "items": [has]}, "ordering": ["tasks:id"]}
+        params = {"project": project, "page": page, "page_size": count, "query": json.dumps(query)}
+        params |= {"fields": "all", "resolve_uri": "false", "include": "id,predictions"}
+        tasks = items(self._object("GET", "/api/tasks", params=params, empty_on={404}).get("tasks", []), "tasks")
+        rows = [row for task in tasks for row in items(task.get("predictions"), "predictions")]
+        found = {number(row.get("id"), "id") for row in rows if row.get("model_version") == version}
+        return sorted(found) if tasks else None
+
+    def update_prediction(self, prediction: int, *, score: float, result: Sequence[Json]) -> None:
+        """Give one prediction another score and other regions. It touches the task."""
+        self._send("PATCH", f"/api/predictions/{prediction}/", json={"score": score, "result": list(result)})
+
+    def delete_prediction(self, prediction: int) -> None:
+        """Delete one prediction; nothing where it is gone already."""
+        try:
+            self._send("DELETE", f"/api/predictions/{prediction}/")
+        except LabelStudioError as error:
+            if error.status != 404:
+                raise
+
     def delete_version(self, project: int, version: str) -> None:
         """Delete all predictions of a version. Deleting the project's current one leaves it without any.
 
-        Label Studio takes several seconds for each thousand.
+        Label Studio takes several seconds for each thousand, in which nobody else can write.
         """
         path = f"/api/projects/{project}/model-versions"
         self._send("DELETE", path, json={"model_version": version}, long=True)
@@ -355,28 +385,6 @@ def _readable(read: Callable[[Json], Record], rows: Iterable[Json], what: str) -
             yield read(row)
         except LabelStudioError as error:
             log.warning("%s %.40r is left out: %s", what, row.get("id"), error)
-
-
-def _chunks(items: Iterable[Mapping[str, Any]], count: int) -> Iterator[list[bytes]]:
-    """Serialised items in chunks of at most `count` items and about `CHUNK_BYTES` bytes."""
-    part: list[bytes] = []
-    size = 0
-    for item in items:
-        try:
-            data = json.dumps(item, allow_nan=False, separators=(",", ":")).encode()
-        except ValueError as error:
-            task = item.get("task")
-            raise LabelStudioError("finite numbers in a prediction", f"one without, task {task}") from error
-        score = item.get("score")
-        if isinstance(score, bool) or not isinstance(score, int | float):
-            raise LabelStudioError("a number as a prediction's score", repr(score), f"see task {item.get('task')}")
-        if part and (len(part) >= count or size + len(data) > CHUNK_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(data)
-        size += len(data)
-    if part:
-        yield part
 
 
 def _webhook_body(headers: Mapping[str, str], actions: Sequence[str]) -> Json:

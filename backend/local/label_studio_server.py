@@ -30,6 +30,8 @@ from backend.store.kept_twice import read_either, write_twice
 
 LABEL_STUDIO_VERSION = "1.23.2"
 ENVIRONMENT_NAME = ".venv-label-studio"
+SHORT_IMPORTS = "fflag_fix_back_4620_memory_efficient_predictions_import_08012025_short"
+"""Label Studio's own switch: after an import of predictions it counts these tasks again, not all of the project."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,7 @@ class LabelStudioServer:
             "FEATURE_FLAGS_OFFLINE": "true",
             "ML_BLOCK_LOCAL_IP": "false",
             "SSRF_PROTECTION_ENABLED": "false",
+            SHORT_IMPORTS: "true",
         }
 
     def __enter__(self) -> LabelStudioServer:

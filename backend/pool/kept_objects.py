@@ -9,8 +9,10 @@ those that were shown, so that writing a ranking traces no mask twice.
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -247,6 +249,16 @@ def read_kept(store: Store, project: int, tasks: Sequence[int]) -> Iterator[Kept
         part = tasks[start : start + READ_AT_ONCE]
         rows = store.proposal_rows(project, part)
         yield KeptBatch(part, rows, {task: KeptObjects.unpack(row) for task, row in sorted(rows.items()) if row.arrays})
+        del rows
+        if start // READ_AT_ONCE % 2:
+            give_back_memory()
+
+
+def give_back_memory() -> None:
+    """Hand freed memory back to the system where the C library keeps it: the little that stays of each batch holds the
+    rest in place, more than a megabyte a task."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def drawings_of(row: ProposalRow) -> dict[int, Drawing]:

@@ -15,7 +15,11 @@ from backend.errors import JobError, LabelStudioError
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import UNCERTAINTY_SAMPLING
 from backend.pool.policy import OWN_VERSION
+from backend.pool.revision import Revision
 from backend.store.records import ScoreRow
+
+AT_ONCE = 50
+"""So many predictions Label Studio deletes in one go in less than half a second."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,77 @@ def write(
     raise AssertionError("unreachable")
 
 
-def delete_before(client: LabelStudio, project: int, served: str) -> list[str]:
+def revise(
+    client: LabelStudio,
+    project: int,
+    change: Revision,
+    prediction_of: Callable[[ScoreRow], Mapping[str, Any]],
+    version: str,
+) -> Publication:
+    """Write what differs into the version that is served: each task has the old or the new place at any time. A run
+    that is killed meanwhile is no longer the last that was done, so that the next one writes all anew.
+
+    Raises `LabelStudioError`, with status 400 where a task was deleted meanwhile.
+    """
+    started = time.perf_counter()
+    tasks = [row.task for row in change.written]
+    stored: dict[int, list[int]] = {}
+    for one in client.predictions(project, tasks):
+        if one.model_version == version:
+            stored.setdefault(one.task, []).append(one.id)
+    missing: list[ScoreRow] = []
+    for row in change.written:
+        if row.task not in stored:
+            missing.append(row)
+            continue
+        first, *others = stored[row.task]
+        told = prediction_of(row)
+        client.update_prediction(first, score=told["score"], result=told["result"])
+        for other in others:  # another reading of the task as it was
+            client.delete_prediction(other)
+    client.import_predictions(project, ({**prediction_of(row), "model_version": version} for row in missing))
+    return Publication(version, change.rows, time.perf_counter() - started, 0.0)
+
+
+def delete_before(
+    client: LabelStudio, project: int, served: str, go_on: Callable[[], bool] = lambda: True
+) -> list[str]:
     """Delete every version that a ranking before `served` wrote, also what a killed run left. Other models' stay, and
-    so does what a later ranking is writing. Returns their names."""
+    so does what a later ranking is writing. Returns the names of those that are gone.
+
+    Label Studio deletes a version in one transaction, and nobody can submit meanwhile: so a large one goes prediction
+    by prediction, with pauses, for as long as `go_on` says; what is left goes the next time.
+    """
     newest = _run_of(served)
-    names = [name for name in client.model_versions(project) if name != served]
-    ours = [name for name in names if (run := _run_of(name)) is not None and (newest is None or run <= newest)]
-    for name in ours:
+    counts = {name: count for name, count in client.model_versions(project).items() if name != served}
+    gone: list[str] = []
+    for name, count in counts.items():
+        run = _run_of(name)
+        if run is None or (newest is not None and run > newest):
+            continue
+        if not _shrink(client, project, name, count, go_on):
+            break
         client.delete_version(project, name)
-    return ours
+        gone.append(name)
+    return gone
+
+
+def _shrink(client: LabelStudio, project: int, version: str, count: int, go_on: Callable[[], bool]) -> bool:
+    """Delete predictions one by one until `AT_ONCE` are left; False where it was told to stop before."""
+    page = 1
+    while count > AT_ONCE:
+        found = client.of_version(project, version, page)
+        if found is None:  # no task has them: then there is no other way
+            return True
+        for prediction in found:
+            started = time.perf_counter()
+            client.delete_prediction(prediction)
+            time.sleep(min(time.perf_counter() - started, 0.5))
+        count -= len(found)
+        page += not found
+        if count > AT_ONCE and not go_on():
+            return False
+    return True
 
 
 def _run_of(version: str) -> int | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from backend.errors import LabelStudioError, LabelStudioUnreachable, TokenError
 from backend.label_studio.client import UNLABELLED, LabelStudio
 from backend.label_studio.records import UNCERTAINTY_SAMPLING, Project, Task
 from backend.local.label_studio_server import LabelStudioServer
+from backend.pool.publication import delete_before, revise, write
+from backend.pool.revision import revision
+from backend.store.records import ScoreRow
 
 pytestmark = pytest.mark.e2e
 CONFIG = """<View><Image name="img" value="$image"/>
@@ -74,6 +79,47 @@ def test_the_lowest_score_of_the_projects_version_is_served(label_studio: LabelS
     served = label_studio.next_task(project.id)
     assert served is not None
     assert (served.id, served.locked) == (tasks[3].id, False)
+
+
+def test_an_earlier_ranking_goes_bit_by_bit_while_what_is_served_and_others_models_stay(
+    label_studio: LabelStudio, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.pool.publication.AT_ONCE", 3)
+    tasks = imported(label_studio, project, 30)
+    old, longer, served = "nano-m+no-heads.1", "nano-m+no-heads.12", "nano-m+no-heads.11"
+    for version, count in ((old, 30), (longer, 28), (served, 30), ("detector-7", 5)):
+        rows = [{"task": task.id, "result": [], "score": 0.5, "model_version": version} for task in tasks[:count]]
+        label_studio.import_predictions(project.id, rows)
+    label_studio.set_model_version(project.id, served)
+
+    assert delete_before(label_studio, project.id, served, lambda: False) == []
+    counts = label_studio.model_versions(project.id)
+    assert 3 < counts[old] < 30
+    assert delete_before(label_studio, project.id, served) == [old]
+    assert label_studio.model_versions(project.id) == {longer: 28, served: 30, "detector-7": 5}
+    assert [task.predictions for task in list(label_studio.tasks(project.id))[4:6]] == [3, 2]
+    assert len(label_studio.predictions(project.id, [tasks[0].id])) == 3
+
+
+def test_a_change_is_written_into_the_ranking_that_is_served(label_studio: LabelStudio, project: Project) -> None:
+    tasks = imported(label_studio, project, 21)
+    version = "nano-m+no-heads.1"
+    order = [ScoreRow(task.id, version, 1.0, (n + 1) / 21, n, False) for n, task in enumerate(tasks[:20])]
+
+    def prediction_of(row: ScoreRow) -> dict[str, object]:
+        return {"task": row.task, "score": row.confidence, "result": [{"id": "r", "from_name": "brush"}]}
+
+    write(label_studio, project.id, order, prediction_of, version)
+    new = [order[7], replace(order[0], task=tasks[20].id), *order[:7], *order[8:]]
+    change = revision({row.task: row for row in order}, new, version)
+    assert change is not None
+    assert [row.task for row in change.written] == [tasks[7].id, tasks[20].id]
+    revise(label_studio, project.id, change, prediction_of, version)
+    served = [task for task, _ in label_studio.first_by_score(project.id, 21)]
+    assert served == [row.task for row in new]
+    assert label_studio.model_versions(project.id) == {version: 21}
+    assert [one.result[0]["id"] for one in label_studio.predictions(project.id, [tasks[7].id])] == ["r"]
+    assert label_studio.project(project.id).model_version == version
 
 
 def test_a_served_task_is_locked_whatever_the_new_scores_say(label_studio: LabelStudio, project: Project) -> None:

@@ -1,7 +1,8 @@
 """Names -> verified files -> built models: SAM 2.0, SAM 2.1, EdgeTAM, EfficientTAM and the bundled nano family.
 
 `registry.toml` says what there is. Downloads lie in the folder `$USAM_HOME`, by default `~/.cache/usam`;
-bundled files lie beside the registry, in the folder `$USAM_MODELS` where that is set.
+bundled files lie beside the registry, in the folder `$USAM_MODELS` where that is set. `$USAM_MIRROR` names another
+address from which files are fetched by their names; what comes is checked against the same SHA-256.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 from usam.checkpoints.downloads import Progress, check_file, download
 from usam.errors import CheckpointError, DownloadError
@@ -221,7 +223,26 @@ def fetch(name: str, progress: Progress | None = None, *, accept_no_licence: boo
     checkpoint = checkpoints[name]
     if checkpoint.bundled:
         return verify(name)
-    return download(checkpoint.url, checkpoint.path, sha256=checkpoint.sha256, size=checkpoint.bytes, progress=progress)
+    address = mirrored(checkpoint.url, checkpoint.file)
+    return download(address, checkpoint.path, sha256=checkpoint.sha256, size=checkpoint.bytes, progress=progress)
+
+
+def mirrored(address: str, name: str) -> str:
+    """From where a file is fetched: `name` below `$USAM_MIRROR` where that is set, else `address`.
+
+    Raises DownloadError where the variable names no `http://` or `https://` address.
+    """
+    mirror = os.environ.get("USAM_MIRROR", "").strip()
+    if not mirror:
+        return address
+    parts = urlsplit(mirror)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise DownloadError(
+            "an address such as https://files.example.com/sam2 in USAM_MIRROR",
+            repr(mirror),
+            "set it to the folder that has the files under their own names, or leave it empty",
+        )
+    return f"{mirror.rstrip('/')}/{quote(name)}"
 
 
 def _fetch_heads(heads: PublishedHeads, progress: Progress | None, accept_no_licence: bool) -> Path:
@@ -238,7 +259,8 @@ def _fetch_heads(heads: PublishedHeads, progress: Progress | None, accept_no_lic
             if progress is not None:
                 progress(before + received, whole)
 
-        download(heads.url[head], path, sha256=heads.sha256[head], size=heads.bytes, progress=report)
+        name = path.relative_to(heads.path.parent).as_posix()
+        download(mirrored(heads.url[head], name), path, sha256=heads.sha256[head], size=heads.bytes, progress=report)
     return heads.path
 
 

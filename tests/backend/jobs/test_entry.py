@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from backend.errors import JobBusy, JobError
+from backend.errors import JobBusy, JobError, LabelStudioError
 from backend.jobs import entry
 from backend.queue import JOB_NAMES
 from backend.resources import Resources
@@ -103,3 +103,18 @@ def test_progress_that_cannot_be_told_harms_no_job(monkeypatch: pytest.MonkeyPat
     assert asked == ["save"]
     monkeypatch.setattr("rq.get_current_job", lambda: None)
     entry._tell_queue({"done": 1})
+
+
+def test_a_sync_goes_on_with_deleting_and_does_not_fail_by_it(
+    place: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def tidy(_: Resources, __: int) -> None:
+        done.append("tidy")
+        raise LabelStudioError("an answer", "none", "start it")
+
+    monkeypatch.setattr("backend.jobs.sync.run", lambda *_: done.append("sync"))
+    monkeypatch.setattr("backend.jobs.score_pool.tidy", tidy)
+    entry.run_job(place, "sync", 7)
+    assert done == ["sync", "tidy"]

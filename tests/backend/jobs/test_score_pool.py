@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from backend.errors import JobBusy, JobError
+from backend.errors import JobBusy, JobError, LabelStudioError
 from backend.jobs import score_pool
 from backend.jobs.entry import run_job
 from backend.jobs.sync import run as sync
@@ -163,3 +163,81 @@ def test_an_order_that_a_later_ranking_overtook_is_not_published(
         run(place, 1)
     studio: Any = place.label_studio
     assert (studio.prediction_list, place.store.served(1)) == ([], "")
+
+
+def test_deleting_earlier_rankings_leaves_off_where_other_jobs_wait(
+    place: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.pool.publication.time.sleep", lambda seconds: None)
+    run(place, 1)
+    studio, queue = cast(Any, place.label_studio), cast(Any, place.queue)
+    old = "nano-s+no-heads.0"
+    studio.import_predictions(1, [{"task": 1, "result": [], "score": 0, "model_version": old}] * 100)
+    queue.busy = True
+    score_pool.tidy(place, 1)
+    assert studio.model_versions(1)[old] == 75
+    queue.busy = False
+    score_pool.tidy(place, 1)
+    assert old not in studio.model_versions(1)
+    assert studio.model_versions(1)[place.store.served(1)] == 4
+
+
+@pytest.fixture
+def few(place: Resources, monkeypatch: pytest.MonkeyPatch) -> Resources:
+    """The four tasks are ranked; a fifth has come, with proposals, that goes between them."""
+    monkeypatch.setattr("backend.pool.revision.MOST_SHARE", 0.5)
+    run(place, 1)
+    studio: Any = place.label_studio
+    studio.add_task(5)
+    sync(place, 1)
+    keep_proposals(place, 5)
+    return place
+
+
+def test_a_few_new_tasks_are_written_into_the_ranking_that_is_served(few: Resources) -> None:
+    studio: Any = few.label_studio
+    before = {one.task: (one.id, one.score) for one in studio.prediction_list}
+    served = few.store.served(1)
+    run(few, 1)
+    assert state(few) == ("done", "first is task 5")
+    assert few.store.runs(1, "score_pool", limit=1)[0].details["written"] == 1
+    assert [row.task for row in few.store.ranking(1)] == [5, 4, 3, 2, 1]
+    assert (few.store.served(1), studio.known.model_version, studio.model_versions(1)) == (served, served, {served: 5})
+    assert {one.task: (one.id, one.score) for one in studio.prediction_list if one.task != 5} == before
+    assert [one.task for one in sorted(studio.prediction_list, key=lambda one: one.score or 0)] == [5, 4, 3, 2, 1]
+    run(few, 1)
+    assert state(few)[0] == "skipped"
+
+
+def test_after_a_change_that_was_cut_short_all_is_written_anew(few: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio: Any = few.label_studio
+    served = few.store.served(1)
+
+    def cut_short(*_: Any) -> None:
+        raise ConnectionError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(few.store, "put_scores", cut_short)
+        with pytest.raises(ConnectionError):
+            run(few, 1)
+    run(few, 1)
+    assert few.store.served(1) != served
+    assert studio.model_versions(1) == {few.store.served(1): 5}
+    assert [one.task for one in sorted(studio.prediction_list, key=lambda one: one.score or 0)] == [5, 4, 3, 2, 1]
+
+
+def test_a_task_deleted_while_a_change_is_written_makes_all_be_written_anew(
+    few: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio: Any = few.label_studio
+    send, refusals = studio.import_predictions, [400]
+
+    def refuse_once(project: int, items: Any) -> int:
+        if refusals:
+            raise LabelStudioError("an import", "refused", "look", status=refusals.pop())
+        return int(send(project, items))
+
+    monkeypatch.setattr(studio, "import_predictions", refuse_once)
+    run(few, 1)
+    assert state(few)[0] == "done"
+    assert studio.model_versions(1) == {few.store.served(1): 5}

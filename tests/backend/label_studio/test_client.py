@@ -72,7 +72,7 @@ def test_predictions_go_in_chunks_by_number(script: Script, client: LabelStudio)
 
 
 def test_predictions_go_in_chunks_by_size(script: Script, client: LabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.label_studio.client.CHUNK_BYTES", 150)
+    monkeypatch.setattr("backend.label_studio.batches.BYTES", 150)
     script.answers = [(201, '{"created": 1}')] * 2
     rows = [{"task": n, "result": ["x" * 60], "score": 0.5} for n in range(2)]
     assert client.import_predictions(1, rows) == 2
@@ -83,6 +83,26 @@ def test_a_score_that_breaks_the_queue_is_never_sent(script: Script, client: Lab
     with pytest.raises(LabelStudioError):
         client.import_predictions(1, [{"task": 1, "result": [], "score": score}])
     assert script.requests == []
+
+
+def test_predictions_of_a_version_are_found_among_those_whose_version_has_it_in_its_name(
+    script: Script, client: LabelStudio
+) -> None:
+    found = [{"id": 7, "model_version": "v1"}, {"id": 8, "model_version": "v10"}]
+    script.answers = [
+        (200, json.dumps({"tasks": [{"id": 1, "predictions": found}], "total": 1})),
+        (200, json.dumps({"tasks": [{"id": 1, "predictions": found[1:]}], "total": 1})),
+        (404, '{"detail": "Invalid page."}'),
+    ]
+    assert [client.of_version(1, "v1", page) for page in (1, 1, 2)] == [[7], [], None]
+
+
+def test_a_prediction_that_is_gone_already_is_no_error(script: Script, client: LabelStudio) -> None:
+    script.answers = [(204, ""), (404, "{}"), (403, "{}")]
+    client.delete_prediction(7)
+    client.delete_prediction(7)
+    with pytest.raises(LabelStudioError):
+        client.delete_prediction(7)
 
 
 def test_fewer_predictions_stored_than_sent_is_an_error(script: Script, client: LabelStudio) -> None:

@@ -240,6 +240,15 @@ def test_invalid_predictions_do_not_leave(change: dict[str, object]) -> None:
         validated([region], 0.5, controls)
 
 
+@pytest.mark.parametrize("rle", [[1, 256], [1, -1], [1, 2.5], []])
+def test_a_mask_that_is_no_bytes_does_not_leave(rle: list[float]) -> None:
+    controls = parse_config(config())
+    region = masks_to_regions([ScoredMask(square(), 0.5, label="A")], controls)[0]
+    assert validated([region], 0.5, controls)[0]["value"]["rle"] == region["value"]["rle"]
+    with pytest.raises(RegionError):
+        validated([region | {"value": region["value"] | {"rle": rle}}], 0.5, controls)
+
+
 def test_the_same_id_twice_does_not_leave() -> None:
     controls = parse_config(config())
     region = masks_to_regions([ScoredMask(square(), 0.5, label="A")], controls)[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import ServerError
-from backend.local.label_studio_server import Account, LabelStudioServer, find_label_studio
+from backend.local.label_studio_server import SHORT_IMPORTS, Account, LabelStudioServer, find_label_studio
 
 
 def test_the_account_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
@@ -99,6 +99,7 @@ def test_secrets_travel_in_the_environment_and_nothing_phones_home(
     assert (told["SENTRY_DSN"], told["COLLECT_ANALYTICS"], told["LATEST_VERSION_CHECK"]) == ("", "false", "false")
     assert told["SSRF_PROTECTION_ENABLED"] == told["ML_BLOCK_LOCAL_IP"] == "false"
     assert "PYTHONPATH" not in told
+    assert told[SHORT_IMPORTS] == "true"
 
 
 def test_the_program_is_found_by_variable_then_beside_the_project(

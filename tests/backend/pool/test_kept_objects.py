@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from backend.errors import StoreError
+from backend.pool import kept_objects as module
 from backend.pool.kept_objects import KeptObjects, Reading, drawings_of
 from backend.store.records import ProposalRow
 from tests.factories import HW, bright, kept_objects
@@ -65,3 +69,21 @@ def test_damage_is_said() -> None:
     for arrays in (row.arrays[:20], b"", row.arrays.replace(b"mask_ends", b"mask_endz")):
         with pytest.raises(StoreError, match="task 3"):
             KeptObjects.unpack(ProposalRow(3, "key", arrays, {}))
+
+
+def test_what_is_kept_is_read_some_at_a_time_and_memory_is_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(module, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(module, "give_back_memory", lambda: given_back.append(len(read)))
+    row, read = kept_objects(bright()).pack(1, "key", {}), list[int]()
+    store: Any = SimpleNamespace(proposal_rows=lambda project, tasks: dict.fromkeys(tasks, row))
+    for batch in module.read_kept(store, 1, range(1, 10)):
+        read += batch.objects
+    assert read == list(range(1, 10))
+    assert given_back == [4, 8]
+
+
+def test_handing_back_memory_needs_no_certain_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    module.give_back_memory()
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda name: object())
+    module.give_back_memory()

@@ -10,7 +10,8 @@ import pytest
 
 from backend.errors import JobError, LabelStudioError
 from backend.label_studio.records import ServedTask
-from backend.pool.publication import delete_before, verify, write
+from backend.pool.publication import AT_ONCE, delete_before, revise, verify, write
+from backend.pool.revision import Revision
 from backend.store.records import ScoreRow
 from tests.factories import FakeLabelStudio
 
@@ -151,3 +152,79 @@ def test_what_a_later_ranking_writes_meanwhile_stays() -> None:
     studio.import_predictions(1, [{"task": 1, "result": [], "score": 0, "model_version": name} for name in names])
     client: Any = studio
     assert delete_before(client, 1, "nano-s+no-heads.8") == ["nano-s+no-heads.7-1", VERSION]
+
+
+OLD = "nano-s+no-heads.6"
+
+
+def big(studio: Studio) -> None:
+    """A large earlier version beside what is served and a version in whose name its own stands."""
+    rows = [{"task": n, "result": [], "score": 0, "model_version": OLD} for n in range(120)]
+    others = [{"task": 1, "result": [], "score": 0, "model_version": name} for name in (VERSION, f"{OLD}0")]
+    studio.import_predictions(1, others + rows)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    paused: list[float] = []
+    monkeypatch.setattr("backend.pool.publication.time.sleep", paused.append)
+    return paused
+
+
+def test_a_large_version_goes_bit_by_bit_so_that_others_can_write(no_pauses: list[float]) -> None:
+    studio: Any = Studio()
+    big(studio)
+    whole: list[int] = []
+    studio.delete_version = lambda project, version: (
+        whole.append(studio.model_versions(1)[version]),
+        FakeLabelStudio.delete_version(studio, project, version),
+    )
+    assert delete_before(studio, 1, VERSION) == [OLD]
+    assert whole[0] <= AT_ONCE
+    assert len(no_pauses) == 120 - whole[0]
+    assert studio.model_versions(1) == {VERSION: 1, f"{OLD}0": 1}
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_deletion_stops_when_told_and_goes_on_the_next_time() -> None:
+    studio: Any = Studio()
+    big(studio)
+    assert delete_before(studio, 1, VERSION, lambda: False) == []
+    assert AT_ONCE < studio.model_versions(1)[OLD] < 120
+    left = studio.model_versions(1)[OLD]
+    assert delete_before(studio, 1, VERSION, lambda: False) == ([] if left > AT_ONCE + 25 else [OLD])
+    assert delete_before(studio, 1, VERSION) in ([OLD], [])
+    assert studio.model_versions(1) == {VERSION: 1, f"{OLD}0": 1}
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_what_cannot_be_found_prediction_by_prediction_goes_in_one_go() -> None:
+    studio: Any = Studio()
+    big(studio)
+    studio.of_version = lambda project, version, page: None
+    assert delete_before(studio, 1, VERSION) == [OLD]
+    assert studio.model_versions(1) == {VERSION: 1, f"{OLD}0": 1}
+
+
+def change(written: dict[int, float], *rest: int) -> Revision:
+    moved = [ScoreRow(task, VERSION, 1.0, score, 0, False) for task, score in written.items()]
+    return Revision([*moved, *rows(*rest)], moved)
+
+
+def test_a_change_is_written_into_what_is_served_and_nothing_else_is_touched() -> None:
+    studio: Any = Studio()
+    published(studio, 4, 2, 1)
+    studio.import_predictions(1, [{"task": 2, "result": [], "score": 0.1, "model_version": VERSION}])
+    studio.import_predictions(1, [{"task": 2, "result": [], "score": 0.7, "model_version": "detector-7"}])
+    studio.calls.clear()
+    done = revise(studio, 1, change({2: 0.15, 9: 0.18}, 4, 1), prediction_of, VERSION)
+    assert studio.calls == ["import 1"]
+    assert {(one.task, one.score, one.model_version) for one in studio.prediction_list} == {
+        (4, 0.0, VERSION),
+        (2, 0.15, VERSION),
+        (9, 0.18, VERSION),
+        (1, 0.2, VERSION),
+        (2, 0.7, "detector-7"),
+    }
+    assert len(studio.prediction_list) == 5, "a second reading of what was there before is gone"
+    assert done.version == VERSION

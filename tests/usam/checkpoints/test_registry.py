@@ -27,6 +27,9 @@ REGISTERED = tuple(
 )
 
 
+CONTENT = b"weights" * 300
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of downloads."""
@@ -183,6 +186,41 @@ def test_published_heads_need_consent_and_then_arrive_complete(own_registry: Any
     assert checkpoints.published_heads()["theirs"].missing() == ["task_gap"]
     with pytest.raises(CheckpointError, match="fetch it with: usam fetch theirs"):
         checkpoints.verify("theirs")
+
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+def test_a_mirror_gives_files_by_their_names_and_is_not_trusted(
+    own_registry: Any, home: Path, site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, wrong = b"head" * 100, b"other" * 100
+    site.content, site.pages = wrong, {"/sam2/small.pt": CONTENT, "/sam2/theirs/iou_tiny/model.pth": head}
+    monkeypatch.setenv("USAM_MIRROR", site.address.rpartition("/")[0] + "/sam2/")
+    own_registry(
+        entry("small", CONTENT, f"{NOWHERE}/small.pt")
+        + entry("missing", CONTENT[: len(wrong)], f"{NOWHERE}/missing.pt")
+        + f'[[heads]]\nname = "theirs"\nfamily = "sam2.1"\naddress = "{NOWHERE}/{{head}}/model.pth"\n'
+        + f'licence = "none stated"\n[heads.sha256]\niou_tiny = "{hashlib.sha256(head).hexdigest()}"\n'
+    )
+    assert checkpoints.fetch("small").read_bytes() == CONTENT
+    folder = checkpoints.fetch("theirs", accept_no_licence=True)
+    assert (folder / "iou_tiny" / "model.pth").read_bytes() == head
+    with pytest.raises(DownloadError, match=r"SHA-256 .*/sam2/missing\.pt"):
+        checkpoints.fetch("missing")
+    assert not (home / "checkpoints" / "missing.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "mirror", ["files.example.com", "ftp://files.example.com/", "https://", "https://a.example/?x=1"]
+)
+def test_a_mirror_that_is_no_address_is_said(
+    own_registry: Any, home: Path, mirror: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USAM_MIRROR", mirror)
+    own_registry(entry("small", CONTENT, f"{NOWHERE}/small.pt"))
+    with pytest.raises(DownloadError, match="in USAM_MIRROR"):
+        checkpoints.fetch("small")
 
 
 def test_a_sam2_is_built_as_the_sam2_package_builds_it() -> None:

@@ -87,3 +87,20 @@ def test_never_empties_a_mask(mask: np.ndarray) -> None:
     assert once.any() == mask.any()
     assert once.shape == mask.shape
     assert without_specks(mask, share=0) is mask
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_outlines_tell_what_labels_tell(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(2, 60, 2))
+    mask = cv2.resize(rng.random((5, 5)).astype(np.float32), (width, height)) > rng.choice([0.3, 0.5, 0.7])
+    mask ^= rng.random(mask.shape) < rng.choice([0.0, 0.002, 0.02, 0.3])
+    monkeypatch.setattr(specks, "PLAIN", 10**6)
+    by_outlines = without_specks(mask, 0.05)
+    monkeypatch.setattr(specks, "PLAIN", -1)
+    np.testing.assert_array_equal(by_outlines, without_specks(mask, 0.05))
+
+
+def test_one_even_object_is_not_labelled_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(specks, "_parts", None)
+    np.testing.assert_array_equal(without_specks(square()), square())
