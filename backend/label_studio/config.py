@@ -267,7 +267,7 @@ def parse_config(label_config: str) -> LabelConfig:
     Raises `LabelConfigError` where it is not XML, has no image, repeats its tags for a list in the task, or no control
     on an image can hold a mask.
     """
-    interface = _interface(label_config)
+    interface = interface_of(label_config)
     images = {o.name: o for o in interface.objects if o.tag == "Image"}
     candidates = [c for c in interface.controls if c.tag in OUTPUTS and any(name in images for name in c.to_name)]
     if not candidates:
@@ -349,7 +349,8 @@ def _lookup(path: str, data: Mapping[str, Any]) -> Any:
     return found
 
 
-def _interface(label_config: str) -> LabelInterface:
+def interface_of(label_config: str) -> LabelInterface:
+    """The SDK's reading of a labelling configuration. Raises `LabelConfigError` where it is none, or too large."""
     from label_studio_sdk.label_interface.interface import LabelInterface
 
     if len(label_config) > MAX_CONFIG_CHARS or re.search(r"<!(doctype|entity)", label_config, re.I):
