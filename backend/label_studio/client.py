@@ -42,6 +42,10 @@ UNLABELLED: Json = {
     "conjunction": "and",
     "items": [{"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0}],
 }
+PREDICTED: Json = {
+    "conjunction": "and",
+    "items": [{"filter": "filter:tasks:total_predictions", "operator": "greater", "type": "Number", "value": 0}],
+}
 _COLUMNS = (
     "inner_id", "completed_at", "total_annotations", "cancelled_annotations", "annotators", "annotations_results",
     "annotations_ids", "predictions_model_versions", "predictions_results", "file_upload", "storage_filename",

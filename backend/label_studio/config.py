@@ -271,10 +271,13 @@ def parse_config(label_config: str) -> LabelConfig:
     images = {o.name: o for o in interface.objects if o.tag == "Image"}
     candidates = [c for c in interface.controls if c.tag in OUTPUTS and any(name in images for name in c.to_name)]
     if not candidates:
+        is_video = any(c.tag == "VideoRectangle" for c in interface.controls)
         raise LabelConfigError(
             "an Image tag with BrushLabels, BitmaskLabels, PolygonLabels or RectangleLabels on it",
             ", ".join(sorted({c.tag for c in interface.controls})) or "no controls",
-            "add one of them to the labelling configuration",
+            "boxes on videos are followed by usam-backend track"
+            if is_video
+            else "add one of them to the configuration",
         )
     ranks = list(OUTPUTS)
     candidates.sort(key=lambda c: (_is_smart(c), ranks.index(c.tag)))

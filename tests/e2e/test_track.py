@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backend.jobs.entry import run_job
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import Project
+from backend.label_studio.setup import VIDEO_VIEW_TITLE, connect, disconnect
 from backend.label_studio.video_regions import boxes_of
+from backend.local.redis_server import RedisServer
+from backend.resources import Resources
+from backend.settings import Settings
 from tests.backend.cli.conftest import Command, command
 from tests.backend.label_studio.test_video_config import VIDEO
 from usam.masks.overlap import mask_box
@@ -123,6 +128,35 @@ def test_a_box_on_one_frame_is_followed_to_the_end(
     assert label_studio.project(project.id).model_version == prediction.model_version == told["version"]
     command("track", "--project", project.id)
     assert [one.id for one in label_studio.predictions(project.id, [task.id])] == [prediction.id]
+
+
+def test_a_connected_project_follows_what_is_submitted(
+    label_studio: LabelStudio, project: Project, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    url = "http://127.0.0.1:9"  # whoever listens there: what an event does is wake the job that runs here
+    settings = Settings.from_environment(data_dir=tmp_path, redis_url=redis_server.url)
+    steps = list(connect(label_studio, settings, project.id, url))
+    assert not any(step.failed for step in steps), steps
+    assert [hook.url for hook in label_studio.webhooks(project.id)] == [f"{url}/webhook"]
+    frames = drawn_scene()
+    truth, count = percent([mask for _, mask in frames]), len(frames)
+    label_studio.upload(project.id, [write(tmp_path / "ball.mp4", frames)])
+    (task,) = label_studio.tasks(project.id)
+    label_studio.annotate(task.id, [key_frame(truth[0], 1, count)])
+    with Resources.open(settings) as resources:
+        resources.store.join(project.id, project.stamp)
+        run_job(resources, "sync", project.id)
+        assert [job.name for job in resources.queue.states()] == ["track"]
+        run_job(resources, "track", project.id)
+        run_job(resources, "track", project.id)
+        assert [run.reason for run in resources.store.runs(project.id, "track")] == ["0 followed", "1 followed"]
+    (prediction,) = label_studio.predictions(project.id, [task.id])
+    boxes = boxes_of(prediction.result[0]["value"]["sequence"], count)
+    assert paired_iou(boxes, truth).mean() > 0.85
+    (view,) = [view for view in label_studio.views(project.id) if view.title == VIDEO_VIEW_TITLE]
+    listed = label_studio._object("GET", "/api/tasks", params={"view": view.id, "page": 1, "page_size": 5})
+    assert [one["id"] for one in listed["tasks"]] == [task.id]
+    assert [step.name for step in disconnect(label_studio, project.id)] == ["webhook", "view", "queue"]
 
 
 def test_a_draft_is_followed_and_a_redrawn_box_replaces_the_prediction(

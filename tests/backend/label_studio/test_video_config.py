@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.errors import LabelConfigError
+from backend.label_studio.config import parse_config
 from backend.label_studio.video_config import parse_video_config, takes_masks, takes_video_boxes
 
 VIDEO = """<View>
@@ -52,6 +53,11 @@ def test_what_offers_no_boxes_on_a_video() -> None:
         parse_video_config(choices)
     with pytest.raises(LabelConfigError, match=r'a Video tag with value="\$name"'):
         parse_video_config(VIDEO.replace("$video", "street.mp4"))
+
+
+def test_who_asks_for_masks_on_a_video_is_told_what_there_is() -> None:
+    with pytest.raises(LabelConfigError, match="boxes on videos are followed by usam-backend track"):
+        parse_config(VIDEO)
 
 
 def test_images_and_videos_in_one_project() -> None:
