@@ -131,11 +131,11 @@ def to_region(
     look = look_first(track, max(round(APART_S * rate), 1))
     least = float(track.confidence.min())
     lost = int((~track.is_found).sum())
-    text = [f"followed from frame {drawn.frame}; least sure {least:.2f}"]
+    text = [f"Followed from frame {drawn.frame}; least sure {least:.2f}"]
     if look:
-        text.append("look at these frames first: " + ", ".join(map(str, look)))
+        text.append("Look at these frames first: " + ", ".join(map(str, look)))
     if lost:
-        text.append(f"not found on {lost} of {len(track)} frames")
+        text.append(f"Not found on {lost} of {len(track)} frames")
     value: Json = {
         "framesCount": count,
         "duration": round(count / rate, 3),
@@ -150,7 +150,11 @@ def to_region(
         "type": TYPE,
         "origin": "prediction",
         "score": round(float(track.confidence.mean()), 4),
-        "meta": {"text": text, "look_at": look, "confidence": [round(float(one), 2) for one in track.confidence]},
+        "meta": {
+            "text": [". ".join(text)],
+            "look_at": look,
+            "confidence": [round(float(one), 2) for one in track.confidence],
+        },
         "value": value,
     }
 

@@ -118,12 +118,11 @@ def runs(track: BoxTrack) -> list[tuple[int, int]]:
 
 def steadied(track: BoxTrack) -> BoxTrack:
     """The same track with each box the mean of it and its two neighbours: masks tremble by a pixel, which would ask for
-    a key frame each time. The first box, which somebody drew, stays."""
+    a key frame each time. The first and the last of each stretch stay: somebody drew it, or it is as far as it got."""
     boxes = track.boxes.copy()
     for low, high in runs(track):
-        part = np.pad(track.boxes[low : high + 1], ((1, 1), (0, 0)), mode="edge")
-        boxes[low : high + 1] = (part[:-2] + part[1:-1] + part[2:]) / 3
-    boxes[0] = track.boxes[0]
+        part = track.boxes[low : high + 1]
+        boxes[low + 1 : high] = (part[:-2] + part[1:-1] + part[2:]) / 3
     return BoxTrack(track.first, boxes, track.confidence)
 
 

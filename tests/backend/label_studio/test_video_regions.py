@@ -136,9 +136,7 @@ def test_a_region_says_what_to_look_at_first_and_how_sure_each_frame_is() -> Non
     assert len(made["meta"]["confidence"]) == 30
     assert made["meta"]["look_at"] == [31, 6]
     assert made["meta"]["text"] == [
-        "followed from frame 3; least sure 0.00",
-        "look at these frames first: 31, 6",
-        "not found on 2 of 30 frames",
+        "Followed from frame 3; least sure 0.00. Look at these frames first: 31, 6. Not found on 2 of 30 frames"
     ]
     assert 0 < made["score"] < 1
     assert made["value"]["sequence"][0]["confidence"] == 0.9

@@ -99,10 +99,10 @@ def test_stretches_of_a_track_that_is_lost_on_the_way() -> None:
     assert look_first(track, apart=4) == [7, 11]
 
 
-def test_a_trembling_box_is_steadied_but_what_was_drawn_stays() -> None:
+def test_a_trembling_box_is_steadied_but_its_ends_stay() -> None:
     boxes = np.array([(0, 0, 10, 10), (3, 0, 13, 10), (0, 0, 10, 10), (3, 0, 13, 10), (np.nan,) * 4, (9, 0, 19, 10)])
     steady = steadied(BoxTrack(0, boxes, np.ones(6))).boxes
-    assert steady[:4, 0].tolist() == [0, 1, 2, 2]
+    assert steady[:4, 0].tolist() == [0, 1, 2, 3]
     assert np.isnan(steady[4]).all()
     assert steady[5, 0] == 9, "frames on the other side of a gap are no neighbours"
 
