@@ -59,6 +59,11 @@ class MaskTracker:
     ----------
     predictor
         A patched image predictor, as `usam.load` gives it.
+    margin
+        How far the box of the mask before is widened on each side, as a share of its own side.
+    with_mask
+        Whether the mask before is given beside its box. Without it less is carried along from frame to frame: its
+        shape, but also its mistakes.
 
     Raises
     ------
@@ -74,8 +79,8 @@ class MaskTracker:
     >>> [tracker.follow(frame).iou for frame in frames[1:]]  # doctest: +SKIP
     """
 
-    def __init__(self, predictor: PatchedImagePredictor) -> None:
-        self._predictor = predictor
+    def __init__(self, predictor: PatchedImagePredictor, *, margin: float = MARGIN, with_mask: bool = True) -> None:
+        self._predictor, self._margin, self._with_mask = predictor, margin, with_mask
         heads = predictor.heads
         self._quality = heads.quality_for(str(predictor.checkpoint_name)) if heads is not None else None
         self._last: TrackedFrame | None = None
@@ -120,7 +125,8 @@ class MaskTracker:
             return TrackedFrame(np.zeros_like(before), 0.0, is_found=False)
         if not is_encoded:
             self._predictor.set_image(frame)
-        masks, ious, low_res, scores = self._predictor.predict(box=widened_box(before), mask_input=self._low_res)
+        given = self._low_res if self._with_mask else None
+        masks, ious, low_res, scores = self._predictor.predict(box=widened_box(before, self._margin), mask_input=given)
         found = masks.astype(bool)
         overlap = iou(found, before)
         if not (overlap >= LEAST_OVERLAP).any():
