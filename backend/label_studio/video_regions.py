@@ -26,7 +26,7 @@ SEEK_S = 0.002
 """The editor seeks this far behind a frame's beginning."""
 APART_S = 1.0
 """Seconds between two frames that are named to be looked at."""
-MOST_FRAMES = 1_000_000
+MOST_COUNTED = 1_000_000
 _SIDES = ("x", "y", "width", "height")
 
 
@@ -82,8 +82,8 @@ def drawn_boxes(result: Iterable[Mapping[str, Any]], config: VideoConfig) -> lis
         if len(keys) != 1 and not is_bounded:
             continue
         frame, until = int(_number(keys[0], "frame")), int(_number(keys[1], "frame")) if is_bounded else 0
-        if not 1 <= frame <= MOST_FRAMES:
-            raise RegionError(f"a key frame from 1 to {MOST_FRAMES}", str(frame), "draw the box again")
+        if not 1 <= frame <= MOST_COUNTED:
+            raise RegionError(f"a key frame from 1 to {MOST_COUNTED}", str(frame), "draw the box again")
         labels = value.get("labels")
         frames = value.get("framesCount")
         found.append(
@@ -93,7 +93,7 @@ def drawn_boxes(result: Iterable[Mapping[str, Any]], config: VideoConfig) -> lis
                 corners=_corners(keys[0]),
                 rotation=_number(keys[0], "rotation") if keys[0].get("rotation") else 0.0,
                 labels=tuple(str(label) for label in labels) if isinstance(labels, list) else (),
-                frames=frames if isinstance(frames, int) and frame <= frames <= MOST_FRAMES else 0,
+                frames=frames if isinstance(frames, int) and frame <= frames <= MOST_COUNTED else 0,
                 until=until,
             )
         )

@@ -18,7 +18,14 @@ from backend.image_fetcher import ImageFetcher
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import Json, Prediction, Project
 from backend.label_studio.video_config import VideoConfig, parse_video_config, takes_masks
-from backend.label_studio.video_regions import DrawnBox, drawn_boxes, file_frames, is_finished, to_region
+from backend.label_studio.video_regions import (
+    MOST_COUNTED,
+    DrawnBox,
+    drawn_boxes,
+    file_frames,
+    is_finished,
+    to_region,
+)
 from backend.settings import Settings
 from usam.errors import ImageError
 from usam.predictor.box_tracks import BoxTrack, follow_boxes
@@ -198,11 +205,9 @@ class VideoFollower:
     ) -> tuple[list[Json], FollowedTask]:
         """Regions of a video file's boxes, by their names."""
         video = Video(path)
-        count = max([box.frames for box in boxes.values()] + [1])
-        if count == 1:
-            count = max(round(video.seconds * rate), 1)
-        if count > MOST_FRAMES * 50:
-            raise ImageError("a video of countable frames", f"{count}", "check its file")
+        count = max(box.frames for box in boxes.values()) or max(round(video.seconds * rate), 1)
+        if count > MOST_COUNTED:
+            raise ImageError(f"a video of at most {MOST_COUNTED:,} frames", f"{count:,}", "is its header whole?")
         shown = file_frames(count, rate, video.rate, video.count)
         ends = {name: self._end(box, count, rate) for name, box in boxes.items()}
         first = min(shown[box.frame - 1] for box in boxes.values())
