@@ -5,7 +5,8 @@ The mean IoU of the shown and the true box over a sequence's frames after the fi
 where the object was taken for lost it counts 0. Beside it what one drawn box gives without following (it stays where it
 is), and what a second one gives (drawn on the last frame, with Label Studio's interpolation between the two). The
 sequences are those of `bench video`: of the two real ones the weights have seen up to twelve frames, of the photographs
-under a moving camera none. Needs the labelled sets (USAM_SHARED).
+under a moving camera none; that camera moves evenly, which suits straight interpolation. Needs the labelled sets
+(USAM_SHARED).
 """
 
 from __future__ import annotations
