@@ -64,10 +64,13 @@ class _Hop:
 
 
 class ImageFetcher:
-    """Fetches and decodes the images of tasks. Safe to share between threads; blocks its caller."""
+    """Fetches and decodes the images of tasks. Safe to share between threads; blocks its caller.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    `kind` is what its errors call a file.
+    """
+
+    def __init__(self, settings: Settings, kind: str = "an image") -> None:
+        self._settings, self._kind = settings, kind
         self._base = settings.label_studio_url
         self._aliases = {_origin(urlsplit(url)) for url in settings.label_studio_aliases}
         self._tls = ssl.create_default_context()
@@ -249,15 +252,15 @@ class ImageFetcher:
         where = _short(hop.url)
         if response.status_code != 200:
             raise FetchError(
-                f"an image at {where}",
+                f"{self._kind} at {where}",
                 f"HTTP {response.status_code}",
                 "check the address and Label Studio's token",
             )
         if response.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
-            raise FetchError(f"an image as it is at {where}", "a compressed answer", "turn that off at the server")
+            raise FetchError(f"{self._kind} as it is at {where}", "a compressed answer", "turn that off at the server")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind in ("text/html", "application/xhtml+xml"):
-            raise FetchError(f"an image at {where}", "a web page", "log-in page? check LABEL_STUDIO_API_KEY")
+            raise FetchError(f"{self._kind} at {where}", "a web page", "log-in page? check LABEL_STUDIO_API_KEY")
         length = response.headers.get("content-length", "")
         if length.isdigit() and int(length) > cap:
             raise self._too_large(where, length)
@@ -271,12 +274,12 @@ class ImageFetcher:
             chunks.append(chunk)
         data = b"".join(chunks)
         if _IMAGE_STARTS_HTML.match(data[:100]):
-            raise FetchError(f"an image at {where}", "a web page", "log-in page? check LABEL_STUDIO_API_KEY")
+            raise FetchError(f"{self._kind} at {where}", "a web page", "log-in page? check LABEL_STUDIO_API_KEY")
         return data
 
     def _too_slow(self, url: str) -> FetchError:
         return FetchError(
-            f"an image from {_short(url)} within {self._settings.fetch_seconds:g} s",
+            f"{self._kind} from {_short(url)} within {self._settings.fetch_seconds:g} s",
             "none",
             "check the server, or raise USAM_FETCH_SECONDS",
         )

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from backend.settings import Settings
 
-JobName = Literal["sync", "score_pool", "score_shard", "retrain", "pseudo_label", "plan"]
-JOB_NAMES: tuple[JobName, ...] = ("sync", "score_pool", "score_shard", "retrain", "pseudo_label", "plan")
+JobName = Literal["sync", "score_pool", "score_shard", "retrain", "pseudo_label", "plan", "track"]
+JOB_NAMES: tuple[JobName, ...] = ("sync", "score_pool", "score_shard", "retrain", "pseudo_label", "plan", "track")
 QUEUE_NAME = "usam"
 ENTRY = "backend.jobs.entry.perform"
 TIMEOUT_S: dict[JobName, int] = {
@@ -32,6 +32,7 @@ TIMEOUT_S: dict[JobName, int] = {
     "retrain": 3600,
     "pseudo_label": 3600,
     "plan": 3600,
+    "track": 24 * 3600,
 }
 RETRY_AFTER_S = (5, 30, 120)
 FAILURE_KEPT_S = 24 * 3600

@@ -26,6 +26,7 @@ def connect(
 ) -> None:
     """Do for an existing project what a person would forget: all of it, or nothing and why."""
     from backend.label_studio import setup
+    from backend.label_studio.video_config import takes_masks
     from backend.store import Store
 
     settings = settings_in_use(needs_store=False)
@@ -38,11 +39,13 @@ def connect(
             if any(step.failed for step in steps):
                 typer.echo(f"project {project} is not connected", err=True)
                 raise typer.Exit(1)
-            store.join(project, client.project(project).stamp)
+            known = client.project(project)
+            store.join(project, known.stamp)
     finally:
         store.close()
     ask_for(settings, project, "sync")
-    ask_for(settings, project, "score_pool")
+    if takes_masks(known.label_config):
+        ask_for(settings, project, "score_pool")
 
 
 def disconnect(

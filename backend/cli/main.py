@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli import connect, import_video, plan, projects, pseudo_label, review, similar, up
+from backend.cli import connect, import_video, plan, projects, pseudo_label, review, similar, track, up
 from backend.cli.folder import data_folder
 from backend.settings import Settings
 from usam.cli.main import ErrorGroup
@@ -62,7 +62,7 @@ def worker() -> None:
     work(settings)
 
 
-for topic in (connect, import_video, projects, similar, review, pseudo_label, plan):
+for topic in (connect, import_video, track, projects, similar, review, pseudo_label, plan):
     topic.register(app)
 
 

@@ -68,6 +68,11 @@ def run_job(resources: Resources, job: str, project: int) -> None:
 
         with resources.lease(f"plan-{project}"):
             plan(resources, project)
+    elif job == "track":
+        from backend.jobs.track import run as track
+
+        with resources.lease(f"track-{project}"):
+            track(resources, project)
     else:
         raise JobError(f"a job out of {', '.join(JOB_NAMES)}", repr(job), "choose one of these")
 

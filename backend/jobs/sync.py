@@ -22,6 +22,7 @@ from backend.errors import (
 )
 from backend.label_studio.config import parse_config
 from backend.label_studio.records import MAX_ID, Annotation, Project
+from backend.label_studio.video_config import takes_masks, takes_video_boxes
 from backend.learning.samples import differ_by_decoder, sampling_key
 from backend.learning.task_images import TaskImages
 from backend.learning.work import WorkCounter
@@ -29,10 +30,10 @@ from backend.pool.absence import Absences, is_missing
 from backend.pool.kept_objects import KeptObjects
 from backend.pool.policy import decoder_in_use
 from backend.pool.ranking import ranking_is_stale
-from backend.pool.tasks import refresh_tasks
+from backend.pool.tasks import TaskRefresh, refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.store.pseudo_label_store import PseudoLabelStore, accepting_version
-from backend.store.records import ExampleRow, KnownAnnotation, SampleRow, WorkRow
+from backend.store.records import Event, ExampleRow, KnownAnnotation, SampleRow, WorkRow
 
 if TYPE_CHECKING:
     from usam.predictor.own_decoder import TunedDecoder
@@ -94,6 +95,10 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
         refreshed = refresh_tasks(store, resources.label_studio, project_id)
         key = _sampling_key(resources, decoder_in_use(resources, project_id))
         touched = store.unchecked_tasks(project_id)
+        is_tracked = bool(touched) and takes_video_boxes(project.label_config)
+        is_tracked = is_tracked and resources.queue.wake(project_id, "track")
+        if not takes_masks(project.label_config) and takes_video_boxes(project.label_config):
+            return _sync_videos(resources, project_id, touched, is_tracked, refreshed, events, progress)
         touched |= store.miscounted_tasks(project_id, key)
         subjects = {number for event in events if "ANNOTATION" in event.action for number in event.subjects}
         touched |= {task for number in subjects if (task := store.task_of(project_id, number)) is not None}
@@ -124,6 +129,26 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
             **({"set_aside": list(report.set_aside)} if report.set_aside else {}),
         }
     return report
+
+
+def _sync_videos(
+    resources: Resources,
+    project_id: int,
+    touched: set[int],
+    is_tracked: bool,
+    refreshed: TaskRefresh,
+    events: Sequence[Event],
+    progress: RunProgress,
+) -> SyncReport:
+    """What is left of a sync where no masks are drawn: boxes on videos are followed, and teach nothing."""
+    if is_tracked:
+        resources.store.mark_tasks_synced(project_id, touched)
+    if events:
+        resources.store.handle_events(project_id, events[-1].id)
+    progress.reason = set_aside_line(refreshed.set_aside)
+    progress.details = {"touched": len(touched), "removed": refreshed.removed, "waked": ["track"] * is_tracked}
+    waked = ("track",) if is_tracked else ()
+    return SyncReport(len(touched), refreshed.removed, 0, 0, 0, 0, waked, refreshed.set_aside)
 
 
 def offered_labels(label_config: str) -> list[str]:

@@ -42,6 +42,10 @@ UNLABELLED: Json = {
     "conjunction": "and",
     "items": [{"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0}],
 }
+PREDICTED: Json = {
+    "conjunction": "and",
+    "items": [{"filter": "filter:tasks:total_predictions", "operator": "greater", "type": "Number", "value": 0}],
+}
 _COLUMNS = (
     "inner_id", "completed_at", "total_annotations", "cancelled_annotations", "annotators", "annotations_results",
     "annotations_ids", "predictions_model_versions", "predictions_results", "file_upload", "storage_filename",
@@ -107,7 +111,7 @@ class LabelStudio(Connection):
     def annotations(self, project: int, task_ids: Sequence[int]) -> list[Annotation]:
         """All annotations of these tasks as they are now, skipped ones included."""
         found: list[Annotation] = []
-        for item in self._selected_tasks(project, task_ids, _ANNOTATION_FIELDS):
+        for item in self.selected_tasks(project, task_ids, _ANNOTATION_FIELDS):
             task, rows = number(item.get("id"), "task id"), items(item.get("annotations"), "annotations")
             found += _readable(partial(Annotation.read, task=task), rows, f"annotation of task {task}")
         return found
@@ -115,7 +119,7 @@ class LabelStudio(Connection):
     def predictions(self, project: int, task_ids: Sequence[int]) -> list[Prediction]:
         """All stored predictions of these tasks, of every version."""
         found: list[Prediction] = []
-        for item in self._selected_tasks(project, task_ids, _PREDICTION_FIELDS):
+        for item in self.selected_tasks(project, task_ids, _PREDICTION_FIELDS):
             task, rows = number(item.get("id"), "task id"), items(item.get("predictions"), "predictions")
             found += _readable(partial(Prediction.read, task=task), rows, f"prediction of task {task}")
         return found
@@ -227,6 +231,10 @@ class LabelStudio(Connection):
         """
         path = f"/api/projects/{project}/model-versions"
         self._send("DELETE", path, json={"model_version": version}, long=True)
+
+    def delete_prediction(self, prediction: int) -> None:
+        """Delete one prediction."""
+        self._send("DELETE", f"/api/predictions/{prediction}/")
 
     # the queue
 
@@ -371,7 +379,8 @@ class LabelStudio(Connection):
                 return
             page += 1
 
-    def _selected_tasks(self, project: int, task_ids: Sequence[int], include: str) -> Iterator[Json]:
+    def selected_tasks(self, project: int, task_ids: Sequence[int], include: str) -> Iterator[Json]:
+        """These tasks as Label Studio tells them, with the fields that `include` names, separated by commas."""
         for start in range(0, len(task_ids), 50):  # the ids travel in the address, which has a limit
             chosen = {"all": False, "included": list(task_ids[start : start + 50])}
             params = {"fields": "all", "include": include}

@@ -267,14 +267,17 @@ def parse_config(label_config: str) -> LabelConfig:
     Raises `LabelConfigError` where it is not XML, has no image, repeats its tags for a list in the task, or no control
     on an image can hold a mask.
     """
-    interface = _interface(label_config)
+    interface = interface_of(label_config)
     images = {o.name: o for o in interface.objects if o.tag == "Image"}
     candidates = [c for c in interface.controls if c.tag in OUTPUTS and any(name in images for name in c.to_name)]
     if not candidates:
+        is_video = any(c.tag == "VideoRectangle" for c in interface.controls)
         raise LabelConfigError(
             "an Image tag with BrushLabels, BitmaskLabels, PolygonLabels or RectangleLabels on it",
             ", ".join(sorted({c.tag for c in interface.controls})) or "no controls",
-            "add one of them to the labelling configuration",
+            "boxes on videos are followed by usam-backend track"
+            if is_video
+            else "add one of them to the configuration",
         )
     ranks = list(OUTPUTS)
     candidates.sort(key=lambda c: (_is_smart(c), ranks.index(c.tag)))
@@ -349,7 +352,8 @@ def _lookup(path: str, data: Mapping[str, Any]) -> Any:
     return found
 
 
-def _interface(label_config: str) -> LabelInterface:
+def interface_of(label_config: str) -> LabelInterface:
+    """The SDK's reading of a labelling configuration. Raises `LabelConfigError` where it is none, or too large."""
     from label_studio_sdk.label_interface.interface import LabelInterface
 
     if len(label_config) > MAX_CONFIG_CHARS or re.search(r"<!(doctype|entity)", label_config, re.I):

@@ -15,13 +15,15 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from backend.errors import LabelConfigError, LabelStudioError
-from backend.label_studio.client import UNLABELLED, LabelStudio
+from backend.label_studio.client import PREDICTED, UNLABELLED, LabelStudio
 from backend.label_studio.config import PROMPTS, parse_config
-from backend.label_studio.records import UNCERTAINTY_SAMPLING, MlBackend, Project
+from backend.label_studio.records import UNCERTAINTY_SAMPLING, MlBackend, Project, Webhook
+from backend.label_studio.video_config import parse_video_config, takes_masks, takes_video_boxes
 from backend.settings import Settings, is_loopback
 
 BACKEND_TITLE = "usam"
 VIEW_TITLE = "Most uncertain first"
+VIDEO_VIEW_TITLE = "Followed, least sure first"
 WEBHOOK_ACTIONS = (
     "ANNOTATION_CREATED",
     "ANNOTATIONS_CREATED",
@@ -93,7 +95,7 @@ def disconnect(client: LabelStudio, project_id: int, backend_url: str = "") -> I
     ours = [b for b in client.ml_backends(project.id) if (b.url.rstrip("/") == wanted if wanted else _is_ours(b))]
     urls = {backend.url.rstrip("/") for backend in ours} | ({wanted} if wanted else set())
     # the webhook first: without it no event comes for a backend that is gone
-    hooks = [hook for hook in client.webhooks(project.id) if hook.url.rstrip("/") in {f"{url}/webhook" for url in urls}]
+    hooks = [hook for hook in client.webhooks(project.id) if _is_our_hook(hook, urls, any_url=not wanted)]
     for hook in hooks:
         client.delete_webhook(hook.id)
         yield Step("webhook", "done", f"deleted, {hook.url}")
@@ -103,9 +105,9 @@ def disconnect(client: LabelStudio, project_id: int, backend_url: str = "") -> I
     if not hooks and not ours:
         yield Step("backend", "was done", f"no backend {wanted or 'of ours'} in this project")
     for view in client.views(project.id):
-        if view.title == VIEW_TITLE:
+        if view.title in (VIEW_TITLE, VIDEO_VIEW_TITLE):
             client.delete_view(view.id)
-            yield Step("view", "done", f"deleted, {VIEW_TITLE}")
+            yield Step("view", "done", f"deleted, {view.title}")
     yield Step(
         "queue",
         "advice",
@@ -123,6 +125,14 @@ def _is_ours(backend: MlBackend) -> bool:
     return backend.title == BACKEND_TITLE
 
 
+def _is_our_hook(hook: Webhook, urls: set[str], *, any_url: bool) -> bool:
+    """Whether a webhook belongs to one of these backends or, with `any_url`, asks for just what `connect` asks for, as
+    in a project of videos, which has no backend."""
+    url = hook.url.rstrip("/")
+    is_made_by_us = not hook.all_actions and set(hook.actions) == set(WEBHOOK_ACTIONS) and url.endswith("/webhook")
+    return url in {f"{one}/webhook" for one in urls} or (any_url and is_made_by_us)
+
+
 class _Connection:
     """One run of `connect`: what to do, and how to take it back."""
 
@@ -130,19 +140,23 @@ class _Connection:
         self._client, self._settings, self._project, self._url = client, settings, project, url
         self._served = served
         self._undo: list[tuple[str, Undo]] = []
+        self._videos_alone = takes_video_boxes(project.label_config) and not takes_masks(project.label_config)
 
     def steps(self) -> Iterator[Step]:
         """Check, then change; where one step fails, take back what was done."""
         try:
             yield from self._config_steps()
             self._check_address()
-            for name, step in (
+            images: tuple[tuple[str, Callable[[], Step]], ...] = (
                 ("backend", self._add_backend),
                 ("webhook", self._add_webhook),
                 ("queue", self._order_queue),
                 ("version", self._set_version),
                 ("view", self._add_view),
-            ):
+            )
+            # Label Studio asks no backend about a box on a video: only events bring it to us
+            videos = (("webhook", self._add_webhook), ("queue", self._show_predictions), ("view", self._add_view))
+            for name, step in videos if self._videos_alone else images:
                 try:
                     yield step()
                 except (LabelStudioError, _Blocked) as error:
@@ -170,6 +184,11 @@ class _Connection:
 
     def _config_steps(self) -> Iterator[Step]:
         name = "labelling configuration"
+        if takes_video_boxes(self._project.label_config):
+            box = parse_video_config(self._project.label_config).box
+            yield Step(name, "was done", f"a box ({box}) on one frame of a video is followed once it is submitted")
+            if self._videos_alone:
+                return
         try:
             config = parse_config(self._project.label_config)
         except LabelConfigError as error:
@@ -253,6 +272,8 @@ class _Connection:
     def _add_webhook(self) -> Step:
         client, wanted = self._client, f"{self._url}/webhook"
         headers = authorization(self._settings)
+        if self._videos_alone:
+            self._remember_webhooks()
         hook = next((hook for hook in client.webhooks(self._project.id) if hook.url.rstrip("/") == wanted), None)
         if hook is None:
             client.create_webhook(self._project.id, wanted, headers=headers, actions=WEBHOOK_ACTIONS)
@@ -262,6 +283,13 @@ class _Connection:
             return Step("webhook", "was done", wanted)
         client.update_webhook(hook.id, wanted, headers=headers, actions=WEBHOOK_ACTIONS)
         return Step("webhook", "done", "given our authentication and the events we use" if headers else wanted)
+
+    def _show_predictions(self) -> Step:
+        if self._project.shows_predictions:
+            return Step("queue", "was done", "predictions are shown; the order of the tasks stays as it is")
+        self._remember_project(show_collab_predictions=False)
+        self._client.update_project(self._project.id, show_collab_predictions=True)
+        return Step("queue", "done", "predictions are shown; the order of the tasks stays as it is")
 
     def _order_queue(self) -> Step:
         project = self._project
@@ -318,11 +346,11 @@ class _Connection:
         )
 
     def _add_view(self) -> Step:
-        if any(view.title == VIEW_TITLE for view in self._client.views(self._project.id)):
-            return Step("view", "was done", VIEW_TITLE)
-        ordering = ["tasks:predictions_score"]
-        self._client.create_view(self._project.id, VIEW_TITLE, ordering=ordering, filters=UNLABELLED)
-        return Step("view", "done", VIEW_TITLE)
+        title, filters = (VIDEO_VIEW_TITLE, PREDICTED) if self._videos_alone else (VIEW_TITLE, UNLABELLED)
+        if any(view.title == title for view in self._client.views(self._project.id)):
+            return Step("view", "was done", title)
+        self._client.create_view(self._project.id, title, ordering=["tasks:predictions_score"], filters=filters)
+        return Step("view", "done", title)
 
     # how a step is taken back
 

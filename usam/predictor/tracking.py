@@ -59,6 +59,11 @@ class MaskTracker:
     ----------
     predictor
         A patched image predictor, as `usam.load` gives it.
+    margin
+        How far the box of the mask before is widened on each side, as a share of its own side.
+    with_mask
+        Whether the mask before is given beside its box. Without it less is carried along from frame to frame: its
+        shape, but also its mistakes.
 
     Raises
     ------
@@ -74,25 +79,39 @@ class MaskTracker:
     >>> [tracker.follow(frame).iou for frame in frames[1:]]  # doctest: +SKIP
     """
 
-    def __init__(self, predictor: PatchedImagePredictor) -> None:
-        self._predictor = predictor
+    def __init__(self, predictor: PatchedImagePredictor, *, margin: float = MARGIN, with_mask: bool = True) -> None:
+        self._predictor, self._margin, self._with_mask = predictor, margin, with_mask
         heads = predictor.heads
         self._quality = heads.quality_for(str(predictor.checkpoint_name)) if heads is not None else None
         self._last: TrackedFrame | None = None
         self._low_res: npt.NDArray[np.float32] | None = None
         self._missed = 0
 
-    def begin(self, frame: npt.NDArray[np.uint8], prompt: Prompt) -> TrackedFrame:
-        """Take what `prompt` shows on a frame (H, W, 3) RGB as the object."""
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is an object to follow."""
+        return self._last is not None
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether the object has not been found for so long that it is not looked for any more."""
+        return self._missed >= LOST_AFTER
+
+    def begin(self, frame: npt.NDArray[np.uint8], prompt: Prompt, *, is_encoded: bool = False) -> TrackedFrame:
+        """Take what `prompt` shows on a frame (H, W, 3) RGB as the object.
+
+        `is_encoded`: the predictor has this very frame set already, as by the tracker of another object.
+        """
         prompt.check((frame.shape[0], frame.shape[1]))
-        self._predictor.set_image(frame)
+        if not is_encoded:
+            self._predictor.set_image(frame)
         points, labels = (prompt.points, prompt.labels) if len(prompt.points) else (None, None)
         masks, ious, low_res, scores = self._predictor.predict(points, labels, prompt.box)
         self._last, self._missed = None, 0
         return self._take(masks.astype(bool), low_res, self._rated(ious, scores), scores)
 
-    def follow(self, frame: npt.NDArray[np.uint8]) -> TrackedFrame:
-        """The object on the next frame (H, W, 3) RGB."""
+    def follow(self, frame: npt.NDArray[np.uint8], *, is_encoded: bool = False) -> TrackedFrame:
+        """The object on the next frame (H, W, 3) RGB; `is_encoded` as for `begin`."""
         if self._last is None or self._low_res is None:
             raise ImageError("an object to follow", "none", "call begin first")
         before = self._last.mask
@@ -102,10 +121,12 @@ class MaskTracker:
                 f"one of {frame.shape[1]} x {frame.shape[0]}",
                 "begin again after a change of size",
             )
-        if self._missed >= LOST_AFTER:
+        if self.has_given_up:
             return TrackedFrame(np.zeros_like(before), 0.0, is_found=False)
-        self._predictor.set_image(frame)
-        masks, ious, low_res, scores = self._predictor.predict(box=widened_box(before), mask_input=self._low_res)
+        if not is_encoded:
+            self._predictor.set_image(frame)
+        given = self._low_res if self._with_mask else None
+        masks, ious, low_res, scores = self._predictor.predict(box=widened_box(before, self._margin), mask_input=given)
         found = masks.astype(bool)
         overlap = iou(found, before)
         if not (overlap >= LEAST_OVERLAP).any():

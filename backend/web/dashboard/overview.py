@@ -19,6 +19,7 @@ JOBS: Mapping[str, str] = {
     "retrain": "Training",
     "pseudo_label": "Accepting masks",
     "plan": "Working out what more labels bring",
+    "track": "Following boxes on videos",
 }
 MIN_STEPS = 10
 """Runs of fewer steps say nothing about the time that is left."""

@@ -18,6 +18,7 @@ from backend.label_studio import setup
 from backend.label_studio.setup import Step
 from backend.settings import Settings
 from backend.store import Store
+from tests.factories import label_config
 
 RUN = CliRunner()
 
@@ -31,7 +32,7 @@ def waked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     @contextmanager
     def client(settings: Settings) -> Iterator[Any]:
-        yield SimpleNamespace(project=lambda number: SimpleNamespace(stamp="2026"))
+        yield SimpleNamespace(project=lambda number: SimpleNamespace(stamp="2026", label_config=label_config("thing")))
 
     monkeypatch.setattr(connect, "open_label_studio", client)
     monkeypatch.setattr(connect, "ask_for", lambda settings, project, job: jobs.append(job))

@@ -14,11 +14,13 @@ from hypothesis import strategies as some
 
 from backend.errors import FetchError
 from backend.jobs.sync import SET_ASIDE_SHOWN, SyncReport, run, set_aside_line
-from backend.label_studio.records import Annotation, Task
+from backend.label_studio.records import Annotation, Project, Task
 from backend.learning.samples import sampling_key
 from backend.resources import Resources
 from backend.store.pseudo_label_store import with_provenance
-from tests.factories import FakeLabelStudio, FakeModel, brush, resources
+from tests.backend.label_studio.test_video_config import VIDEO
+from tests.backend.label_studio.test_video_regions import key, region
+from tests.factories import FakeLabelStudio, FakeModel, brush, label_config, resources
 from usam.checkpoints.registry import weights_of
 
 KEY = sampling_key("nano-s", "")
@@ -251,3 +253,43 @@ def test_no_annotation_stops_a_project(hostile_place: Resources, result: list[An
     assert [row.region for row in place.store.samples(1, CHECKPOINT) if row.task == 1] == ["good"]
     stored = {known.id for known in place.store.annotations(1)}
     assert number in stored or any(str(number)[:40] in line for line in report.set_aside)
+
+
+class Waking:
+    """A queue that takes jobs, or does not."""
+
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+        self.answers = True
+
+    def wake(self, project: int, job: str, **_: Any) -> bool:
+        self.jobs.append(job)
+        return self.answers
+
+
+def of_videos(place: Resources, config: str = VIDEO) -> Waking:
+    queue = Waking()
+    place.queue = fake(queue)
+    studio(place).known = Project.read({"id": 1, "label_config": config})
+    return queue
+
+
+def test_boxes_on_videos_are_followed_and_teach_nothing(place: Resources) -> None:
+    queue = of_videos(place)
+    studio(place).add_task(1, [region(key(1))])
+    queue.answers = False
+    sync(place)
+    queue.answers = True
+    report = sync(place)
+    assert (report.waked, report.annotations, queue.jobs) == (("track",), 0, ["track", "track"])
+    sync(place)
+    assert queue.jobs == ["track", "track"], "what did not change is not followed again"
+    assert list(place.store.annotations(1)) == []
+    assert place.store.runs(1, "sync")[0].state == "done"
+
+
+def test_images_beside_videos_are_learnt_from_as_ever(place: Resources) -> None:
+    queue = of_videos(place, VIDEO.replace("</View>", "") + label_config("thing").replace("<View>", ""))
+    studio(place).add_task(1, [brush()])
+    assert sync(place).samples == 1
+    assert "track" in queue.jobs

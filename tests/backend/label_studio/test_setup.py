@@ -11,8 +11,9 @@ import pytest
 
 from backend.errors import LabelStudioError
 from backend.label_studio.records import UNCERTAINTY_SAMPLING, MlBackend, Project, View, Webhook
-from backend.label_studio.setup import VIEW_TITLE, Step, connect, disconnect, has_backend_of_ours
+from backend.label_studio.setup import VIDEO_VIEW_TITLE, VIEW_TITLE, Step, connect, disconnect, has_backend_of_ours
 from backend.settings import Settings
+from tests.backend.label_studio.test_video_config import IMAGE, VIDEO
 
 URL = "http://10.0.0.5:9090"
 CONFIG = """<View><Image name="img" value="$image"/>
@@ -260,6 +261,46 @@ def test_a_configuration_without_prompts_is_said() -> None:
 def test_images_that_are_not_ranked_are_named() -> None:
     second = '<Image name="second" value="$b"/><Brush name="b2" toName="second"/></View>'
     assert "second" in connected(LabelStudioCopy(CONFIG.replace("</View>", second)))[0].detail
+
+
+# videos
+
+
+def test_a_project_of_videos_gets_events_and_a_tab_but_no_backend_that_nobody_would_ask() -> None:
+    studio = LabelStudioCopy(VIDEO)
+    studio.kept = replace(studio.kept, shows_predictions=False)
+    studio.hooks = [Webhook(3, "http://elsewhere/webhook", {}, (), True, True)]
+    before = studio.content
+    steps = connected(studio)
+    assert [(step.name, step.state) for step in steps[1:]] == [("webhook", "done"), ("queue", "done"), ("view", "done")]
+    assert "a box (box) on one frame of a video is followed" in steps[0].detail
+    assert (studio.backends, studio.kept.shows_predictions, studio.kept.sampling) == ([], True, before[0].sampling)
+    assert [tab.title for tab in studio.tabs] == [VIDEO_VIEW_TITLE]
+    assert set(states(connected(studio)).values()) == {"was done"}
+    client: Any = studio
+    assert [step.name for step in disconnect(client, 1)] == ["webhook", "view", "queue"]
+    assert (studio.hooks, studio.tabs) == (before[2], [])
+
+
+@pytest.mark.parametrize("refuses", ["create_webhook", "update_project", "create_view"])
+def test_of_a_project_of_videos_all_is_connected_or_nothing(refuses: str) -> None:
+    studio = LabelStudioCopy(VIDEO)
+    studio.kept = replace(studio.kept, shows_predictions=False)
+    before, studio.refuses = studio.content, refuses
+    client: Any = studio
+    failed = []
+    for step in connect(client, Settings(), 1, URL):
+        failed += [step.name] if step.failed else []
+        studio.refuses = "" if step.failed else studio.refuses
+    assert (len(failed), studio.content) == (1, before)
+
+
+def test_images_beside_videos_are_connected_as_ever() -> None:
+    studio = LabelStudioCopy(VIDEO.replace("</View>", IMAGE + "</View>"))
+    steps = connected(studio)
+    assert "followed" in steps[0].detail
+    assert "masks go to brush" in steps[1].detail
+    assert (len(studio.backends), [tab.title for tab in studio.tabs]) == (1, [VIEW_TITLE])
 
 
 # disconnect

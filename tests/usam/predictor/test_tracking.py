@@ -43,6 +43,23 @@ def test_a_square_is_followed_with_its_scores(predictor: Any) -> None:
     assert set(seen[-1].gaps) == {"task_gap", "prompt_gap", "model_gap"}
 
 
+def test_the_mask_before_is_given_with_its_box_unless_it_is_not_wanted() -> None:
+    given = []
+
+    class Told(Blank):
+        def predict(self, points: Any = None, labels: Any = None, box: Any = None, mask_input: Any = None) -> Any:
+            given.append((None if box is None else box.tolist(), mask_input is not None))
+            masks, *others = super().predict(points, labels, box, mask_input)
+            return np.stack([masks[0]] * 3), *others
+
+    for options in ({}, {"margin": 0.25, "with_mask": False}):
+        tracker = MaskTracker(Told(), **options)  # type: ignore[arg-type]
+        tracker.begin(moving_square(0), click(26, 46))
+        tracker.follow(moving_square(1))
+    assert [mask for _, mask in given] == [False, True, False, False]
+    assert given[3][0] == [2, 22, 50, 70]
+
+
 class Blank:
     """A predictor that finds what it is told to find."""
 
