@@ -26,6 +26,7 @@ from backend.store.records import (
     WorkRow,
     storable_text,
 )
+from backend.store.requests import AcceptanceRequest
 from backend.store.shards import ShardRow
 
 _OF_PROJECT = (
@@ -41,6 +42,7 @@ _OF_PROJECT = (
     SelectionGain,
     RefinementState,
     ShardRow,
+    AcceptanceRequest,
     VerdictRow,
 )
 
