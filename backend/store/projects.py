@@ -27,6 +27,7 @@ from backend.store.records import (
     storable_text,
 )
 from backend.store.requests import AcceptanceRequest
+from backend.store.right_labels import RightLabel
 from backend.store.shards import ShardRow
 
 _OF_PROJECT = (
@@ -43,6 +44,7 @@ _OF_PROJECT = (
     RefinementState,
     ShardRow,
     AcceptanceRequest,
+    RightLabel,
     VerdictRow,
 )
 

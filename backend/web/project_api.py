@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -61,6 +61,13 @@ class AcceptCall(Strict):
     def promise(self) -> RiskGuarantee:
         """The same for the library."""
         return RiskGuarantee(self.iou, self.risk, self.confidence, self.per_image, whole_images=self.as_annotations)
+
+
+class RightCall(Strict):
+    """Which label of `usam-backend review` is right."""
+
+    label: str = Field(min_length=3, max_length=500, description="`key` of the list's line: ANNOTATION/REGION")
+    reason: Literal["", "label", "outline", "not marked"] = Field("", description="What it was doubted for; empty: all")
 
 
 class ActionAnswer(BaseModel):
@@ -157,6 +164,30 @@ def add_project_api(app: FastAPI, board: Dashboard) -> None:
     async def take_back(request: Request, project: str) -> Response:
         """Take back all masks that were accepted without a person; what people made or changed stays."""
         return await do(request, project, NothingMore, lambda number, _: Wish("take-back", number))
+
+    @app.post(
+        "/api/projects/{project}/right", response_model=ActionAnswer, responses=ERRORS, openapi_extra=takes(RightCall)
+    )
+    async def right(request: Request, project: str) -> Response:
+        """Say that a doubted label is right: it leaves the list of labels worth a second look."""
+        return await do(
+            request, project, RightCall, lambda number, one: Wish("right", number, label=one.label, reason=one.reason)
+        )
+
+    @app.post(
+        "/api/projects/{project}/doubt-again",
+        response_model=ActionAnswer,
+        responses=ERRORS,
+        openapi_extra=takes(RightCall),
+    )
+    async def doubt(request: Request, project: str) -> Response:
+        """Take back that a label is right."""
+        return await do(
+            request,
+            project,
+            RightCall,
+            lambda number, one: Wish("doubt-again", number, label=one.label, reason=one.reason),
+        )
 
     @app.get("/api/projects/{project}/acceptance", response_model=AcceptanceAnswer, responses=ERRORS)
     async def acceptance(project: str) -> Response:

@@ -1,5 +1,5 @@
 """What a person can do from the page, or a program by a call: roll back, train now, rank again, accept masks, take them
-back. Each is written down.
+back, say that a doubted label is right. Each is written down.
 
 A form is taken only with the token that its own page carried, which another site's page cannot read; that it comes
 from our own origin is looked at before (`web.request_rules`). What was done is kept in a file, with who and when.
@@ -29,11 +29,12 @@ from usam.pseudo_labels.guarantee import RiskGuarantee
 
 if TYPE_CHECKING:
     from backend.queue import JobName, JobQueue
+    from backend.settings import Settings
     from backend.store import Store
     from backend.store.head_registry import Registry
     from backend.store.requests import RequestedAction
 
-ActionName = Literal["rollback", "train", "rank", "accept", "take-back"]
+ActionName = Literal["rollback", "train", "rank", "accept", "take-back", "right", "doubt-again"]
 ACTIONS: tuple[ActionName, ...] = get_args(ActionName)
 LOG_FILE = "page-actions.jsonl"
 LOG_BYTES = 2**20
@@ -46,12 +47,14 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Wish:
     """One thing that is asked for. `version` is how an address calls a head set, for a roll-back; `promise` what is
-    promised of the masks that are accepted."""
+    promised of the masks that are accepted; `label` and `reason` which doubted label is right (`ReviewedLabel.key`)."""
 
     action: ActionName
     project: int
     version: str = ""
     promise: RiskGuarantee | None = None
+    label: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,8 @@ class Actions:
     registry: Registry | None
     queue: JobQueue | None
     log: ActionLog
+    settings: Settings | None = None
+    """Whose data folder holds the lists of doubted labels."""
 
     def do(self, wish: Wish, who: str) -> str:
         """What came of it, for people. Raises `UsamError` where nothing did."""
@@ -148,6 +153,8 @@ class Actions:
             "rank": self._rank,
             "accept": self._accept,
             "take-back": self._accept,
+            "right": self._say_right,
+            "doubt-again": self._say_right,
         }
         try:
             outcome = ways[wish.action](wish, who)
@@ -195,6 +202,16 @@ class Actions:
         except QueueError as error:
             return f"{asked}; it waits for Redis ({error.got})"
         return asked
+
+    def _say_right(self, wish: Wish, who: str) -> str:
+        from backend.learning.right_labels import doubt_again, say_right
+
+        if self.store is None or self.settings is None:
+            raise StoreError("a store", "none", "start the service with one")
+        where = (self.settings, self.store, wish.project, wish.label, wish.reason)
+        lines = say_right(*where, who) if wish.action == "right" else doubt_again(*where)
+        what = "said to be right" if wish.action == "right" else "doubted again"
+        return f"{what}, on task {lines[0].task}: {'; '.join(line.why for line in lines)}"
 
     def _ask(self, project: int, job: JobName) -> None:
         if self.queue is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -31,6 +32,8 @@ NAMES: Mapping[ActionName, str] = {
     "rank": "Rank again",
     "accept": "Accept masks",
     "take-back": "Take masks back",
+    "right": "It is right",
+    "doubt-again": "Doubt it again",
 }
 PAGES: Mapping[str, str] = {
     "rollback": "versions",
@@ -38,6 +41,8 @@ PAGES: Mapping[str, str] = {
     "rank": "versions",
     "accept": "trust",
     "take-back": "trust",
+    "right": "review",
+    "doubt-again": "review",
 }
 """The page that shows what came of it."""
 STALE = "The form is out of date: the service was started anew since, or it was not sent from this page."
@@ -92,8 +97,10 @@ def question(
             return message(404, "No such version", text, root="../../../")
         lines = rollback_lines(page, line)
         button += " to the checkpoint's own" if wish.version == BASE_NAME else f" to {wish.version}"
-    else:
+    elif wish.action in LINES:
         lines = LINES[wish.action](board, wish)
+    else:  # its page has the whole form
+        return unknown_project(request, project, "../../../")
     content = render_still(
         "confirm.html",
         heading=f"{NAMES[wish.action]}: {place.project_title}",
@@ -110,6 +117,8 @@ def wish_for(action: ActionName, project: int, given: Mapping[str, str]) -> Wish
     """What an address or a form asks for; what it does not say, or says wrong, is as the page has it at first."""
     if action == "rollback":
         return Wish(action, project, given.get("version", "")[:100])
+    if action in ("right", "doubt-again"):
+        return Wish(action, project, label=given.get("label", "")[:500], reason=given.get("reason", "")[:40])
     return Wish(action, project, promise=promise_of(given) if action == "accept" else None)
 
 
@@ -214,4 +223,5 @@ def answer_to(
         board.actions.do(wish, who)
     except UsamError as error:
         return message(503, "Not done", str(error), root="../../")
-    return RedirectResponse(PAGES[wish.action], 303, headers=HEADERS)
+    show = {"reason": form["show"][:40]} if form.get("show") else {}
+    return RedirectResponse(PAGES[wish.action] + (f"?{urlencode(show)}" if show else ""), 303, headers=HEADERS)

@@ -12,11 +12,13 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from backend.inference.engine import Engine
+from backend.learning.review import keep_review, review_project
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.pseudo_label_store import PseudoLabelStore
 from backend.web.app import create_app
+from tests.backend.learning.reviewed import fill
 from tests.backend.web.dashboard.conftest import registry, settings, store  # noqa: F401
 from tests.backend.web.dashboard.test_forms import Queue
 from tests.backend.web.dashboard.test_trust import record
@@ -113,6 +115,25 @@ def test_a_promise_is_taken_whole_and_its_end_can_be_asked_for(
     damaged = call(app, "3/acceptance")
     assert damaged.status_code == 503
     assert "usam-backend repair" in damaged.json()["remedy"]
+
+
+def test_a_doubted_label_is_said_to_be_right(
+    app: FastAPI,
+    store: Store,  # noqa: F811
+    settings: Settings,  # noqa: F811
+) -> None:
+    fill(store, 3)
+    review = review_project(store, 3, "nano-s", None)
+    keep_review(settings, 3, review)
+    line = review.lines[0]
+    answer = call(app, "3/right", {"label": line.key, "reason": line.reason})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outcome"] == f"said to be right, on task {line.task}: {line.why}"
+    (kept,) = store.right_labels(3)
+    assert kept.who.endswith(", by a call")
+    assert call(app, "3/doubt-again", {"label": line.key}).status_code == 200
+    assert store.right_labels(3) == []
+    assert call(app, "3/right", {"label": line.key, "reason": "mask"}).status_code == 400
 
 
 @pytest.mark.parametrize(

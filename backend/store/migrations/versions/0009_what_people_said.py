@@ -1,4 +1,4 @@
-"""What people ask for about accepted masks waits in the store, with who, when and what came of it."""
+"""What people ask for about accepted masks waits in the store; so is what they say of labels that a model doubts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Whole = sql.BigInteger().with_variant(sql.Integer, "sqlite")
 
 
 def upgrade() -> None:
-    """Make the table of requests."""
+    """Make the tables, and a column that the next look at an annotation fills."""
     op.create_table(
         "acceptance_requests",
         sql.Column("id", Whole, primary_key=True),
@@ -30,3 +30,14 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("acceptance_requests_project", "acceptance_requests", ["project", "id"])
+    op.create_table(
+        "right_labels",
+        *(sql.Column(name, Whole, primary_key=True, autoincrement=False) for name in ("project", "annotation")),
+        sql.Column("place", sql.String(400), primary_key=True),
+        sql.Column("reason", sql.String(40), primary_key=True),
+        sql.Column("content", sql.String(40), nullable=False),
+        sql.Column("seen", sql.String(40), nullable=False),
+        sql.Column("who", sql.Text, nullable=False),
+        sql.Column("at", sql.Float, nullable=False),
+    )
+    op.add_column("annotations", sql.Column("content", sql.String(40), nullable=False, server_default=""))
