@@ -303,6 +303,23 @@ def test_masks_are_accepted_by_keyboard_alone_and_how_far_it_is_comes_by_itself(
     assert browser.execute_script("return window.here"), "and nobody reloaded it"
 
 
+def test_a_doubted_label_is_said_to_be_right_and_doubted_again(served: Served, browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(served.url("projects/3/review"))
+    assert "labelled Lemon, looks like Orange" in text(browser)
+    tab_to(browser, "right-1")
+    keys(browser, Keys.ENTER)
+    wait_for(lambda: "labelled Lemon, looks like Orange" not in text(browser), 10, "the list without it")
+    (said,) = served.store.right_labels(3)
+    assert (said.annotation, said.place, said.reason, said.who) == (100, "r", "label", "ann from 127.0.0.1")
+    browser.find_element("link text", "Said to be right 1").click()
+    wait_for(lambda: "labelled Lemon, looks like Orange" in text(browser), 10, "what is right")
+    browser.find_element("id", "doubt-again-1").click()
+    wait_for(lambda: "Nothing here" in text(browser), 10, "the empty list of what is right")
+    assert served.store.right_labels(3) == []
+
+
 def test_another_sites_page_can_do_nothing(served: Served, browser: Any) -> None:
     target = f"http://127.0.0.1:{served.port}/projects/3/train"
     form = f'<form method="post" action="{target}"><input name="token" value="x"></form>'
