@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from backend.local.demo import RETRAIN_AFTER
+from backend.local.demo import RETRAIN_AFTER, TITLE
 from backend.local.label_studio_server import find_label_studio, install_label_studio
 from backend.local.running import ENV_FILE
 from backend.store import Store
@@ -28,8 +28,6 @@ from tests.e2e.test_demo import true_regions, wait_for_run
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, QUALITY = 1200, 85
 """Of the pictures, in pixels and as JPEG counts it."""
-MORE_LABELS = 20
-"""Labels after the first ten, so that there is a curve to show."""
 SECONDS = 300
 LOADED = "return [...document.images].every(one => one.complete && one.naturalWidth)"
 
@@ -53,7 +51,7 @@ def _look(running: Running, store: Store, browser: Any, out: Path) -> list[Path]
     project, port = running.project, re.search(r"USAM_PORT=(\d+)", (running.data / ENV_FILE).read_text())
     assert port is not None
     page = f"http://127.0.0.1:{port[1]}/projects/{project}"
-    label(running, store, RETRAIN_AFTER)
+    label(running, store)
     editor = Editor(browser)
     editor.log_in(running.url, running.account)
     resize(browser, 1400, 800)
@@ -63,6 +61,7 @@ def _look(running: Running, store: Store, browser: Any, out: Path) -> list[Path]
     made = [keep(browser, out / "labelling.jpg")]
 
     resize(browser, 1440, 706)
+    wait_for(lambda: TITLE in named(browser, f"{page}/queue"), 60, "the project's title")
     show(browser, f"{page}/queue")
     made.append(keep(browser, out / "queue.jpg"))
     second = store.ranking(project)[1].task
@@ -71,26 +70,29 @@ def _look(running: Running, store: Store, browser: Any, out: Path) -> list[Path]
     browser.execute_script("document.querySelector('h1').scrollIntoView()")
     made.append(keep(browser, out / "closer.jpg"))
 
-    label(running, store, MORE_LABELS, plan=True)
     resize(browser, 1440, 750)
     show(browser, f"{page}/learning")
     made.append(keep(browser, out / "learning.jpg"))
     return made
 
 
-def label(running: Running, store: Store, count: int, *, plan: bool = False) -> None:
-    """Label the tasks that are ranked first, and wait until they are learnt and the others ranked anew."""
+def label(running: Running, store: Store) -> None:
+    """Label the ten tasks that are ranked first, and wait until they are learnt and the others ranked anew."""
     project = running.project
     last = max(run.id for run in store.runs(project))
     with running.client() as client:
         tasks = {task.id: task for task in client.tasks(project)}
-        ranked = [row.task for row in store.ranking(project) if not tasks[row.task].annotations]
-        for task in ranked[:count]:
-            client.annotate(task, true_regions(tasks[task]))
+        for row in store.ranking(project)[:RETRAIN_AFTER]:
+            client.annotate(row.task, true_regions(tasks[row.task]))
     learnt = wait_for_run(store, project, "retrain", last, SECONDS)
-    wait_for_run(store, project, "score_pool", learnt.id, SECONDS)
-    if plan:
-        wait_for_run(store, project, "plan", last, SECONDS)
+    for job in ("score_pool", "plan"):
+        wait_for_run(store, project, job, learnt.id, SECONDS)
+
+
+def named(browser: Any, address: str) -> str:
+    """The project's title as a page has it."""
+    browser.get(address)
+    return str(browser.execute_script("return document.querySelector('.where').innerText"))
 
 
 def show(browser: Any, address: str) -> None:

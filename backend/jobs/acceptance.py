@@ -54,8 +54,8 @@ def perform(
     except PseudoLabelError as error:
         store.end_acceptance(request.id, "refused", str(error), error.needed)
         raise
-    except Exception as error:
-        waits = tried_again and request.tries + 1 < MOST_TRIES
+    except BaseException as error:  # also Ctrl-C of who gave the command: no worker may do it after that
+        waits = tried_again and (request.tries + 1 < MOST_TRIES or not isinstance(error, Exception))
         store.end_acceptance(request.id, "waiting" if waits else "failed", reason_of(error))
         raise
     last = store.last_run(project, JOB)

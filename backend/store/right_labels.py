@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sql
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backend.store.database import Database
+from backend.store.database import Database, parts
 from backend.store.records import Key, KnownAnnotation, Name40, Row, storable_text
 
 
@@ -33,7 +33,8 @@ class RightLabels(Database):
     def put_right_labels(self, project: int, labels: Sequence[tuple[int, str, str]], who: str) -> None:
         """Note that these are right: annotation, place and reason. Annotations that are not known are passed over; what
         was said of annotations that have changed since is dropped."""
-        now = {one.id: one for one in self._all(_present(project))}
+        said = self._all(_said(project))
+        now = self._present(project, {*(label[0] for label in labels), *(one.annotation for one in said)})
         rows = [
             RightLabel(
                 project,
@@ -48,7 +49,7 @@ class RightLabels(Database):
             for annotation, place, reason in labels
             if (known := now.get(annotation)) is not None
         ]
-        stale = {one.annotation for one in self._all(_said(project)) if not _holds(one, now.get(one.annotation))}
+        stale = {one.annotation for one in said if not _holds(one, now.get(one.annotation))}
         with self._write(durable=True) as connection:
             for annotation in sorted(stale):
                 mine = (RightLabel.project == project, RightLabel.annotation == annotation)
@@ -71,16 +72,18 @@ class RightLabels(Database):
     def right_labels(self, project: int) -> list[RightLabel]:
         """What was said to be right of annotations that are still as they were then."""
         said = self._all(_said(project))
-        now = {one.id: one for one in self._all(_present(project))} if said else {}
+        now = self._present(project, {one.annotation for one in said})
         return [one for one in said if _holds(one, now.get(one.annotation))]
+
+    def _present(self, project: int, annotations: Collection[int]) -> dict[int, KnownAnnotation]:
+        """Those of these annotations that are there, by id."""
+        query = sql.select(KnownAnnotation).where(KnownAnnotation.project == project, ~KnownAnnotation.deleted)
+        found = (self._all(query.where(KnownAnnotation.id.in_(part))) for part in parts(sorted(annotations)))
+        return {one.id: one for some in found for one in some}
 
 
 def _said(project: int) -> sql.Select[RightLabel]:
     return sql.select(RightLabel).where(RightLabel.project == project).order_by(RightLabel.annotation, RightLabel.place)
-
-
-def _present(project: int) -> sql.Select[KnownAnnotation]:
-    return sql.select(KnownAnnotation).where(KnownAnnotation.project == project, ~KnownAnnotation.deleted)
 
 
 def _holds(said: RightLabel, now: KnownAnnotation | None) -> bool:

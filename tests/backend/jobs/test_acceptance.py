@@ -87,15 +87,29 @@ def test_what_is_in_the_way_leaves_it_waiting_until_it_was_tried_often(
     assert "start it" in failed.outcome
 
 
-def test_what_a_command_asks_for_is_not_tried_again(place: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_what_a_command_asks_for_is_not_tried_again(
+    place: Resources, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
     def killed(*_: Any, **__: Any) -> None:
-        raise RuntimeError("out of luck")
+        raise kind
 
     monkeypatch.setattr(pseudo_label, "run", killed)
     request = place.store.request_acceptance(1, "accept", "ann on the command line", PROMISE)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(kind):
         perform(place, 1, request, tried_again=False)
     assert states(place) == ["failed"]
+
+
+def test_a_worker_that_is_stopped_leaves_it_waiting(place: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(pseudo_label, "run", stopped)
+    place.store.request_acceptance(1, "accept", "ann", PROMISE)
+    with pytest.raises(SystemExit):
+        run(place, 1)
+    assert states(place) == ["waiting"]
 
 
 def test_what_is_asked_for_while_another_is_done_is_done_next(
