@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast chaos fuzz lint docs lock bench bench-gpu clean
+.PHONY: help setup run test test-fast chaos fuzz lint docs pictures lock bench bench-gpu clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,6 +44,9 @@ lint: setup ## ruff and mypy --strict
 
 docs: setup ## make the documentation site in site/, with every link checked
 	$(BIN)/mkdocs build --strict
+
+pictures: setup ## make the pictures of the README and the docs again: the demo, labelled, in a real browser
+	$(BIN)/python -m tests.pictures $(if $(OUT),--out "$(OUT)")
 
 lock: setup ## write the lock files again, from pyproject.toml and the newest releases
 	test -x $(BIN)/uv || $(PIP) uv

@@ -30,7 +30,7 @@ TIMEOUT_S: dict[JobName, int] = {
     "score_pool": 24 * 3600,
     "score_shard": 24 * 3600,
     "retrain": 3600,
-    "pseudo_label": 3600,
+    "pseudo_label": 24 * 3600,
     "plan": 3600,
     "track": 24 * 3600,
 }

@@ -178,6 +178,25 @@ class FakeLabelStudio:
     def annotations(self, project: int, task_ids: Collection[int]) -> list[Annotation]:
         return [one for one in self.annotation_list if one.task in task_ids]
 
+    def annotate(self, task: int, result: Any) -> Annotation:
+        number = max((one.id for one in self.annotation_list), default=0) + 1
+        made = Annotation(number, task, "2026-01-03T00:00:00.000000Z", [dict(one) for one in result])
+        self.annotation_list.append(made)
+        self._count(task)
+        return made
+
+    def delete_annotation(self, annotation: int) -> None:
+        gone = [one for one in self.annotation_list if one.id == annotation]
+        if not gone:
+            raise LabelStudioError("an annotation", "404", "check its number", status=404, is_from_label_studio=True)
+        self.annotation_list.remove(gone[0])
+        self._count(gone[0].task)
+
+    def _count(self, task: int) -> None:
+        count = sum(one.task == task for one in self.annotation_list)
+        changed = {"annotations": count, "is_labeled": count > 0, "updated_at": "2026-01-03T00:00:00.000000Z"}
+        self.task_list = [replace(one, **changed) if one.id == task else one for one in self.task_list]
+
     def predictions(self, project: int, task_ids: Collection[int]) -> list[Prediction]:
         return [one for one in self.prediction_list if one.task in task_ids]
 

@@ -137,6 +137,21 @@ def ask_for(settings: Settings, project_id: int, job: JobName) -> None:
     open_queue(settings).enqueue(project_id, job)
 
 
+def at_this_machine() -> str:
+    """Who gives a command, as it is written down.
+
+    >>> at_this_machine().endswith(" on the command line")
+    True
+    """
+    import getpass
+
+    try:
+        who = getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name
+        who = f"user {os.getuid()}"
+    return f"{who} on the command line"
+
+
 def data_folder(settings: Settings) -> Path:
     """The data folder, made where there is none and its owner's alone from then on."""
     os.umask(0o077)

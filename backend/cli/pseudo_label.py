@@ -6,11 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.folder import AsJson, ProjectId, check_project, open_label_studio, print_json, say, settings_in_use
+from backend.cli.folder import (
+    AsJson,
+    ProjectId,
+    at_this_machine,
+    check_project,
+    open_label_studio,
+    print_json,
+    say,
+    settings_in_use,
+)
 
 if TYPE_CHECKING:
+    from backend.jobs.pseudo_label import Undone
     from backend.resources import Resources
     from backend.store.pseudo_label_store import PseudoLabelRun
+    from backend.store.requests import RequestedAction
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +42,8 @@ def pseudo_label(
     as_json: AsJson = False,
 ) -> None:
     """Accept masks without a person, under a risk that audit labels bear out."""
-    from backend.jobs.pseudo_label import run
+    from backend.jobs.acceptance import perform
+    from backend.jobs.pseudo_label import Undone
     from backend.resources import Resources
     from usam.pseudo_labels.calibration import RiskGuarantee
 
@@ -41,22 +53,21 @@ def pseudo_label(
     with Resources.open(settings) as resources:
         check_project(resources.store, project)
         with resources.lease(f"pseudo_label-{project}"):
-            if undo:
-                _undo(resources, project, as_json)
-                return
-            record = run(resources, project, promise, as_annotations=as_annotations)
-        if record is None:
+            action: RequestedAction = "take-back" if undo else "accept"
+            request = resources.store.request_acceptance(project, action, at_this_machine(), None if undo else promise)
+            found = perform(resources, project, request, tried_again=False)
+        if isinstance(found, Undone):
+            _tell_undone(project, found, as_json)
+            return
+        if found is None:
             say(f"project {project}: neither annotations nor tasks have changed since the last time")
         else:
-            _report(resources, project, record)
+            _report(resources, project, found)
         if as_json:
-            print_json({"project": project, "changed": record is not None, **(_facts(record) if record else {})})
+            print_json({"project": project, "changed": found is not None, **(_facts(found) if found else {})})
 
 
-def _undo(resources: Resources, project: int, as_json: bool) -> None:
-    from backend.jobs.pseudo_label import undo
-
-    taken = undo(resources, project)
+def _tell_undone(project: int, taken: Undone, as_json: bool) -> None:
     say(f"project {project}: {len(taken.versions)} versions, {taken.annotations} annotations taken back")
     if taken.kept:
         say(f"changed by a person since, so kept: annotations {', '.join(map(str, taken.kept))}")

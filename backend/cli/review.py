@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 from backend.cli.folder import (
     AsJson,
     ProjectId,
+    at_this_machine,
     open_label_studio,
     open_store,
     print_json,
@@ -39,16 +41,25 @@ def review(
         str, typer.Option("--reason", help="Only what is doubted for this: label, outline, or 'not marked'.")
     ] = "",
     tab: Annotated[bool, typer.Option(help=f"Show their tasks in the Data Manager, as the tab {TAB!r}.")] = True,
+    right: Annotated[
+        list[str] | None,
+        typer.Option("--right", metavar="ANNOTATION/REGION", help="Say that this label of the last list is right."),
+    ] = None,
+    doubt: Annotated[
+        list[str] | None,
+        typer.Option("--doubt-again", metavar="ANNOTATION/REGION", help="Take back that a label is right."),
+    ] = None,
     report: ReportFile = None,
     as_json: AsJson = False,
 ) -> None:
     """List labels that a model which has not learnt from them doubts, and objects that nobody marked.
 
     The largest expected damage comes first. No label is changed; what was looked at and answered again leaves the list
-    with the next sync.
+    with the next sync, what is said to be right (`--right`) until its annotation changes.
     """
     from backend.errors import SettingsError
     from backend.learning.review import REASONS, keep_review, review_project
+    from backend.learning.right_labels import split
     from usam.heads.bundled import resolve_heads
 
     if report is not None:
@@ -56,10 +67,14 @@ def review(
     if reason and reason not in REASONS.values():
         raise SettingsError(f"--reason, one of {', '.join(REASONS.values())}", repr(reason))
     settings = settings_in_use()
+    if right or doubt:
+        _say(settings, project, right or [], doubt or [], reason, as_json)
+        return
     base = resolve_heads(settings.model, None if settings.heads == "none" else settings.heads)
     with open_store(settings, project) as store:
         found = review_project(store, project, settings.model, base)
         keep_review(settings, project, found)
+        found, said = split(store, project, found)
         names = {task.id: picture_name(task.data) for task in store.tasks(project)}
     chosen = found.first(top, reason)
     if tab:
@@ -67,9 +82,32 @@ def review(
     if report is not None:
         _write(report, settings, project, chosen, names)
     if as_json:
-        print_json({"project": project, **asdict(chosen)})
+        lines = [{"key": line.key, **asdict(line)} for line in chosen.lines]
+        print_json({"project": project, **asdict(chosen), "lines": lines, "said_to_be_right": len(said.lines)})
         return
     _print(chosen, names)
+    if said.lines:
+        typer.echo(f"{len(said.lines)} more are left out: somebody said that they are right")
+
+
+def _say(
+    settings: Settings, project: int, right: Sequence[str], doubt: Sequence[str], reason: str, as_json: bool
+) -> None:
+    """Note what is right, and what is not after all, in the last list; it is not made anew."""
+    from backend.learning.right_labels import doubt_again, say_right
+
+    told = []
+    with open_store(settings, project) as store:
+        for key in right:
+            for line in say_right(settings, store, project, key, reason, at_this_machine()):
+                say(f"task {line.task}, {line.key}: right, though {line.why}")
+                told.append({"key": line.key, "reason": line.reason, "right": True})
+        for key in doubt:
+            for line in doubt_again(settings, store, project, key, reason):
+                say(f"task {line.task}, {line.key}: doubted again, {line.why}")
+                told.append({"key": line.key, "reason": line.reason, "right": False})
+    if as_json:
+        print_json({"project": project, "said": told})
 
 
 def _show(settings: Settings, project: int, chosen: Review) -> None:
@@ -87,12 +125,12 @@ def _print(chosen: Review, names: dict[int, str]) -> None:
     typer.echo(summary(chosen))
     if not chosen.lines:
         return
-    table = Table("task", "picture", "region", "label", "why", "what to do", "damage", title_justify="left")
+    table = Table("task", "picture", "annotation/region", "label", "why", "what to do", "damage", title_justify="left")
     for line in chosen.lines:
         table.add_row(
             str(line.task),
             names.get(line.task, ""),
-            line.region or "-",
+            line.key,
             line.label or "-",
             line.why,
             line.remedy,

@@ -59,10 +59,10 @@ def run_job(resources: Resources, job: str, project: int) -> None:
         with resources.lease(f"retrain-{project}"):
             retrain(resources, project)
     elif job == "pseudo_label":
-        from backend.jobs.pseudo_label import watch_in_background
+        from backend.jobs.acceptance import run as accept_or_watch
 
         with resources.lease(f"pseudo_label-{project}"):
-            watch_in_background(resources, project)
+            accept_or_watch(resources, project)
     elif job == "plan":
         from backend.jobs.plan import run as plan
 

@@ -41,11 +41,12 @@ from backend.resources import Resources, RunProgress
 from backend.settings import Settings
 from backend.store.pseudo_label_store import (
     ACCEPTED_VERSION,
+    MARK,
     PseudoLabel,
     PseudoLabelRun,
     PseudoLabelStore,
-    accepting_version,
     columns_of,
+    wholly_accepted_by,
     with_provenance,
 )
 from backend.store.records import KnownTask
@@ -56,6 +57,7 @@ from usam.pseudo_labels.calibration import RiskGuarantee, accept, calibrate
 from usam.pseudo_labels.drift import Drift, watch
 
 if TYPE_CHECKING:
+    from backend.label_studio.client import LabelStudio
     from usam.heads.head_set import HeadSet
     from usam.objects.project_heads import ProjectHeads
 
@@ -106,7 +108,7 @@ def run(
 def undo(resources: Resources, project: int) -> Undone:
     """Take back every mask that was accepted: predictions and annotations, those of killed runs included.
 
-    An annotation that a person has changed since is that person's and stays. Run twice, it does nothing.
+    An annotation in which a person has changed or added anything is theirs and stays. Run twice, it does nothing.
     """
     client, store = resources.label_studio, acceptances(resources)
     with resources.run(project, JOB) as progress:
@@ -118,12 +120,13 @@ def undo(resources: Resources, project: int) -> Undone:
         removed, kept = 0, []
         written = {record.version: record for record in records if record.as_annotations}
         tasks = sorted({task for record in written.values() for task in record.tasks})
-        for annotation in client.annotations(project, tasks) if tasks else []:
-            if accepting_version(annotation.result) in written:
-                client.delete_annotation(annotation.id)
-                removed += 1
-            elif _marks(annotation.result) & written.keys():
-                kept.append(annotation.id)
+        for number, task in enumerate(tasks, 1):  # one by one: each is looked at just before something of it is deleted
+            for annotation in client.annotations(project, [task]):
+                if wholly_accepted_by(annotation.result) in written:
+                    removed += _delete(client, annotation.id)
+                elif _marks(annotation.result) & written.keys():
+                    kept.append(annotation.id)
+            progress.step(number, len(tasks), "tasks")
         for record in records:
             store.change(project, record, "undone")
         found = Undone(versions, removed, tuple(kept))
@@ -376,8 +379,17 @@ def _retire_others(resources: Resources, project: int, record: PseudoLabelRun) -
             store.change(project, other, "undone")
 
 
-def _marks(result: Sequence[Json]) -> set[str]:
-    from backend.store.pseudo_label_store import MARK
+def _delete(client: LabelStudio, annotation: int) -> bool:
+    """Delete an annotation; False where somebody was faster."""
+    try:
+        client.delete_annotation(annotation)
+    except LabelStudioError as error:
+        if error.status != 404:
+            raise
+        return False
+    return True
 
+
+def _marks(result: Sequence[Json]) -> set[str]:
     metas = [region.get("meta") for region in result]
     return {str(meta.get(MARK, "")) for meta in metas if isinstance(meta, dict)}

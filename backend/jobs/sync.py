@@ -285,7 +285,8 @@ def _wake(resources: Resources, project: Project, asked: bool, labelled: bool) -
         due.append("retrain")
     if ranking_is_stale(resources, project):
         due.append("score_pool")
-    if labelled and _promise_in_force(resources, project.id):
+    asked_for = resources.store.waiting_acceptance(project.id) is not None
+    if asked_for or (labelled and _promise_in_force(resources, project.id)):
         due.append("pseudo_label")
     for job in due:
         if not resources.queue.wake(project.id, job):  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ REDIS_PATIENCE_S = 2.0
 TIMER_BACK_OFF_S = 10.0
 PRELOADED = (
     "backend.inference.model",
-    "backend.jobs.pseudo_label",
+    "backend.jobs.acceptance",
     "backend.jobs.retrain",
     "backend.jobs.score_pool",
     "backend.jobs.score_shard",

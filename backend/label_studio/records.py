@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -115,6 +117,13 @@ class Annotation:
     cancelled: bool = False
     lead_s: float | None = None
     annotator: int | None = None
+
+    @property
+    def content(self) -> str:
+        """Digest of what was marked, whatever the order: another one means that a region or its label has changed."""
+        told = [[one.get(name) for name in ("id", "type", "value")] for one in self.result]
+        lines = sorted(json.dumps(one, sort_keys=True, default=str) for one in told)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:40]
 
     @classmethod
     def read(cls, item: Mapping[str, Any], task: int) -> Annotation:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from backend.errors import StoreError
 from backend.learning.examples import join_examples
-from backend.store.records import SampleRow
+from backend.store.records import SampleRow, storable_text
 from usam.checkpoints.registry import weights_of
 
 if TYPE_CHECKING:
@@ -49,6 +49,16 @@ class ReviewedLabel:
     damage: float
     box: tuple[float, float, float, float]
     seen: str
+
+    @property
+    def place(self) -> str:
+        """The region, or the box of what nobody marked."""
+        return storable_text(self.region or "@" + ",".join(f"{side:g}" for side in self.box), 400)
+
+    @property
+    def key(self) -> str:
+        """How a command and the page call it."""
+        return f"{self.annotation}/{self.place}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ Every write is one transaction; several processes may use one store at once. Ima
     overview   what screens show, counted by the database
     runs       run records and leases
     shards     parts of a ranking's work, and who is at which
+    requests   what people asked for about accepted masks
+    right_labels   labels that were doubted and are right
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ from backend.store.labels import Labels
 from backend.store.overview import Overviews
 from backend.store.projects import Projects
 from backend.store.rankings import Rankings
+from backend.store.requests import Requests
+from backend.store.right_labels import RightLabels
 from backend.store.runs import Runs
 from backend.store.shards import Shards
 
 __all__ = ["Store"]
 
 
-class Store(Projects, Labels, Rankings, Decisions, Overviews, Runs, Shards):
+class Store(Projects, Labels, Rankings, Decisions, Overviews, Runs, Shards, Requests, RightLabels):
     """The store at `url` (SQLAlchemy), made on first use. Safe to share between threads and processes.
 
     Brings a store of an earlier release to this one's tables. Raises `StoreError` where it cannot be opened, or is of a

@@ -182,7 +182,7 @@ class Labels(Database):
         """
         reason = storable_text(reason)
         known = KnownAnnotation(
-            seen.id, seen.task, seen.updated_at, seen.cancelled, False, sampled_for, used_in, reason
+            seen.id, seen.task, seen.updated_at, seen.cancelled, False, sampled_for, used_in, reason, seen.content
         )
         mine = (SampleRow.project == project, SampleRow.annotation == seen.id)
         with self._write() as connection:

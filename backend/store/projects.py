@@ -26,6 +26,8 @@ from backend.store.records import (
     WorkRow,
     storable_text,
 )
+from backend.store.requests import AcceptanceRequest
+from backend.store.right_labels import RightLabel
 from backend.store.shards import ShardRow
 
 _OF_PROJECT = (
@@ -41,6 +43,8 @@ _OF_PROJECT = (
     SelectionGain,
     RefinementState,
     ShardRow,
+    AcceptanceRequest,
+    RightLabel,
     VerdictRow,
 )
 

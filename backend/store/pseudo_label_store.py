@@ -194,6 +194,12 @@ def accepting_version(result: Sequence[Mapping[str, Any]]) -> str:
     return versions.pop() if len(versions) == 1 else ""
 
 
+def wholly_accepted_by(result: Sequence[Mapping[str, Any]]) -> str:
+    """The version that made everything in an annotation; empty where a person had a part in anything."""
+    versions = {accepted_by(one) for one in result}
+    return versions.pop() if len(versions) == 1 else ""
+
+
 def _digest(region: Mapping[str, Any]) -> str:
     value = json.dumps(region.get("value"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(value.encode()).hexdigest()[:16]

@@ -117,7 +117,8 @@ class TaskChanges:
 
 class KnownAnnotation(Row):
     """An annotation as the last sync saw it; kept after deletion, as the map from annotation to task. `sampled_for`:
-    what its samples were made for; `used_in`: the retraining that first saw it as it is now, 0 for none."""
+    what its samples were made for; `used_in`: the retraining that first saw it as it is now, 0 for none; `content`: a
+    digest of its regions, empty where no sync of this release has looked at it."""
 
     __tablename__ = "annotations"
     __table_args__ = (sql.Index("annotations_task", "project", "task"),)
@@ -130,6 +131,7 @@ class KnownAnnotation(Row):
     sampled_for: Mapped[Name200]
     used_in: Mapped[int]
     reason: Mapped[str]
+    content: Mapped[Name40] = mapped_column(default="")
 
 
 def _of_annotation() -> sql.ForeignKeyConstraint:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
@@ -47,7 +47,7 @@ from backend.metrics.workers import Progress
 from backend.pool.next_tasks import NextTasks
 from backend.settings import Settings
 from backend.web.auth import Access
-from backend.web.bodies import SMALL_BYTES, TooMuch, read_message
+from backend.web.bodies import SMALL_BYTES, TooMuch, read_message, takes
 from backend.web.dashboard.board import Dashboard
 from backend.web.dashboard.forms import add_forms
 from backend.web.dashboard.protocol import HEADERS, render_protocol
@@ -55,6 +55,7 @@ from backend.web.dashboard.review import add_review_page
 from backend.web.dashboard.routes import add_pages
 from backend.web.inbox import Inbox
 from backend.web.predictions import PredictionService
+from backend.web.project_api import add_project_api
 from usam import __version__
 from usam.errors import UsamError
 
@@ -284,6 +285,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     add_pages(app, service.board, lambda: Response(state().model_dump_json(), media_type="application/json"))
     add_review_page(app, service.board)
     add_forms(app, service.board)
+    add_project_api(app, service.board)
 
     @app.get("/docs", include_in_schema=False)
     @app.get("/redoc", include_in_schema=False)
@@ -296,18 +298,18 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """Whether the service is up; it is, also while the model loads."""
         return state()
 
-    @app.post("/setup", response_model=SetupAnswer, openapi_extra=_takes(SetupRequest))
+    @app.post("/setup", response_model=SetupAnswer, openapi_extra=takes(SetupRequest))
     async def setup(request: Request) -> SetupAnswer:
         """The version that predictions for a project carry."""
         raw = await request.body()
         return SetupAnswer(model_version=await service.small(lambda: service.setup(raw)))
 
-    @app.post("/predict", response_model=PredictAnswer, openapi_extra=_takes(PredictRequest))
+    @app.post("/predict", response_model=PredictAnswer, openapi_extra=takes(PredictRequest))
     async def predict(request: Request) -> Response:
         """Masks for clicks (with a context) or for tasks nobody has looked at; one item a task."""
         return Response(await service.predict(await request.body()), media_type="application/json")
 
-    @app.post("/webhook", response_model=WebhookAnswer, openapi_extra=_takes(WebhookEvent))
+    @app.post("/webhook", response_model=WebhookAnswer, openapi_extra=takes(WebhookEvent))
     async def webhook(request: Request) -> Response:
         """Take an event of Label Studio; the work it causes is done later."""
         taken = await service.take_event(await request.body())
@@ -374,19 +376,3 @@ def _error(answer: ErrorAnswer, status: int, headers: Mapping[str, str] | None =
 
 def _json_bytes(answer: BaseModel) -> bytes:
     return json.dumps(answer.model_dump(), allow_nan=False, separators=(",", ":")).encode()
-
-
-def _takes(kind: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI of a body that is read in a thread."""
-    schema = kind.model_json_schema(by_alias=True)
-    definitions = schema.pop("$defs", {})
-    inlined = json.loads(json.dumps(schema))
-
-    def inline(node: Any) -> Any:
-        if isinstance(node, dict):
-            if "$ref" in node:
-                return inline(definitions[node["$ref"].rpartition("/")[2]])
-            return {key: inline(value) for key, value in node.items()}
-        return [inline(value) for value in node] if isinstance(node, list) else node
-
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inline(inlined)}}}}

@@ -70,3 +70,19 @@ def check_cost(raw: bytes) -> None:
                     f"at most {MAX_COUNTS[sign]:,} {sign.decode()!r} in a body", "more", "send fewer tasks at once"
                 )
         time.sleep(0)  # gives the interpreter to whoever waits for it
+
+
+def takes(kind: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of a body that a route reads by itself."""
+    schema = kind.model_json_schema(by_alias=True)
+    definitions = schema.pop("$defs", {})
+    inlined = json.loads(json.dumps(schema))
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return inline(definitions[node["$ref"].rpartition("/")[2]])
+            return {key: inline(value) for key, value in node.items()}
+        return [inline(value) for value in node] if isinstance(node, list) else node
+
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inline(inlined)}}}}

@@ -22,6 +22,8 @@ BODY_BYTES = {"/setup": 4 * MIB}
 """Largest bodies by route. `/predict` and `/webhook` carry masks, so theirs is a setting; others carry nothing."""
 FORM_ROUTES = re.compile(r"/projects/[^/]+/[^/]+")
 """What our own pages send forms to; each form carries a token besides (`dashboard.actions`)."""
+API_ROUTES = "/api/"
+"""Begin of routes that do what forms do, for programs: JSON is asked for, which no form of another page can send."""
 MASK_ROUTES = frozenset({"/predict", "/webhook"})
 PRIVATE_NAMES = (".internal", ".local", ".localhost", ".lan", ".home.arpa")
 """Ends of names that no public name server knows, so that no stranger can lead one to us."""
@@ -59,7 +61,8 @@ def refusal(method: str, path: str, headers: Mapping[bytes, bytes], settings: Se
     if method == "POST" and FORM_ROUTES.fullmatch(path):
         return None if origin else (403, "a form is taken from a page of this service alone, which says its origin")
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if method == "POST" and (kind or origin) and kind != b"application/json":
+    strict = bool(kind or origin) or path.startswith(API_ROUTES)
+    if method == "POST" and strict and kind != b"application/json":
         return 415, "a body of application/json is expected"
     return None
 

@@ -25,7 +25,7 @@ from backend.local.label_studio_server import (
     install_label_studio,
 )
 from backend.local.redis_server import RedisServer
-from tests.e2e.chromium import CHROMIUM, DRIVER, FLAGS
+from tests.e2e.chromium import open_chromium
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ("astronaut", "coffee", "chelsea", "rocket", "camera", "coins", "horse", "clock", "moon", "page")
@@ -100,15 +100,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    driver = open_chromium(tmp_path / "profile")
     yield driver
     driver.quit()
 

@@ -14,8 +14,10 @@ from PIL import Image
 
 from backend.label_studio.records import Annotation, Task
 from backend.learning.kept_plan import CurvePoint, KeptPlan, KeptPlans
+from backend.learning.review import Review, ReviewedLabel, keep_review
 from backend.local.scenes import Scene, draw_scene
 from backend.pool.kept_objects import KeptObjects, Reading
+from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.overview import UNUSABLE
@@ -50,6 +52,7 @@ def fill(store: Store, registry: Registry, data_dir: Path) -> None:
         store.put_proposal(3, kept[number].pack(number, "key", {}))
     label(store)
     KeptPlans(data_dir).put(3, plan())
+    keep_review(Settings(data_dir=data_dir), 3, review())
     figures = {
         "champion_error": 0.04,
         "candidate_error": 0.03,
@@ -85,6 +88,31 @@ def plan() -> KeptPlan:
     measured = tuple((labels, value + 0.006 * (-1) ** k) for k, (labels, value) in enumerate(falls[:10:2]))
     text = "the next 100 labels are expected to bring 1.2 points (90 %: 0.2 to 2.4): go on"
     return KeptPlan(time.time(), 180, 60, "44 objects of 12 audit tasks", measured, curve, gains, text, "")
+
+
+def review() -> Review:
+    """Three doubts about pictures that are there."""
+    about = [
+        ("label", "labelled Lemon, looks like Orange (93%)", "change the label to Orange, or leave it"),
+        ("outline", "the outline agrees with the model's masks by 0.41 (IoU)", "correct the outline, or leave it"),
+        ("not marked", "nobody marked what looks like a Cup (88%)", "mark it, or leave it"),
+    ]
+    lines = tuple(
+        ReviewedLabel(
+            task=1 + number,
+            annotation=100 + number,
+            region="" if reason == "not marked" else "r",
+            label="Lemon",
+            reason=reason,
+            why=why,
+            remedy=remedy,
+            damage=0.9 - number / 10,
+            box=(0.2, 0.2, 0.6, 0.7),
+            seen="t1",
+        )
+        for number, (reason, why, remedy) in enumerate(about)
+    )
+    return Review(lines, 60, 60, time.time())
 
 
 def address_of(scene: Scene) -> str:

@@ -45,15 +45,16 @@ class Running:
         return LabelStudio(self.url, self.account.token)
 
 
-def start(data: Path, images: Path, program: Path) -> Running:
-    """`usam-backend up` on `data`, waited for until it invites to open the project."""
+def start(data: Path, images: Path | None, program: Path) -> Running:
+    """`usam-backend up` on `data`, waited for until it invites to open the project; without `images` the demo's own."""
+    chosen = ["--images", str(images)] if images is not None else []
     log = data.with_suffix(f".{time.monotonic_ns()}.log")
     environment = {**os.environ, "USAM_DATA_DIR": str(data), "USAM_LABEL_STUDIO": str(program), "USAM_PORT": "0"}
     for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "REDIS_URL"):
         environment.pop(name, None)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "backend.cli.main", "up", "--images", str(images)],
+            [sys.executable, "-m", "backend.cli.main", "up", *chosen],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,

@@ -40,7 +40,10 @@ pytestmark = [
 TITLE = "<img src=x onerror=alert(1)> Cats & dogs"
 PAGES = (
     "",
-    *(f"projects/3/{tab}" for tab in ("queue", "learning", "review", "tasks/1", "versions", "trust", "confirm/train")),
+    *(
+        f"projects/3/{tab}"
+        for tab in ("queue", "learning", "review", "tasks/1", "versions", "trust", "confirm/train", "confirm/accept")
+    ),
     "projects/99/queue",
 )
 ALL_LOADED = "return [...document.images].every(one => one.complete)"
@@ -267,6 +270,54 @@ def test_a_roll_back_by_keyboard_alone(served: Served, browser: Any) -> None:
     assert served.registry.champion(3) == old
     assert served.queue.jobs == [(3, "score_pool")]
     assert f"Roll back to {old} by ann from 127.0.0.1" in text(browser)
+
+
+def test_masks_are_accepted_by_keyboard_alone_and_how_far_it_is_comes_by_itself(served: Served, browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(served.url("projects/3/trust"))
+    tab_to(browser, "iou")
+    keys(browser, Keys.ARROW_RIGHT)
+    link = "return document.getElementById('accept').getAttribute('href')"
+    wait_for(lambda: "iou=0.85&" in browser.execute_script(link), 10, "the IoU of the slider in the button")
+    tab_to(browser, "accept")
+    keys(browser, Keys.ENTER)
+    wait_for(lambda: "/confirm/accept" in browser.current_url, 10, "the question")
+    assert "IoU 0.85" in text(browser)
+    assert served.store.waiting_acceptance(3) is None, "nothing is done before it is confirmed"
+    tab_to(browser, "yes")
+    keys(browser, Keys.ENTER)
+    wait_for(lambda: browser.current_url.endswith("/trust"), 10, "the page of trust again")
+    waiting = served.store.waiting_acceptance(3)
+    assert waiting is not None
+    assert (waiting.iou, waiting.risk, waiting.who) == (0.85, 0.1, "ann from 127.0.0.1")
+    assert served.queue.jobs == [(3, "pseudo_label")]
+    assert "Waits for a worker." in text(browser)
+    browser.execute_script("window.here = true")
+    run = served.store.start_run(3, "pseudo_label")
+    served.store.update_run(run, done=3, total=12)
+    wait_for(lambda: "Being done now: 3 of 12." in text(browser), 20, "how far it is")
+    served.store.finish_run(run, "rejected", "too few audits")
+    served.store.end_acceptance(waiting.id, "refused", "too few audits", 17)
+    wait_for(lambda: "Label 17 more audit tasks first." in text(browser), 20, "the refusal")
+    assert browser.execute_script("return window.here"), "and nobody reloaded it"
+
+
+def test_a_doubted_label_is_said_to_be_right_and_doubted_again(served: Served, browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(served.url("projects/3/review"))
+    assert "labelled Lemon, looks like Orange" in text(browser)
+    tab_to(browser, "right-1")
+    keys(browser, Keys.ENTER)
+    wait_for(lambda: "labelled Lemon, looks like Orange" not in text(browser), 10, "the list without it")
+    (said,) = served.store.right_labels(3)
+    assert (said.annotation, said.place, said.reason, said.who) == (100, "r", "label", "ann from 127.0.0.1")
+    browser.find_element("link text", "Said to be right 1").click()
+    wait_for(lambda: "labelled Lemon, looks like Orange" in text(browser), 10, "what is right")
+    browser.find_element("id", "doubt-again-1").click()
+    wait_for(lambda: "Nothing here" in text(browser), 10, "the empty list of what is right")
+    assert served.store.right_labels(3) == []
 
 
 def test_another_sites_page_can_do_nothing(served: Served, browser: Any) -> None:

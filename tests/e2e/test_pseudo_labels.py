@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -41,13 +43,19 @@ def place(
     some = {"pred_iou_thresh": "0.05", "max_regions": "20"}  # so that something is shown of every picture
     with workplace(tmp_path, label_studio_server, redis_server, audit_share="0.5", heads="none", **some) as place:
         place.new_project(pictures)
-        for seed in range(50):  # which tasks are audits depends on their numbers, and how many there are on luck
-            monkeypatch.setenv("USAM_SEED", str(seed))
-            place.resources.settings = Settings.from_environment()
-            if 4 <= len(audits(place)) <= 6:
-                break
+        choose_audits(place, monkeypatch, 4, 6)
         place.do("score_pool")
         yield place
+
+
+def choose_audits(place: Workplace, monkeypatch: pytest.MonkeyPatch, least: int, most: int) -> None:
+    """Have so many audits: which tasks are depends on their numbers, and how many there are on luck."""
+    for seed in range(200):
+        monkeypatch.setenv("USAM_SEED", str(seed))
+        place.resources.settings = Settings.from_environment()
+        if least <= len(audits(place)) <= most:
+            return
+    raise AssertionError(f"no seed has {least} to {most} audits")
 
 
 def audits(place: Workplace) -> list[int]:
@@ -200,3 +208,76 @@ def test_the_promise_is_withdrawn_when_new_audits_disagree(place: Workplace, pic
     assert (standing.state, standing.drift["images"]) == ("withdrawn", len(new))
     with pytest.raises(PseudoLabelError):  # the labels that deceived are not calibrated on again
         pseudo_label.run(place.resources, project, PROMISE)
+
+
+def press(page: httpx.Client, link: str) -> None:
+    """Follow a button of the page, and say yes to what it asks."""
+    question = page.get(link)
+    assert question.status_code == 200, question.text
+    form = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', question.text))
+    action = re.search(r'<form method="post" action="\.\./([\w-]+)"', question.text)
+    assert action is not None
+    origin = {"Origin": str(page.base_url).partition("/projects")[0]}
+    answer = page.post(action[1], data=form, headers=origin)
+    assert (answer.status_code, answer.headers["location"]) == (303, "trust"), answer.text
+
+
+def trust(page: httpx.Client) -> str:
+    """The words of the page of trust."""
+    return " ".join(re.sub(r"<[^>]*>", " ", page.get("trust").text).split())
+
+
+def test_the_pages_buttons_accept_and_take_back_and_lose_nothing_of_people(
+    place: Workplace, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, project = place.label_studio, place.project
+    client.upload(project, pictures * 2)
+    choose_audits(place, monkeypatch, 17, 20)
+    place.do("score_pool")
+    served = client.project(project).model_version
+    place.environment["USAM_SEED"] = os.environ["USAM_SEED"]
+    url = place.start_backend()
+    with httpx.Client(base_url=f"{url}/projects/{project}", headers={"Accept": "text/html"}, timeout=60) as page:
+        wish = "confirm/accept?iou=0.5&risk=0.3&confidence=0.5"
+        press(page, wish)
+        assert "Waits for a worker." in trust(page)
+        place.start("worker", "worker")
+        place.wait("refusal", lambda: "the promise cannot be kept yet" in trust(page))
+        assert re.search(r"Label \d+ more audit tasks? first", trust(page))
+        assert list(client.model_versions(project)) == [served], "nothing is written"
+
+        own = next(task.id for task in client.tasks(project) if task.id not in audits(place))
+        mine = client.annotate(own, [small_region(own)])
+        label_as_proposed(place, audits(place))
+        press(page, wish)
+        place.wait("acceptance", lambda: "Done:" in trust(page))
+        assert "IoU 0.5 for all but 30%, confidence 50%, at most 3 of an image, by somebody at this machine" in trust(
+            page
+        )
+        record = pseudo_label.acceptances(place.resources).standing(project)
+        assert record is not None
+        assert client.model_versions(project)[record.version] == len(record.tasks) > 0
+        assert not set(record.tasks) & {own, *audits(place)}
+        told = httpx.get(f"{url}/api/projects/{project}/acceptance").json()
+        assert (told["state"], told["version"], told["masks"]) == ("in force", record.version, len(record.masks))
+        assert [one["state"] for one in told["requests"]] == ["done", "refused"]
+
+        press(page, wish)
+        place.wait("second look", lambda: "Nothing to do: neither labels nor tasks have changed" in trust(page))
+        taken = next(one for one in client.predictions(project, record.tasks) if one.model_version == record.version)
+        submitted = client.annotate(taken.task, taken.result)  # a person who finds an accepted mask right, and says so
+        before = {one.id for one in client.annotations(project, [task.id for task in client.tasks(project)])}
+        press(page, "confirm/take-back")
+        place.wait("taking back", lambda: "Done: 1 versions and 0 annotations taken back" in trust(page))
+        assert list(client.model_versions(project)) == [served]
+        after = {one.id for one in client.annotations(project, [task.id for task in client.tasks(project)])}
+        assert after == before >= {mine.id, submitted.id}
+
+        said = httpx.post(f"{url}/api/projects/{project}/take-back", json={}).json()
+        assert said == {"project": project, "action": "take-back", "outcome": "asked for"}
+        place.wait("second taking back", lambda: "Nothing to do: nothing was accepted" in trust(page))
+        code, _ = command(place, "--iou", "0.5", "--risk", "0.3", "--confidence", "0.5")
+        assert code == 0
+        assert " on the command line. Done:" in trust(page), "what a command did is told too"
+        log = [json.loads(line) for line in (place.settings.data_dir / "page-actions.jsonl").read_text().splitlines()]
+        assert [one["action"] for one in log] == ["accept", "accept", "accept", "take-back", "take-back"]

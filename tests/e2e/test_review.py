@@ -64,3 +64,29 @@ def test_the_tab_holds_the_doubtful_tasks_however_often_it_is_made(
     assert client.model_versions(project) == {}
     if marked := [line for line in first["lines"] if line["region"]]:
         assert all(line["region"].startswith("drawn") and line["label"] == "thing" for line in marked)
+
+
+def test_a_label_that_is_right_stays_off_the_list_until_it_is_changed(place: Workplace, pictures: list[Path]) -> None:
+    client, project = place.label_studio, place.new_project(pictures[:8])
+    tasks = [task.id for task in client.tasks(project)]
+    for task in tasks:
+        client.annotate(task, regions(task))
+    place.do("sync")
+    doubted = reviewed(place, "--no-tab")["lines"][0]
+    annotation = doubted["annotation"]
+    reviewed(place, "--right", doubted["key"])
+
+    def listed() -> set[str]:
+        place.do("sync")
+        return {line["key"] for line in reviewed(place, "--no-tab", "--top", "999")["lines"]}
+
+    assert doubted["key"] not in listed()
+    before = client.annotations(project, [doubted["task"]])[0]
+    client._send("PATCH", f"/api/annotations/{annotation}/", json={"ground_truth": True})
+    touched = client.annotations(project, [doubted["task"]])[0]
+    assert touched.updated_at != before.updated_at
+    assert doubted["key"] not in listed(), "touched, and left as it was"
+    moved = [{**region, "value": small_region(doubted["task"] + 40)["value"]} for region in touched.result]
+    client._send("PATCH", f"/api/annotations/{annotation}/", json={"result": moved})
+    place.do("sync")
+    assert place.store.right_labels(project) == []

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from backend.errors import StoreError
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest revision."""
 FOLDER = Path(__file__).parent
 _LOCK = 0x7573616D

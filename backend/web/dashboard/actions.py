@@ -1,4 +1,5 @@
-"""What a person can do from the page: roll back, train now, rank again. Each is confirmed, and written down.
+"""What a person can do from the page, or a program by a call: roll back, train now, rank again, accept masks, take them
+back, say that a doubted label is right. Each is written down.
 
 A form is taken only with the token that its own page carried, which another site's page cannot read; that it comes
 from our own origin is looked at before (`web.request_rules`). What was done is kept in a file, with who and when.
@@ -21,15 +22,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import parse_qs
 
-from backend.errors import QueueError, RegistryError
+from backend.errors import QueueError, RegistryError, StoreError
 from backend.web.dashboard.versions import BASE_HEADS, BASE_NAME
+from usam.errors import UsamError
+from usam.pseudo_labels.guarantee import RiskGuarantee
 
 if TYPE_CHECKING:
     from backend.queue import JobName, JobQueue
+    from backend.settings import Settings
     from backend.store import Store
     from backend.store.head_registry import Registry
+    from backend.store.requests import RequestedAction
 
-ActionName = Literal["rollback", "train", "rank"]
+ActionName = Literal["rollback", "train", "rank", "accept", "take-back", "right", "doubt-again"]
 ACTIONS: tuple[ActionName, ...] = get_args(ActionName)
 LOG_FILE = "page-actions.jsonl"
 LOG_BYTES = 2**20
@@ -41,11 +46,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wish:
-    """One thing that is asked for. `version` is how an address calls a head set, for a roll-back."""
+    """One thing that is asked for. `version` is how an address calls a head set, for a roll-back; `promise` what is
+    promised of the masks that are accepted; `label` and `reason` which doubted label is right (`ReviewedLabel.key`)."""
 
     action: ActionName
     project: int
     version: str = ""
+    promise: RiskGuarantee | None = None
+    label: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,7 @@ class Tokens:
 
     def of(self, wish: Wish, who: str) -> str:
         """The token that the form of a wish carries."""
-        text = "\0".join((wish.action, str(wish.project), wish.version, who))
-        return hmac.new(self._key, text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+        return hmac.new(self._key, ascii((wish, who)).encode(), hashlib.sha256).hexdigest()
 
     def fits(self, wish: Wish, who: str, given: str) -> bool:
         """Whether a form that was sent carries it."""
@@ -128,18 +136,29 @@ class ActionLog:
 
 @dataclass
 class Actions:
-    """Does what is wished for, as the commands of the same names do."""
+    """Does what is wished for, as the commands do."""
 
     store: Store | None
     registry: Registry | None
     queue: JobQueue | None
     log: ActionLog
+    settings: Settings | None = None
+    """Whose data folder holds the lists of doubted labels."""
 
     def do(self, wish: Wish, who: str) -> str:
-        """What came of it, for people. Raises `RegistryError` or `QueueError` where nothing did."""
+        """What came of it, for people. Raises `UsamError` where nothing did."""
+        ways = {
+            "rollback": self._rollback,
+            "train": self._train,
+            "rank": self._rank,
+            "accept": self._accept,
+            "take-back": self._accept,
+            "right": self._say_right,
+            "doubt-again": self._say_right,
+        }
         try:
-            outcome = {"rollback": self._rollback, "train": self._train, "rank": self._rank}[wish.action](wish, who)
-        except (RegistryError, QueueError) as error:
+            outcome = ways[wish.action](wish, who)
+        except UsamError as error:
             self._note(wish, who, f"not done: {error}")
             raise
         self._note(wish, who, outcome)
@@ -149,7 +168,7 @@ class Actions:
         if self.registry is None:
             raise RegistryError("a registry of versions", "none", "start the service with one")
         to = "" if wish.version == BASE_NAME else wish.version
-        now = self.registry.rollback(wish.project, to, f"asked for on the web page by {who}")
+        now = self.registry.rollback(wish.project, to, f"asked for by {who}")
         name = now.version if now is not None else f"the {BASE_HEADS}"
         try:
             self._ask(wish.project, "score_pool")
@@ -167,9 +186,32 @@ class Actions:
             self._ask(wish.project, "score_pool")
             return "a ranking runs already; when it is done, it is looked whether another is needed"
         if self.store is not None:
-            self.store.ask_again(wish.project, "score_pool", f"ranking asked for on the web page by {who}")
+            self.store.ask_again(wish.project, "score_pool", f"ranking asked for by {who}")
         self._ask(wish.project, "score_pool")
         return "ranking asked for"
+
+    def _accept(self, wish: Wish, who: str) -> str:
+        """Note what is asked for, and wake the job that does it, which accepts and takes back."""
+        if self.store is None or self.queue is None:
+            raise StoreError("a store and a queue of jobs", "none", "start the service with both")
+        action: RequestedAction = "take-back" if wish.action == "take-back" else "accept"
+        self.store.request_acceptance(wish.project, action, who, wish.promise)
+        asked = f"asked for, {promise_words(wish.promise)}" if wish.promise is not None else "asked for"
+        try:
+            self._ask(wish.project, "pseudo_label")
+        except QueueError as error:
+            return f"{asked}; it waits for Redis ({error.got})"
+        return asked
+
+    def _say_right(self, wish: Wish, who: str) -> str:
+        from backend.learning.right_labels import doubt_again, say_right
+
+        if self.store is None or self.settings is None:
+            raise StoreError("a store", "none", "start the service with one")
+        where = (self.settings, self.store, wish.project, wish.label, wish.reason)
+        lines = say_right(*where, who) if wish.action == "right" else doubt_again(*where)
+        what = "said to be right" if wish.action == "right" else "doubted again"
+        return f"{what}, on task {lines[0].task}: {'; '.join(line.why for line in lines)}"
 
     def _ask(self, project: int, job: JobName) -> None:
         if self.queue is None:
@@ -178,6 +220,19 @@ class Actions:
 
     def _note(self, wish: Wish, who: str, outcome: str) -> None:
         self.log.add(Done(round(time.time(), 1), who, wish.action, wish.project, wish.version, outcome[:500]))
+
+
+def promise_words(promise: RiskGuarantee) -> str:
+    """A promise in a few words.
+
+    >>> promise_words(RiskGuarantee(0.8, 0.1, 0.9, per_image=1))
+    'IoU 0.8 for all but 10%, confidence 90%, at most 1 of an image'
+    """
+    kind = ", as annotations of whole images" if promise.whole_images else ""
+    return (
+        f"IoU {promise.iou:g} for all but {promise.risk:.0%}, confidence {promise.confidence:.0%}, at most "
+        f"{promise.per_image} of an image{kind}"
+    )
 
 
 def who_asks(authorization: str, client: str) -> str:

@@ -73,7 +73,7 @@ class Dashboard:
         self.settings, self.engine, self.store, self.queue, self.registry = settings, engine, store, queue, registry
         self.surroundings = Surroundings(label_studio_of(settings), queue)
         self.tokens = Tokens()
-        self.actions = Actions(store, registry, queue, ActionLog(settings.data_dir / LOG_FILE))
+        self.actions = Actions(store, registry, queue, ActionLog(settings.data_dir / LOG_FILE), settings)
         self._promises = PseudoLabelStore.of(settings)
         self._promises_kept: dict[int, tuple[object, PseudoLabelRun | None]] = {}
         self._pace = Pace()

@@ -172,8 +172,8 @@ def project_notices(known: ProjectOverview, seen: Seen, promise: PseudoLabelRun 
             Notice(
                 f"The promise behind {len(promise.masks)} accepted masks is withdrawn: new audit labels speak against "
                 "it.",
-                f"Take them back with `usam-backend pseudo-label --project {number} --undo`, or label more audit tasks "
-                "and accept again.",
+                f"Take them back on its page or with `usam-backend pseudo-label --project {number} --undo`, or label "
+                "more audit tasks and accept again.",
                 f"projects/{number}/trust",
                 "What it rests on",
             )

@@ -65,7 +65,7 @@ def _answer(answer: dict[str, Any]) -> str:
 
 def _schema(schema: dict[str, Any]) -> str:
     properties = schema.get("properties")
-    if not properties:
+    if properties is None:
         return f"<pre>{escape(json.dumps(schema, indent=2))}</pre>"
     needed = schema.get("required", ())
     rows = [
@@ -73,7 +73,7 @@ def _schema(schema: dict[str, Any]) -> str:
         for name, field in properties.items()
     ]
     text = f"<p>{escape(schema['description'])}</p>" if "description" in schema else ""
-    return text + _table("field", "what", rows)
+    return text + (_table("field", "what", rows) if rows else "")
 
 
 def _type(schema: dict[str, Any]) -> str:

@@ -10,8 +10,12 @@ from fastapi import FastAPI, Request, Response
 
 from backend.errors import StoreError
 from backend.learning.review import REASONS, Review, kept_review
+from backend.learning.right_labels import split
+from backend.web.dashboard.actions import ActionName, Wish
+from backend.web.dashboard.forms import asker
 from backend.web.dashboard.overview import link_to
 from backend.web.dashboard.queue import Choice, picture_name, query_of
+from backend.web.dashboard.rendering import FORM_HEADERS
 from backend.web.dashboard.routes import project_page
 
 if TYPE_CHECKING:
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from backend.web.dashboard.board import Dashboard
 
 SHOWN = 60
+RIGHT = "right"
+"""The filter for labels that people said are right."""
 
 
 @dataclass(frozen=True)
@@ -36,29 +42,43 @@ class DoubtTile:
     is_missing: bool
     thumbnail: str
     link: str
+    key: str = ""
+    reason: str = ""
+    """Together what a form calls it."""
 
 
 @dataclass(frozen=True)
 class ReviewPage:
-    """The first doubtful labels; `total` of all that the filter lets through, `review` None before the first look."""
+    """The first doubtful labels; `total` of all that the filter lets through, `review` None before the first look.
+    `show` is the filter, `is_right` that of labels that people said are right."""
 
     tiles: tuple[DoubtTile, ...]
     choices: tuple[Choice, ...]
     total: int
     review: Review | None
+    show: str = ""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it shows what was said to be right."""
+        return self.show == RIGHT
 
 
 def review_page(settings: Settings, store: Store, project: int, asked: Mapping[str, str]) -> ReviewPage:
-    """What `asked` wants: `reason`, one of `REASONS`, else all. Raises `StoreError` where the list cannot be read."""
+    """What `asked` wants: `reason`, one of `REASONS`, or `RIGHT` for what was said to be right, else all that is
+    doubted. Raises `StoreError` where the list cannot be read."""
     review = kept_review(settings, store, project)
     if review is None:
         return ReviewPage((), (), 0, None)
+    doubted, said = split(store, project, review)
     reason = asked.get("reason", "")
-    reason = reason if reason in REASONS.values() else ""
-    chosen = review.first(len(review.lines), reason)
-    counts = {name: sum(line.reason == name for line in review.lines) for name in REASONS.values()}
-    choices = [Choice("All", len(review.lines), "?", not reason)]
+    reason = reason if reason in (*REASONS.values(), RIGHT) else ""
+    chosen = said if reason == RIGHT else doubted.first(len(doubted.lines), reason)
+    counts = {name: sum(line.reason == name for line in doubted.lines) for name in REASONS.values()}
+    choices = [Choice("All", len(doubted.lines), "?", not reason)]
     choices += [Choice(name.capitalize(), counts[name], query_of(reason=name), name == reason) for name in counts]
+    if said.lines or reason == RIGHT:
+        choices.append(Choice("Said to be right", len(said.lines), query_of(reason=RIGHT), reason == RIGHT))
     shown = chosen.lines[:SHOWN]
     names = {task.id: picture_name(task.data) for task in store.tasks(project, only=[line.task for line in shown])}
     tiles = []
@@ -75,22 +95,31 @@ def review_page(settings: Settings, store: Store, project: int, asked: Mapping[s
                 is_missing=not line.region,
                 thumbnail=f"tasks/{line.task}/thumbnail",
                 link=link_to(settings, project, line.task),
+                key=line.key,
+                reason=line.reason,
             )
         )
-    return ReviewPage(tuple(tiles), tuple(choices), len(chosen.lines), review)
+    return ReviewPage(tuple(tiles), tuple(choices), len(chosen.lines), review, reason)
 
 
 def add_review_page(app: FastAPI, board: Dashboard) -> None:
     """Add the page to the application."""
 
-    def values(project: int, asked: Mapping[str, str]) -> dict[str, object]:
+    def values(project: int, asked: Mapping[str, str], who: str) -> dict[str, object]:
         if board.store is None:
             raise StoreError("a store", "none", "start the service with one")
-        return {"page": review_page(board.settings, board.store, project, asked)}
+        page = review_page(board.settings, board.store, project, asked)
+        action: ActionName = "doubt-again" if page.is_right else "right"
+
+        def token_of(tile: DoubtTile) -> str:
+            return board.tokens.of(Wish(action, project, label=tile.key, reason=tile.reason), who)
+
+        return {"page": page, "action": action, "token_of": token_of}
 
     @app.get("/projects/{project}/review", include_in_schema=False)
     async def review(request: Request, project: str) -> Response:
         """Labels worth a second look."""
+        asked, who = request.query_params, asker(request)
         return await project_page(
-            board, request, project, "review", lambda number: values(number, request.query_params)
+            board, request, project, "review", lambda number: values(number, asked, who), FORM_HEADERS
         )

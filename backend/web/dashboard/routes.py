@@ -119,16 +119,22 @@ def add_pages(app: FastAPI, board: Dashboard, state: Callable[[], Response]) -> 
 
 
 async def project_page(
-    board: Dashboard, request: Request, project: str, tab: str, values_of: Callable[[int], Mapping[str, object]]
+    board: Dashboard,
+    request: Request,
+    project: str,
+    tab: str,
+    values_of: Callable[[int], Mapping[str, object]],
+    headers: Mapping[str, str] = HEADERS,
 ) -> Response:
-    """The page `tab` of a project, of what `values_of` gathers for its id in a thread."""
+    """The page `tab` of a project, of what `values_of` gathers for its id in a thread. `headers`: `FORM_HEADERS` where
+    it has forms that are posted."""
 
     def answer() -> Response:
         place = place_of(board, project, tab)
         if place is None or place.project is None:
             return unknown_project(request, project)
         values = {"project": place.project, **values_of(place.project)}
-        return live_answer(request, place, f"{tab}.html", values)
+        return live_answer(request, place, f"{tab}.html", values, headers)
 
     return await guarded(board, request, answer, "../../")
 
@@ -173,12 +179,18 @@ def place_of(board: Dashboard, project: str, tab: str) -> Place | None:
     return Place(f"{tab.title()}: {title}", "../../", number, title, tab, link_to(board.settings, number))
 
 
-def live_answer(request: Request, place: Place, template: str, values: Mapping[str, object]) -> Response:
+def live_answer(
+    request: Request,
+    place: Place,
+    template: str,
+    values: Mapping[str, object],
+    headers: Mapping[str, str] = HEADERS,
+) -> Response:
     """A whole page, or, to a page that asks for its live part, that part where it is another than it has."""
     query = {name: value for name, value in request.query_params.items() if name not in ("part", "seen")}
     content, digest = render_live(template, query, **values)
     if request.query_params.get("part") != "live":
-        return HTMLResponse(render_page(place, content), headers=HEADERS)
+        return HTMLResponse(render_page(place, content), headers=headers)
     if request.query_params.get("seen") == digest:
         return HTMLResponse(render_beat(), headers={**HEADERS, "HX-Reswap": "none"})
     return HTMLResponse(content + render_beat(), headers=HEADERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +13,11 @@ from backend.learning.samples import sampled_in_use
 from backend.pool.policy import audit_tasks
 from backend.settings import Settings
 from backend.store.pseudo_label_store import PseudoLabelRun
+from backend.web.dashboard.acceptance import Asked, asked_of, promise_of
 from backend.web.dashboard.calibration import Audited, Calibrated, audited_by, calibrated
 from backend.web.dashboard.what_if import Outcome, WhatIf, outcome_of, table_of, wish_of
 from usam.checkpoints.registry import weights_of
-from usam.pseudo_labels.calibration import Candidates
+from usam.pseudo_labels.calibration import Candidates, RiskGuarantee
 
 if TYPE_CHECKING:
     from backend.store import Store
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrustPage:
-    """What the page shows. `heads` names those judged; `audits` and `audited` count audit tasks, all and labelled."""
+    """What the page shows. `heads` names those judged; `audited` and `audits_left` count audit tasks, labelled and
+    open."""
 
     heads: str
     calibration: Calibrated | None
@@ -37,6 +39,14 @@ class TrustPage:
     promise_calibration: Calibrated | None = None
     trouble: str = ""
     what_if: WhatIf | None = None
+    wish: RiskGuarantee = field(default_factory=RiskGuarantee)
+    """What the sliders show."""
+    asked: tuple[Asked, ...] = ()
+
+    @property
+    def can_take_back(self) -> bool:
+        """Whether masks are accepted, or may be: by what is being done, or was cut short."""
+        return bool(self.promise) or any(one.is_open or one.state == "failed" for one in self.asked)
 
 
 class Trust:
@@ -84,6 +94,8 @@ class Trust:
             promise_calibration=self._promised(project, record) if record is not None else None,
             trouble=trouble,
             what_if=self._what_if(project, kept[0], kept[2], asked or {}),
+            wish=promise_of(asked or {}),
+            asked=asked_of(self._store, project),
         )
 
     def _what_if(
@@ -159,7 +171,7 @@ def promise_lines(record: PseudoLabelRun) -> Sequence[str]:
         lines.append("No audit label has come in since that would speak for or against it.")
     if record.state == "withdrawn":
         lines.append(
-            "It is withdrawn. Take the masks back with `usam-backend pseudo-label --project N --undo`, or label more "
-            "audit tasks and accept again."
+            "It is withdrawn. Take the masks back (the button below, or `usam-backend pseudo-label --project N "
+            "--undo`), or label more audit tasks and accept again."
         )
     return lines

@@ -14,7 +14,7 @@ from usam.pseudo_labels.guarantee import MOST_IMAGES
 
 IOUS, RISKS = (0.7, 0.8, 0.9), (0.05, 0.1, 0.2)
 LOWEST_IOU, HIGHEST_IOU, LOWEST_RISK, HIGHEST_RISK = 0.5, 0.95, 0.01, 0.3
-CONFIDENCE = 0.9
+CONFIDENCE, LOWEST_CONFIDENCE, HIGHEST_CONFIDENCE = 0.9, 0.5, 0.99
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,16 @@ class WhatIf:
     table: tuple[tuple[float, tuple[Outcome, ...]], ...]
 
 
-def wish_of(asked: Mapping[str, str]) -> tuple[float, float]:
-    """The IoU and risk that an address asks for, within what can be asked; else 0.8 and 0.1.
+def wish_of(asked: Mapping[str, str]) -> tuple[float, float, float]:
+    """The IoU, risk and confidence that an address asks for, within what can be asked; else 0.8, 0.1 and 0.9.
 
     >>> wish_of({"iou": "0.9", "risk": "x"}), wish_of({"iou": "7"})
-    ((0.9, 0.1), (0.95, 0.1))
+    ((0.9, 0.1, 0.9), (0.95, 0.1, 0.9))
     """
     return (
         within(asked.get("iou", ""), 0.8, LOWEST_IOU, HIGHEST_IOU),
         within(asked.get("risk", ""), 0.1, LOWEST_RISK, HIGHEST_RISK),
+        within(asked.get("confidence", ""), CONFIDENCE, LOWEST_CONFIDENCE, HIGHEST_CONFIDENCE),
     )
 
 
@@ -74,10 +75,10 @@ def within(text: str, otherwise: float, low: float, high: float) -> float:
     return round(min(max(value, low), high), 2) if value == value else otherwise
 
 
-def outcome_of(audit: Candidates, iou: float, risk: float) -> Outcome:
+def outcome_of(audit: Candidates, iou: float, risk: float, confidence: float = CONFIDENCE) -> Outcome:
     """What the labelled audits `audit` say of one wish; they stand for the pool too, being drawn at random."""
     try:
-        found = calibrate(audit, audit, RiskGuarantee(iou, risk, CONFIDENCE))
+        found = calibrate(audit, audit, RiskGuarantee(iou, risk, confidence))
     except PseudoLabelError as error:
         return Outcome(iou, risk, None, error.needed if 0 < error.needed < MOST_IMAGES else None)
     return Outcome(iou, risk, found.pool_share)

@@ -63,3 +63,22 @@ def test_without_label_studio_it_says_what_to_do(command: Command) -> None:
     assert "LABEL_STUDIO_API_KEY" in done.stderr
     refused = command("review", "--project", "3", "--report", "x.pdf")
     assert "--report FILE.html" in refused.stderr
+
+
+def test_what_is_right_is_said_and_left_out_from_then_on(command: Command) -> None:
+    listed = json.loads(command("review", "--project", "3", "--no-tab", "--json").stdout)
+    assert listed["said_to_be_right"] == 0
+    key = listed["lines"][0]["key"]
+    done = command("review", "--project", "3", "--right", key, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert f"{key}: right, though labelled dog, looks like cat" in done.stderr
+    told = json.loads(done.stdout)["said"]
+    assert {one["key"] for one in told} == {key}
+    again = command("review", "--project", "3", "--no-tab")
+    assert key not in again.stdout
+    assert f"{len(told)} more are left out: somebody said that they are right" in again.stdout
+    assert command("review", "--project", "3", "--doubt-again", key).exit_code == 0
+    assert key in command("review", "--project", "3", "--no-tab").stdout
+    refused = command("review", "--project", "3", "--right", "1/nothing")
+    assert refused.exit_code == 2
+    assert "ANNOTATION/REGION" in refused.stderr

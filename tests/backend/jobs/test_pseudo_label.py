@@ -21,16 +21,21 @@ PROMISE = RiskGuarantee(0.5, 0.4, 0.7, per_image=1)
 TASKS = range(1, 21)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Resources]:
+def ready(folder: Path) -> Resources:
     """Twenty tasks with one proposal each, about half of them audits that nobody has labelled."""
-    opened = resources(tmp_path, FakeModel())
+    opened = resources(folder, FakeModel())
     opened.settings = opened.settings.model_copy(update={"audit_share": 0.5})
     studio: Any = opened.label_studio
     for number in TASKS:
         studio.add_task(number)
     sync(opened, 1)
     keep_proposals(opened, *TASKS, count=1)
+    return opened
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Resources]:
+    opened = ready(tmp_path)
     yield opened
     opened.store.close()
 
@@ -75,3 +80,32 @@ def test_a_watch_without_a_promise_says_so(place: Resources) -> None:
     watch_in_background(place, 1)
     last = place.store.runs(1, "pseudo_label", limit=1)[0]
     assert (last.state, last.reason) == ("skipped", "no promise is in force")
+
+
+def test_only_what_is_wholly_ours_is_deleted(place: Resources) -> None:
+    label_audits(place)
+    promise = RiskGuarantee(0.5, 0.4, 0.7, per_image=1, whole_images=True)
+    record = run(place, 1, promise, as_annotations=True)
+    assert record is not None
+    studio: Any = place.label_studio
+    persons = {one.id for one in studio.annotation_list if one.task in audits(place)}
+    ours = [one for one in studio.annotation_list if one.id not in persons]
+    assert len(ours) == len(record.tasks) >= 4
+    ours[0].result.append({"id": "c", "type": "choices", "value": {"choices": ["blurred"]}})
+    ours[1].result[0]["value"] = brush("drawn")["value"] | {"brushlabels": ["other"]}
+    beside = studio.annotate(ours[2].task, [brush("a person's own")])
+    gone = ours[3].id
+    taken_before = studio.annotations
+
+    def taken_by_another(project: int, tasks: Any) -> Any:
+        found = taken_before(project, tasks)
+        if any(one.id == gone for one in studio.annotation_list) and any(one.id == gone for one in found):
+            studio.delete_annotation(gone)
+        return found
+
+    studio.annotations = taken_by_another
+    undone = undo(place, 1)
+    assert set(undone.kept) == {ours[0].id, ours[1].id}
+    assert undone.annotations == len(ours) - 3, "the one that somebody else deleted meanwhile is nobody's trouble"
+    assert {one.id for one in studio.annotation_list} == persons | {ours[0].id, ours[1].id, beside.id}
+    assert undo(place, 1).annotations == 0

@@ -119,3 +119,13 @@ def test_time_and_annotator_are_read_where_they_make_sense(
 ) -> None:
     read = Annotation.read({"id": 1, "result": [], **given}, 2)
     assert (read.lead_s, read.annotator) == (lead, who)
+
+
+def test_the_digest_of_an_annotation_is_of_what_is_marked() -> None:
+    one, two = ({"id": name, "type": "brush", "value": {"rle": [1, 2], "labels": ["A"]}} for name in "ab")
+    digest = Annotation(1, 2, "t", [one, two]).content
+    assert digest == Annotation(9, 2, "later", [{**two, "meta": {"text": "x"}, "score": 0.5}, one]).content
+    assert len(digest) == 40
+    for other in ([one], [one, {**two, "value": {"rle": [1, 3], "labels": ["A"]}}], [one, {**two, "id": "c"}], []):
+        assert Annotation(1, 2, "t", other).content != digest
+    assert Annotation(1, 2, "t", [{"value": {"\ud800": float("nan")}}]).content

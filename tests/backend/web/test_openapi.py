@@ -33,6 +33,11 @@ def described(service: LoneService) -> Any:
 
 
 ROUTES = [("/predict", "POST"), ("/webhook", "POST"), ("/setup", "POST"), ("/versions", "GET"), ("/health", "GET")]
+ROUTES += [
+    (f"/api/projects/{{project}}/{action}", "POST")
+    for action in ("rollback", "train", "rank", "accept", "take-back", "right", "doubt-again")
+]
+ROUTES += [("/api/projects/{project}/acceptance", "GET")]
 OTHERS = [("/metrics", "GET")]
 
 

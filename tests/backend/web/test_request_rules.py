@@ -67,6 +67,13 @@ def test_what_only_a_foreign_page_sends_is_refused(headers: dict[str, str], stat
     assert refusal("GET", "/health", raw, OPEN) is None
 
 
+@pytest.mark.parametrize(("kind", "status"), [("", 415), ("text/plain", 415), ("application/json", 0)])
+def test_a_call_that_changes_something_says_that_it_is_json(kind: str, status: int) -> None:
+    raw = {b"host": b"127.0.0.1:9090"} | ({b"content-type": kind.encode()} if kind else {})
+    refused = refusal("POST", "/api/projects/3/train", raw, OPEN)
+    assert (refused[0] if refused else 0) == status
+
+
 def test_bodies_have_limits_by_route() -> None:
     assert body_bytes("/predict", OPEN) == body_bytes("/webhook", OPEN) == OPEN.request_bytes
     assert body_bytes("/setup", OPEN) == 4 * MIB

@@ -21,7 +21,7 @@ def test_every_route_is_there_with_its_bound(tmp_path: Path) -> None:
     app.state.service.close()
     app.state.service.engine.close()
     routes = {route.path for route in app.routes if isinstance(route, APIRoute)} | {"/openapi.json"}
-    told = {path: bound for cell, bound in ROW.findall(PAGE) for path in re.findall(r"`(?:\w+ )?(/[\w./{}]*)`", cell)}
+    told = {path: bound for cell, bound in ROW.findall(PAGE) for path in re.findall(r"`(?:\w+ )?(/[\w./{}-]*)`", cell)}
     assert told.keys() == routes
     for path, bound in told.items():
         number, unit = bound.split()

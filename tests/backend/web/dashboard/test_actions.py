@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import QueueError, RegistryError
+from backend.errors import QueueError, RegistryError, StoreError
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.web.dashboard import actions as module
 from backend.web.dashboard.actions import NOBODY, ActionLog, Actions, Done, Tokens, Wish, read_form, who_asks
 from backend.web.dashboard.versions import BASE_NAME
 from tests.factories import head_set
+from usam.pseudo_labels.guarantee import RiskGuarantee
+
+PROMISE = RiskGuarantee(0.8, 0.1, 0.9)
 
 
 class Queue:
@@ -83,6 +86,35 @@ def test_a_ranking_that_runs_is_not_said_to_have_ended(actions: Actions, queue: 
     assert [run.state for run in store.runs(3, "score_pool")] == ["running"]
 
 
+def test_what_is_asked_about_accepted_masks_waits_in_the_store_and_the_job_is_waked(
+    actions: Actions, queue: Queue, store: Store
+) -> None:
+    outcome = actions.do(Wish("accept", 3, promise=PROMISE), "ann from 10.0.0.7")
+    waiting = store.waiting_acceptance(3)
+    assert waiting is not None
+    assert (waiting.action, waiting.promise, waiting.who) == ("accept", PROMISE, "ann from 10.0.0.7")
+    assert outcome == "asked for, IoU 0.8 for all but 10%, confidence 90%, at most 3 of an image"
+    actions.do(Wish("take-back", 3), "bob")
+    assert [(one.action, one.state) for one in store.acceptance_requests(3)] == [
+        ("take-back", "waiting"),
+        ("accept", "replaced"),
+    ]
+    assert queue.jobs == [(3, "pseudo_label"), (3, "pseudo_label")]
+    assert [(done.action, done.who) for done in actions.log.last(3)] == [
+        ("take-back", "bob"),
+        ("accept", "ann from 10.0.0.7"),
+    ]
+
+
+def test_what_is_asked_while_redis_is_lost_is_not_forgotten(actions: Actions, queue: Queue, store: Store) -> None:
+    queue.lost = True
+    assert "waits for Redis" in actions.do(Wish("take-back", 3), "ann")
+    assert store.waiting_acceptance(3) is not None
+    with pytest.raises(StoreError):
+        actions.do(Wish("accept", 3), "ann")
+    assert actions.log.last(3)[0].outcome.startswith("not done")
+
+
 def test_what_is_not_done_is_written_down_too(actions: Actions, queue: Queue, registry: Registry) -> None:
     queue.lost = True
     with pytest.raises(QueueError):
@@ -100,6 +132,8 @@ def test_without_parts_nothing_is_done(tmp_path: Path) -> None:
             bare.do(wish, "ann")
     with pytest.raises(RegistryError):
         bare.do(Wish("rollback", 3, "v"), "ann")
+    with pytest.raises(StoreError):
+        bare.do(Wish("take-back", 3), "ann")
 
 
 def test_a_token_is_of_one_wish_one_person_and_one_process() -> None:
@@ -116,6 +150,8 @@ def test_a_token_is_of_one_wish_one_person_and_one_process() -> None:
     ):
         assert not tokens.fits(other, who, given)
     assert not Tokens().fits(wish, "ann", good)
+    accept = Wish("accept", 3, promise=PROMISE)
+    assert not tokens.fits(Wish("accept", 3, promise=RiskGuarantee(0.8, 0.2, 0.9)), "ann", tokens.of(accept, "ann"))
 
 
 def test_the_services_log_has_it_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,8 +13,10 @@ from backend.inference.engine import Engine
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
+from backend.store.pseudo_label_store import PseudoLabelStore
 from backend.web.app import create_app
 from tests.backend.web.dashboard.reading import Text, ask
+from tests.backend.web.dashboard.test_trust import record
 from tests.factories import head_set
 
 HOME = {"Origin": "http://127.0.0.1:9090"}
@@ -87,6 +89,54 @@ def test_jobs_are_asked_for(app: FastAPI, queue: Queue, action: str, job: str) -
     assert queue.jobs == [(3, job)]
 
 
+def test_masks_are_accepted_at_what_the_sliders_show(app: FastAPI, queue: Queue, store: Store) -> None:
+    trust = Text(ask(app, "/projects/3/trust?iou=0.7&risk=0.2&confidence=0.8").text)
+    (link,) = [link for link in trust.links if link.startswith("confirm/accept")]
+    assert "confirm/take-back" not in trust.links, "nothing is accepted"
+    question = ask(app, f"/projects/3/{link}").text
+    for words in ("at most 20%", "IoU 0.7", "confidence 80%", "Nobody's annotation is changed", "Accept masks"):
+        assert words in Text(question), words
+    assert store.waiting_acceptance(3) is None, "nothing is done before it is confirmed"
+    answer = ask(app, "/projects/3/accept", method="POST", headers=HOME, form=form_of(question))
+    assert (answer.status_code, answer.headers["location"]) == (303, "trust")
+    waiting = store.waiting_acceptance(3)
+    assert waiting is not None
+    assert (waiting.iou, waiting.risk, waiting.confidence, waiting.per_image) == (0.7, 0.2, 0.8, 3)
+    assert queue.jobs == [(3, "pseudo_label")]
+    shown = Text(ask(app, "/projects/3/trust").text)
+    assert "IoU 0.7 for all but 20%" in shown
+    assert "by somebody at this machine" in shown
+    assert "Waits for a worker." in shown
+    store.end_acceptance(waiting.id, "refused", "expected audits, got 2; label 10 more audit tasks", 10)
+    assert "the promise cannot be kept yet. Label 10 more audit tasks first" in Text(ask(app, "/projects/3/trust").text)
+
+
+def test_a_promise_that_was_changed_on_the_way_is_not_taken(app: FastAPI, queue: Queue, store: Store) -> None:
+    form = form_of(ask(app, "/projects/3/confirm/accept?iou=0.9&risk=0.05").text)
+    answer = ask(app, "/projects/3/accept", method="POST", headers=HOME, form={**form, "risk": "0.3"})
+    assert answer.status_code == 403
+    assert (queue.jobs, store.waiting_acceptance(3)) == ([], None)
+
+
+def test_masks_are_taken_back_after_a_question(app: FastAPI, queue: Queue, store: Store, settings: Settings) -> None:
+    PseudoLabelStore.of(settings).put(3, record())
+    assert "confirm/take-back" in Text(ask(app, "/projects/3/trust").text).links
+    question = ask(app, "/projects/3/confirm/take-back").text
+    assert "2 masks on 1 tasks, as v.pseudo-9" in Text(question)
+    assert "trust" in [link.rpartition("/")[2] for link in Text(question).links], "the way back"
+    answer = ask(app, "/projects/3/take-back", method="POST", headers=HOME, form=form_of(question))
+    assert (answer.status_code, answer.headers["location"]) == (303, "trust")
+    waiting = store.waiting_acceptance(3)
+    assert waiting is not None
+    assert waiting.action == "take-back"
+    run = store.start_run(3, "pseudo_label")
+    store.update_run(run, done=3, total=12)
+    shown = ask(app, "/projects/3/trust").text
+    assert "Being done now: 3 of 12." in Text(shown)
+    assert Text(shown).all("progress")[0]["value"] == "0.250"
+    assert "Take masks back by somebody at this machine" in Text(ask(app, "/projects/3/versions").text)
+
+
 @pytest.mark.parametrize(
     "headers",
     [{}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:9091"}],
@@ -150,5 +200,5 @@ def test_who_did_it_is_the_user_of_the_password(
         form = form_of(ask(app, f"/projects/3/confirm/rollback?version={OLD}", auth=ann).text)
         assert ask(app, "/projects/3/rollback", method="POST", headers=HOME, form=form).status_code == 401
         assert ask(app, "/projects/3/rollback", method="POST", headers=HOME, form=form, auth=ann).status_code == 303
-        assert registry.history(3)[-1].reason.startswith("asked for on the web page by ann from ")
+        assert registry.history(3)[-1].reason.startswith("asked for by ann from ")
         app.state.service.close()

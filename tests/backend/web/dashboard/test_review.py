@@ -16,6 +16,7 @@ from backend.web.dashboard import review as module
 from backend.web.dashboard.review import review_page
 from tests.backend.learning.reviewed import fill
 from tests.backend.web.dashboard.reading import Text, ask
+from tests.backend.web.dashboard.test_forms import HOME
 
 
 @pytest.fixture
@@ -70,3 +71,49 @@ def test_a_damaged_list_is_a_sentence(app: FastAPI, settings: Settings) -> None:
     assert answer.status_code == 503
     assert "usam-backend review --project 3" in Text(answer.text)
     assert ask(app, "/projects/99/review").status_code == 404
+
+
+def test_a_label_that_is_right_leaves_the_page_and_comes_back_when_asked(
+    app: FastAPI, settings: Settings, store: Store
+) -> None:
+    fill(store, 3)
+    keep_review(settings, 3, review_project(store, 3, "nano-s", None))
+    answer = ask(app, "/projects/3/review?reason=label")
+    assert answer.headers["referrer-policy"] == "same-origin", "else browsers send the form with no origin"
+    before = review_page(settings, store, 3, {})
+    form = first_form(answer.text)
+    done = ask(app, "/projects/3/right", method="POST", headers=HOME, form=form)
+    assert (done.status_code, done.headers["location"]) == (303, "review?reason=label")
+    page = review_page(settings, store, 3, {})
+    assert page.total == before.total - 1
+    assert form["label"] not in {tile.key for tile in page.tiles if tile.reason == form["reason"]}
+    assert page.choices[-1].text == "Said to be right"
+    assert "It is right by somebody at this machine (no password is set): said to be right, on task" in Text(
+        ask(app, "/projects/3/versions").text
+    )
+    right = ask(app, "/projects/3/review?reason=right").text
+    assert "Doubt it again" in Text(right)
+    back = first_form(right)
+    assert (back["label"], back["reason"]) == (form["label"], form["reason"])
+    assert ask(app, "/projects/3/doubt-again", method="POST", headers=HOME, form=back).status_code == 303
+    assert review_page(settings, store, 3, {}) == before
+
+
+def test_a_form_of_another_label_or_page_is_not_taken(app: FastAPI, settings: Settings, store: Store) -> None:
+    fill(store, 3)
+    keep_review(settings, 3, review_project(store, 3, "nano-s", None))
+    page = review_page(settings, store, 3, {})
+    form = first_form(ask(app, "/projects/3/review").text)
+    other = {**form, "label": page.tiles[1].key, "reason": page.tiles[1].reason}
+    assert ask(app, "/projects/3/right", method="POST", headers=HOME, form=other).status_code == 403
+    assert ask(app, "/projects/3/doubt-again", method="POST", headers=HOME, form=form).status_code == 403
+    evil = {"Origin": "https://evil.example"}
+    assert ask(app, "/projects/3/right", method="POST", headers=evil, form=form).status_code == 403
+    assert ask(app, "/projects/3/confirm/right").status_code == 404
+    assert store.right_labels(3) == []
+
+
+def first_form(page: str) -> dict[str, str]:
+    """The fields of the first form that is posted."""
+    fields = [one for one in Text(page).all("input") if one.get("type") == "hidden"]
+    return {one["name"]: one["value"] for one in fields[:4]}

@@ -1,0 +1,103 @@
+"""Doubted labels that a person says are right: they leave the list of `backend.learning.review`, and come back once the
+annotation changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backend.errors import StoreError
+from backend.learning.review import REASONS, Review, ReviewedLabel, kept_review
+
+if TYPE_CHECKING:
+    from backend.settings import Settings
+    from backend.store import Store
+    from backend.store.right_labels import RightLabel
+
+SAME_BOX = 0.5
+"""IoU of two boxes from which they are of one object that nobody marked: proposals are made anew now and then."""
+Box = Sequence[float]
+
+
+def split(store: Store, project: int, review: Review) -> tuple[Review, Review]:
+    """What of a list is still doubted, and what was said to be right."""
+    said = _said(store, project)
+    parts: tuple[list[ReviewedLabel], list[ReviewedLabel]] = [], []
+    for line in review.lines:
+        parts[bool(_said_of(line, said))].append(line)
+    doubted, right = (replace(review, lines=tuple(lines)) for lines in parts)
+    return doubted, right
+
+
+def say_right(settings: Settings, store: Store, project: int, key: str, reason: str, who: str) -> list[ReviewedLabel]:
+    """Note that the label `key` (`ReviewedLabel.key`) of the kept list is right, in what it was doubted for: `reason`
+    of `REASONS`, empty for all. Returns its lines.
+
+    Raises `StoreError` where the list does not have it.
+    """
+    lines = _lines_of(settings, store, project, key, reason)
+    store.put_right_labels(project, [(line.annotation, line.place, line.reason) for line in lines], who)
+    return lines
+
+
+def doubt_again(settings: Settings, store: Store, project: int, key: str, reason: str) -> list[ReviewedLabel]:
+    """Take that back. Returns its lines. Raises `StoreError` where the list does not have it."""
+    lines = _lines_of(settings, store, project, key, reason)
+    said = _said(store, project)
+    found = [one for line in lines for one in _said_of(line, said)]
+    store.drop_right_labels(project, [(one.annotation, one.place, one.reason) for one in found])
+    return lines
+
+
+def _lines_of(settings: Settings, store: Store, project: int, key: str, reason: str) -> list[ReviewedLabel]:
+    if reason and reason not in REASONS.values():
+        raise StoreError(f"a reason out of {', '.join(REASONS.values())}", repr(reason[:40]), "leave it out for all")
+    review = kept_review(settings, store, project)
+    lines = [line for line in review.lines if line.key == key] if review is not None else []
+    lines = [line for line in lines if not reason or line.reason == reason]
+    if not lines:
+        raise StoreError(
+            "a label of the list, as ANNOTATION/REGION",
+            repr(key[:80]),
+            f"look at the list again, it may have changed: usam-backend review --project {project}",
+        )
+    return lines
+
+
+def _said(store: Store, project: int) -> dict[tuple[int, str], list[RightLabel]]:
+    """What was said, by annotation and reason."""
+    said: dict[tuple[int, str], list[RightLabel]] = {}
+    for one in store.right_labels(project):
+        said.setdefault((one.annotation, one.reason), []).append(one)
+    return said
+
+
+def _said_of(line: ReviewedLabel, said: Mapping[tuple[int, str], Sequence[RightLabel]]) -> list[RightLabel]:
+    """What was said of a line."""
+    found = said.get((line.annotation, line.reason), ())
+    if line.region:
+        return [one for one in found if one.place == line.place]
+    return [one for one in found if one.place.startswith("@") and _iou(_box(one.place), line.box) >= SAME_BOX]
+
+
+def _box(place: str) -> Box:
+    """The box in a place, one of nothing where it cannot be read."""
+    try:
+        sides = [float(side) for side in place[1:].split(",")]
+    except ValueError:
+        sides = []
+    return sides if len(sides) == 4 else (0.0, 0.0, 0.0, 0.0)
+
+
+def _iou(one: Box, other: Box) -> float:
+    """Of two boxes x0, y0, x1, y1.
+
+    >>> _iou((0, 0, 1, 1), (0, 0, 1, 0.5))
+    0.5
+    """
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(wide, 0.0) * max(high, 0.0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return both / (sum(areas) - both) if both else 0.0
