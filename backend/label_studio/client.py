@@ -200,11 +200,8 @@ class LabelStudio(Connection):
     def of_version(self, project: int, version: str, page: int, *, count: int = 25) -> list[int] | None:
         """Numbers of predictions of a version on a page of `count` tasks; None after the last page. A page may have
         none: Label Studio finds all whose version has `version` in it."""
-        has = {
-            "filter": "filter:tasks:predictions_model_versions", "operator": "contains", "type": "List",
-            "value": [version],
-        }  # fmt: skip
-        query = {"filters": {"conjunction": "and", "items": [has]}, "ordering": ["tasks:id"]}
+        has = {"filter": "filter:tasks:predictions_model_versions", "operator": "contains", "type": "List"}
+        query = {"filters": {"conjunction": "and", "items": [has | {"value": [version]}]}, "ordering": ["tasks:id"]}
         params = {"project": project, "page": page, "page_size": count, "query": json.dumps(query)}
         params |= {"fields": "all", "resolve_uri": "false", "include": "id,predictions"}
         tasks = items(self._object("GET", "/api/tasks", params=params, empty_on={404}).get("tasks", []), "tasks")
@@ -231,10 +228,6 @@ class LabelStudio(Connection):
         """
         path = f"/api/projects/{project}/model-versions"
         self._send("DELETE", path, json={"model_version": version}, long=True)
-
-    def delete_prediction(self, prediction: int) -> None:
-        """Delete one prediction."""
-        self._send("DELETE", f"/api/predictions/{prediction}/")
 
     # the queue
 
