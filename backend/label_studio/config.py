@@ -277,7 +277,7 @@ def parse_config(label_config: str) -> LabelConfig:
             ", ".join(sorted({c.tag for c in interface.controls})) or "no controls",
             "boxes on videos are followed by usam-backend track"
             if is_video
-            else "add one of them to the configuration",
+            else "add one of them to the labelling configuration",
         )
     ranks = list(OUTPUTS)
     candidates.sort(key=lambda c: (_is_smart(c), ranks.index(c.tag)))

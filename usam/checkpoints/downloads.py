@@ -89,7 +89,7 @@ def file_lock(path: Path, poll: float = 0.1) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock(descriptor, poll)
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            if _is_still(path, descriptor):
                 try:
                     yield
                 finally:
@@ -98,6 +98,14 @@ def file_lock(path: Path, poll: float = 0.1) -> Iterator[None]:
                 return
         finally:
             os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether the open file is the one at `path`: who had the lock removes it, and another may have come since."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int, poll: float) -> None:

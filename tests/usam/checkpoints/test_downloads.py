@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from usam.checkpoints.downloads import check_file, download, file_lock, sha256_of
+from usam.checkpoints.downloads import _is_still, check_file, download, file_lock, sha256_of
 from usam.errors import CheckpointError, DownloadError
 
 CONTENT = bytes(range(256)) * 2000
@@ -252,3 +252,16 @@ def test_check_file_remembers_only_an_unchanged_file(tmp_path: Path, monkeypatch
     with pytest.raises(CheckpointError, match="SHA-256"):
         check_file(path, SHA256, remember=True)
     assert sha256_of(path) == hashlib.sha256(bytes(len(CONTENT))).hexdigest()
+
+
+def test_a_lock_file_that_another_removed_is_no_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
+    try:
+        assert _is_still(lock, descriptor)
+        lock.unlink()
+        assert not _is_still(lock, descriptor)
+        lock.touch()
+        assert not _is_still(lock, descriptor)
+    finally:
+        os.close(descriptor)
