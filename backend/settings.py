@@ -348,7 +348,7 @@ def next_larger(model: str) -> str:
     family, _, size = model.rpartition("_hiera_")
     if family and size != "large":
         return f"{family}_hiera_large"
-    return {"nano-s": "nano-m"}.get(model, "")
+    return {"nano-s": "nano-m", "nano-m": "nano-l"}.get(model, "")
 
 
 def is_loopback(host: str) -> bool:

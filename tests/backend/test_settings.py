@@ -106,7 +106,8 @@ def test_docs_table_has_every_setting_with_its_default() -> None:
     ("model", "larger"),
     [
         ("nano-s", "nano-m"),
-        ("nano-m", ""),
+        ("nano-m", "nano-l"),
+        ("nano-l", ""),
         ("sam2.1_hiera_tiny", "sam2.1_hiera_large"),
         ("sam2_hiera_base_plus", "sam2_hiera_large"),
         ("sam2.1_hiera_large", ""),
