@@ -22,6 +22,7 @@ from backend.inference.scheduler import Steps
 from backend.metrics.service import Metrics
 from backend.settings import Settings
 from usam.active.mask_selection import MaskSelection
+from usam.masks import one_object
 from usam.masks.packed_logits import rounded
 from usam.predictor.clean_proposals import Layout
 from usam.prompts import Prompt, grid_points
@@ -250,7 +251,8 @@ class LoadedModel:
         most = max(grid.most, settings.max_regions)
         objects = yield from propose(embedding, prompts, heads, selection, settings, most)
         yield
-        objects = replace(objects, logits=rounded(objects.logits))  # as the pool keeps them
+        logits = one_object(objects.logits) if are_points else objects.logits
+        objects = replace(objects, logits=rounded(logits))  # as the pool keeps them
         return ProposedObjects(
             objects,
             [prompts[source] for source in objects.source],

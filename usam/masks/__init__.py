@@ -4,7 +4,7 @@ from usam.masks.overlap import as_mask, box_iou, box_nms, iou, mask_box, nms, pa
 from usam.masks.polygons import Region, count_holes, mask_to_polygons, polygon_to_mask, trace_regions
 from usam.masks.resizing import resize_logits, resize_mask
 from usam.masks.rle import decode_mask, decode_rle, encode_rle, rle_pixels
-from usam.masks.specks import without_specks
+from usam.masks.specks import one_object, without_specks
 
 __all__ = [
     "Region",
@@ -19,6 +19,7 @@ __all__ = [
     "mask_box",
     "mask_to_polygons",
     "nms",
+    "one_object",
     "pairwise_iou",
     "polygon_to_mask",
     "resize_logits",
