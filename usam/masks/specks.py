@@ -14,9 +14,6 @@ import numpy.typing as npt
 SMALLEST_SHARE = 0.005
 """Islands and holes below this share of the mask's area are specks."""
 
-ISLAND_SHARE = 0.3
-"""Share of its largest island below which another is not what one click meant, but something that looks like it."""
-
 MANY = 64
 """Specks from which on it is quicker to look at all pixels than at each speck."""
 
@@ -56,9 +53,10 @@ def without_specks(mask: BoolMask, share: float = SMALLEST_SHARE) -> BoolMask:
     return clean
 
 
-def one_object(logits: npt.NDArray[np.floating[Any]], share: float = ISLAND_SHARE) -> npt.NDArray[np.floating[Any]]:
-    """(K, h, w) logits of masks without islands that are far smaller than the largest: those become background, as
-    surely as they were foreground. For masks of one click each: more clicks may well mean several islands.
+def one_object(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+    """(K, h, w) logits of masks with their largest island alone: others become background, as surely as they were
+    foreground. For masks of one click each, where they are things that look alike more often than the rest of what
+    stands behind another; more clicks may well mean several islands.
 
     >>> two = np.full((1, 4, 8), -1.0); two[0, :, :4] = two[0, 0, 6] = 2.0
     >>> one_object(two)[0, 0].tolist()
@@ -69,7 +67,7 @@ def one_object(logits: npt.NDArray[np.floating[Any]], share: float = ISLAND_SHAR
         count, islands, stats, _ = cv2.connectedComponentsWithStats((one > 0).view(np.uint8), connectivity=8)
         if count > 2:
             areas = stats[1:, cv2.CC_STAT_AREA]
-            small = np.concatenate([[False], areas < share * areas.max()])[islands]
+            small = np.concatenate([[False], areas < areas.max()])[islands]
             one[small] *= -1
     return clean
 
