@@ -117,9 +117,11 @@ def test_new_and_deleted_tasks_are_followed(place: Workplace, pictures: list[Pat
     assert (run.details["tasks"], run.details["proposed"]) == (5, 2)
 
     gone = place.store.ranking(project)[0].task
-    before = place.last()
     place.label_studio.delete_task(gone)
-    place.queue.wake(project, "sync")
-    place.run_after("sync", before)
-    assert gone not in {row.task for row in place.store.ranking(project)}
+    place.queue.wake(project, "sync")  # one that began before the deletion may be going on
+
+    def forgotten() -> bool:
+        return gone not in {row.task for row in place.store.ranking(project)}
+
+    assert place.wait("a ranking without the deleted task", forgotten)
     assert place.label_studio.first_by_score(project)[0][0] == place.store.ranking(project)[0].task
