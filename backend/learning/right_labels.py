@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from backend.errors import StoreError
 from backend.learning.review import REASONS, Review, ReviewedLabel, kept_review
+from usam.masks import box_iou
 
 if TYPE_CHECKING:
     from backend.settings import Settings
@@ -78,7 +80,9 @@ def _said_of(line: ReviewedLabel, said: Mapping[tuple[int, str], Sequence[RightL
     found = said.get((line.annotation, line.reason), ())
     if line.region:
         return [one for one in found if one.place == line.place]
-    return [one for one in found if one.place.startswith("@") and _iou(_box(one.place), line.box) >= SAME_BOX]
+    return [
+        one for one in found if one.place.startswith("@") and box_iou([_box(one.place)], [line.box])[0, 0] >= SAME_BOX
+    ]
 
 
 def _box(place: str) -> Box:
@@ -87,17 +91,4 @@ def _box(place: str) -> Box:
         sides = [float(side) for side in place[1:].split(",")]
     except ValueError:
         sides = []
-    return sides if len(sides) == 4 else (0.0, 0.0, 0.0, 0.0)
-
-
-def _iou(one: Box, other: Box) -> float:
-    """Of two boxes x0, y0, x1, y1.
-
-    >>> _iou((0, 0, 1, 1), (0, 0, 1, 0.5))
-    0.5
-    """
-    wide = min(one[2], other[2]) - max(one[0], other[0])
-    high = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(wide, 0.0) * max(high, 0.0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return both / (sum(areas) - both) if both else 0.0
+    return sides if len(sides) == 4 and all(map(isfinite, sides)) else (0.0, 0.0, 0.0, 0.0)

@@ -28,6 +28,7 @@ from usam.pseudo_labels.guarantee import RiskGuarantee
 REQUESTS_SHOWN = 20
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorAnswer} for code in (403, 404, 415, 421)}
 Read = TypeVar("Read", bound=BaseModel)
+Call = TypeVar("Call", bound=Callable[..., Any])
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -120,66 +121,47 @@ def add_project_api(app: FastAPI, board: Dashboard) -> None:
 
         return await answered(board, answer)
 
-    @app.post(
-        "/api/projects/{project}/rollback",
-        response_model=ActionAnswer,
-        responses=ERRORS,
-        openapi_extra=takes(RollbackCall),
-    )
+    def posted(action: str, kind: type[Strict]) -> Callable[[Call], Call]:
+        path = f"/api/projects/{{project}}/{action}"
+        return app.post(path, response_model=ActionAnswer, responses=ERRORS, openapi_extra=takes(kind))
+
+    @posted("rollback", RollbackCall)
     async def rollback(request: Request, project: str) -> Response:
         """Put an earlier version in use; the open tasks are ranked again with it."""
         return await do(
             request, project, RollbackCall, lambda number, call: Wish("rollback", number, version=call.version)
         )
 
-    @app.post(
-        "/api/projects/{project}/train", response_model=ActionAnswer, responses=ERRORS, openapi_extra=takes(NothingMore)
-    )
+    @posted("train", NothingMore)
     async def train(request: Request, project: str) -> Response:
         """Train now, however few labels are new."""
         return await do(request, project, NothingMore, lambda number, _: Wish("train", number))
 
-    @app.post(
-        "/api/projects/{project}/rank", response_model=ActionAnswer, responses=ERRORS, openapi_extra=takes(NothingMore)
-    )
+    @posted("rank", NothingMore)
     async def rank(request: Request, project: str) -> Response:
         """Rank the open tasks again, also where their order is right."""
         return await do(request, project, NothingMore, lambda number, _: Wish("rank", number))
 
-    @app.post(
-        "/api/projects/{project}/accept", response_model=ActionAnswer, responses=ERRORS, openapi_extra=takes(AcceptCall)
-    )
+    @posted("accept", AcceptCall)
     async def accept(request: Request, project: str) -> Response:
         """Accept masks without a person, under a promise. A worker does it; `/acceptance` says what came of it."""
         return await do(
             request, project, AcceptCall, lambda number, call: Wish("accept", number, promise=call.promise())
         )
 
-    @app.post(
-        "/api/projects/{project}/take-back",
-        response_model=ActionAnswer,
-        responses=ERRORS,
-        openapi_extra=takes(NothingMore),
-    )
+    @posted("take-back", NothingMore)
     async def take_back(request: Request, project: str) -> Response:
         """Take back all masks that were accepted without a person; what people made or changed stays."""
         return await do(request, project, NothingMore, lambda number, _: Wish("take-back", number))
 
-    @app.post(
-        "/api/projects/{project}/right", response_model=ActionAnswer, responses=ERRORS, openapi_extra=takes(RightCall)
-    )
+    @posted("right", RightCall)
     async def right(request: Request, project: str) -> Response:
         """Say that a doubted label is right: it leaves the list of labels worth a second look."""
         return await do(
             request, project, RightCall, lambda number, one: Wish("right", number, label=one.label, reason=one.reason)
         )
 
-    @app.post(
-        "/api/projects/{project}/doubt-again",
-        response_model=ActionAnswer,
-        responses=ERRORS,
-        openapi_extra=takes(RightCall),
-    )
+    @posted("doubt-again", RightCall)
     async def doubt(request: Request, project: str) -> Response:
         """Take back that a label is right."""
         return await do(

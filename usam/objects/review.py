@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 
 from usam.errors import TrainingError
+from usam.masks import box_iou
 from usam.objects.linear import FOLDS, Float64s, Floats, Ints, fit_linear
 from usam.objects.project_heads import (
     UNWANTED_IOU,
@@ -206,7 +207,7 @@ def unmarked_objects(examples: Examples, seed: int = 0) -> list[tuple[int, float
             continue
         others = boxes.setdefault(str(examples.images[row]), [])
         box = box_of_shape(examples.shapes[row])
-        if all(_box_iou(box, other) < COPY_IOU for other in others):
+        if all(box_iou([box], [other])[0, 0] < COPY_IOU for other in others):
             others.append(box)
             found.append((row, probability))
     return found
@@ -217,14 +218,6 @@ def box_of_shape(shape: Floats) -> tuple[float, float, float, float]:
     x, y, width, height = (float(shape[SHAPE_NAMES.index(name)]) for name in ("x", "y", "width", "height"))
     left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
     return max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
-
-
-def _box_iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(width, 0.0) * max(height, 0.0)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return both / max(areas - both, 1e-12)
 
 
 def _doubt(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from backend.label_studio.records import Annotation, Task
+from backend.settings import Settings
 from backend.store import Store
 from backend.store.records import ExampleRow
 from tests.usam.objects.test_review import CLASSES, project
@@ -14,6 +18,21 @@ from tests.usam.objects.test_review import CLASSES, project
 VERSION = "object-features-1/nano-s/16x1"
 WRONG, GONE = 10, 41
 """Objects; object k is on task 1 + k // 2."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, model="nano-s", heads="none")
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    """The project's, as number 3."""
+    store = Store(settings.store_url)
+    store.join(3, "stamp")
+    fill(store, 3)
+    yield store
+    store.close()
 
 
 def fill(store: Store, number: int) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from backend.errors import StoreError
@@ -12,21 +9,9 @@ from backend.label_studio.records import Annotation
 from backend.learning.review import FOLDER, keep_review, kept_review, review_project
 from backend.settings import Settings
 from backend.store import Store
-from tests.backend.learning.reviewed import GONE, WRONG, fill
+from tests.backend.learning.reviewed import GONE, WRONG, settings, store
 
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path, model="nano-s", heads="none")
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = Store(settings.store_url)
-    store.join(3, "stamp")
-    fill(store, 3)
-    yield store
-    store.close()
+__all__ = ["settings", "store"]
 
 
 def test_what_is_wrong_comes_first_in_words(store: Store) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -14,21 +12,9 @@ from backend.learning.review import Review, keep_review, review_project
 from backend.learning.right_labels import doubt_again, say_right, split
 from backend.settings import Settings
 from backend.store import Store
-from tests.backend.learning.reviewed import fill
+from tests.backend.learning.reviewed import settings, store
 
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path, model="nano-s", heads="none")
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = Store(settings.store_url)
-    store.join(3, "stamp")
-    fill(store, 3)
-    yield store
-    store.close()
+__all__ = ["settings", "store"]
 
 
 @pytest.fixture
