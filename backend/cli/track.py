@@ -11,6 +11,7 @@ from backend.cli.folder import AsJson, ProjectId, open_label_studio, print_json,
 
 if TYPE_CHECKING:
     from backend.settings import Settings
+    from usam.heads.head_set import HeadSet
     from usam.predictor.image import PatchedImagePredictor
 
 SHOWN = 10
@@ -43,7 +44,7 @@ def track(
     with open_label_studio(settings) as client:
         known = client.project(project)
         version = heads.version if heads is not None else ""
-        follower = VideoFollower(client, settings, known, version, lambda: _load(settings), seconds=seconds)
+        follower = VideoFollower(client, settings, known, version, lambda: _load(settings, heads), seconds=seconds)
         done = follower.run(task, lambda _, total, what: say(what) if what else None)
         serve_version(client, known, follower.version)
     if done.waiting:
@@ -58,11 +59,10 @@ def track(
         raise typer.Exit(2)
 
 
-def _load(settings: Settings) -> PatchedImagePredictor:
+def _load(settings: Settings, heads: HeadSet | None) -> PatchedImagePredictor:
     from backend.inference.model import LoadedModel
     from backend.metrics.service import Metrics
-    from usam.heads.bundled import resolve_heads
 
-    heads = resolve_heads(settings.model, None if settings.heads == "none" else settings.heads)
     predictor: PatchedImagePredictor = LoadedModel.load(settings.model, settings, Metrics(), heads).predictor
+    predictor.keep_stages = False  # nobody asks what is followed looks like
     return predictor

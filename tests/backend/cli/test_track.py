@@ -29,7 +29,7 @@ def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Copy:
 
     monkeypatch.setenv("USAM_MODEL", "nano-s")
     monkeypatch.setattr(track, "open_label_studio", client)
-    monkeypatch.setattr(track, "_load", lambda settings: usam.load("nano-s"))
+    monkeypatch.setattr(track, "_load", lambda settings, heads: usam.load("nano-s"))
     return copy
 
 
