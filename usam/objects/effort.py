@@ -126,15 +126,26 @@ class Threshold:
 
 
 def choose_threshold(
-    probability: Floats, wanted: Flags, prices: Prices | None = None, *, least_recall: float = 0.8
+    probability: Floats,
+    wanted: Flags,
+    prices: Prices | None = None,
+    *,
+    least_recall: float = 0.8,
+    least_precision: float = 0.5,
 ) -> Threshold:
     """The threshold of least work on N objects whose images taught nothing to their probabilities.
 
     Parameters: probability (N,) in [0, 1] and whether each is wanted (N,), both of images left out; `least_recall` of
-    the wanted among them is kept, whatever it costs.
+    the wanted among them is kept, and `least_precision` of what is shown is wanted. Where both cannot be had, as many
+    are kept as the precision allows: who has to delete more than there is to keep turns the proposals off. Where no
+    threshold reaches the precision, the least work alone decides.
 
     Without a wanted object there is nothing to count, and the prices alone decide. Raises `TrainingError` on sizes
     that differ.
+
+    >>> found = choose_threshold(np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([1, 0, 1, 0, 0], bool))
+    >>> round(found.value, 2), found.recall
+    (0.65, 1.0)
     """
     p, yes = np.asarray(probability, np.float64), np.asarray(wanted, bool)
     if p.shape != yes.shape or p.ndim != 1:
@@ -149,7 +160,14 @@ def choose_threshold(
     last_of_ties = np.r_[ranked[1:] < ranked[:-1], True]
     shown = np.arange(1, len(p) + 1)
     seconds = (shown - hits) * (prices.look + prices.delete) + hits * prices.look + (hits[-1] - hits) * prices.add
-    allowed = last_of_ties & (hits >= least_recall * hits[-1])
+    precise = last_of_ties & (hits >= least_precision * shown)
+    complete = last_of_ties & (hits >= least_recall * hits[-1])
+    if (precise & complete).any():
+        allowed = precise & complete
+    elif precise.any():
+        allowed = precise & (hits == hits[precise].max())
+    else:
+        allowed = last_of_ties
     best = int(np.flatnonzero(allowed)[seconds[allowed].argmin()])
     following = ranked[best + 1] if best + 1 < len(ranked) else 0.0
     value = float((ranked[best] + following) / 2)

@@ -29,18 +29,38 @@ def test_the_threshold_follows_the_prices() -> None:
     probability = np.linspace(0.99, 0.0, 100)
     wanted = np.arange(100) < 30
     wanted[[40, 60, 80]] = True
-    dear = choose_threshold(probability, wanted, Prices(look=0, delete=1, add=100), least_recall=0)
+    prices = Prices(look=0, delete=1, add=100)
+    dear = choose_threshold(probability, wanted, prices, least_recall=0, least_precision=0)
     cheap = choose_threshold(probability, wanted, Prices(look=0, delete=10, add=1), least_recall=0)
     assert dear.value < cheap.value
     assert dear.recall == 1
     assert cheap.precision == 1
 
 
-def test_recall_is_kept_whatever_it_costs() -> None:
-    probability, wanted = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([True, False, False, False, True])
-    threshold = choose_threshold(probability, wanted, Prices(look=0, delete=100, add=1), least_recall=0.8)
+def test_recall_is_kept_where_half_of_what_is_shown_is_wanted() -> None:
+    probability, wanted = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([True, False, False, True, True])
+    prices = Prices(look=0, delete=100, add=1)
+    threshold = choose_threshold(probability, wanted, prices, least_recall=0.8)
     assert threshold.recall == 1
     assert threshold.value < 0.5
+
+
+def test_recall_gives_way_where_more_would_be_deleted_than_kept() -> None:
+    probability = np.linspace(0.99, 0.0, 100)
+    wanted = np.zeros(100, bool)
+    wanted[[0, 1, 3, 50, 90]] = True
+    prices = Prices(look=0, delete=1, add=1000)
+    threshold = choose_threshold(probability, wanted, prices, least_recall=0.8)
+    assert (threshold.precision, threshold.recall) == (0.75, 0.6)
+    whatever_it_costs = choose_threshold(probability, wanted, prices, least_recall=0.8, least_precision=0)
+    assert whatever_it_costs.recall == 1
+
+
+def test_least_work_decides_where_no_threshold_shows_enough_wanted() -> None:
+    probability, wanted = np.linspace(0.9, 0.5, 5), np.array([False, False, False, False, True])
+    threshold = choose_threshold(probability, wanted, Prices(look=0, delete=100, add=1))
+    assert (threshold.precision, threshold.recall) == (0.0, 0.0)
+    assert 0.8 < threshold.value < 0.9
 
 
 def test_equal_probabilities_are_shown_together() -> None:
