@@ -168,6 +168,8 @@ class Settings(BaseSettings):
     # predictions
     points_per_side: int = Field(8, ge=1, le=64)
     """Points a side of the grid that prompts an image nobody has prompted; 8 makes 64 prompts."""
+    tiles: int = Field(0, ge=0, le=4)
+    """Parts a side into which an image is cut to look for small objects; 1: none, 0: as the project's labels ask."""
     pred_iou_thresh: float = Field(0.5, ge=0, le=1)
     """Predicted IoU below which a proposal is dropped."""
     nms_iou: float = Field(0.7, gt=0, le=1)

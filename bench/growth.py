@@ -153,7 +153,7 @@ def keep_for_all(opened: Resources, project: int) -> None:
     plan = ProposalPlan.of(opened, opened.label_studio.project(project))
     (path,) = photographs(opened.settings.data_dir / "pictures", 1)
     source = SourceImage.of(path.read_bytes(), opened.settings.model, opened.embeddings, opened.images.decode)
-    found = propose_objects(opened.model, plan.heads, source.encoded_by(opened.model), opened.settings)
+    found = propose_objects(opened.model, plan.heads, source, opened.settings)
     kept = KeptObjects.of(found.found, found.labels)
     (scored,) = score_many(plan.heads, plan.learnt, opened.settings, [kept])
     drawings = draw_shown(scored, plan.controls, opened.settings)

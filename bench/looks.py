@@ -20,6 +20,7 @@ def run() -> list[Row]:
     import torch
     from skimage import data
 
+    from backend.inference.candidates import propose
     from backend.inference.model import LoadedModel
     from backend.inference.scheduler import finish
     from backend.inference.shown import choose_shown
@@ -32,7 +33,7 @@ def run() -> list[Row]:
     settings = Settings(model="nano-m", threads=1, data_dir=Path("unused"))
     model = LoadedModel.load("nano-m", settings, Metrics(), resolve_heads("nano-m", "auto"))
     images = [np.asarray(getattr(data, name)()) for name in ("coffee", "chelsea", "astronaut", "rocket")]
-    found = finish(model.propose(model.encode(images[0]), (), None, "predicted-iou", settings))
+    found = finish(propose(model, model.encode(images[0]), (), None, "predicted-iou", settings))
     rng = np.random.default_rng(0)
     rows = rng.integers(len(found.objects), size=800)
     overlap = rng.integers(2, size=800).astype(float)
@@ -47,7 +48,7 @@ def run() -> list[Row]:
         for image in images:
             started = time.perf_counter()
             embedding = model.encode(image)
-            found = finish(model.propose(embedding, (), None, "predicted-iou", settings))
+            found = finish(propose(model, embedding, (), None, "predicted-iou", settings))
             whole = time.perf_counter() - started
             started = time.perf_counter()
             trunk.of_stages((stage, stage))

@@ -26,7 +26,7 @@ from bench.tables import data_folder
 MODEL = "nano-m"
 SIDE = 8
 """Points a side of the service's grid by default."""
-LOWEST_IOU, LOOSE_NMS = 0.2, 0.85
+LOWEST_IOU, LOOSE_NMS, MOST = 0.2, 0.85, 200
 BEFORE_IOU, BEFORE_NMS, BEFORE_MOST = 0.5, 0.7, 20
 """Release 0.1: everything above the threshold that is no near-copy."""
 Floats = npt.NDArray[np.floating[Any]]
@@ -134,14 +134,14 @@ def match(overlap: Floats, least: float = 0.5) -> Indices:
     return partner
 
 
-def pool_images(name: str, most: int | None = None, per_side: int = SIDE) -> list[PoolImage]:
+def pool_images(name: str, most: int | None = None, per_side: int = SIDE, tiles: int = 1) -> list[PoolImage]:
     """The images of a labelled set with their candidates, from the folder USAM_BENCH_POOLS (default: a folder of the
     system's temporary one) or made and put there."""
     data = data_folder()
     if data is None:
         raise FileNotFoundError("USAM_SHARED does not lead to the labelled sets")
-    name_kept = f"{name}-{MODEL}-{per_side}-{most or 'all'}"
-    images: list[PoolImage] = kept_once(name_kept, lambda: _made(records(name, data), most, per_side))
+    name_kept = f"{name}-{MODEL}-{per_side}-{most or 'all'}" + (f"-{tiles}" if tiles > 1 else "")
+    images: list[PoolImage] = kept_once(name_kept, lambda: _made(records(name, data), most, per_side, tiles))
     return images
 
 
@@ -195,14 +195,17 @@ def _pack(root: Path, name: str) -> Iterator[Any]:
         yield Record(name, path.stem, f"{name}/{path.stem}", path, instances)
 
 
-def _made(labelled: Iterable[Any], most: int | None, per_side: int) -> Iterator[PoolImage]:
-    from usam.predictor.load import load
+def _made(labelled: Iterable[Any], most: int | None, per_side: int, tiles: int) -> Iterator[PoolImage]:
+    from backend.inference.model import LoadedModel, ProposalGrid
+    from backend.metrics.service import Metrics
+    from backend.settings import Settings
+    from usam.heads.bundled import resolve_heads
 
-    predictor = load(MODEL)
-    predictor.keep_stages = True
+    settings = Settings(model=MODEL, threads=1, data_dir=Path("unused"), pred_iou_thresh=LOWEST_IOU, nms_iou=LOOSE_NMS)
+    model = LoadedModel.load(MODEL, settings, Metrics(), resolve_heads(MODEL, "auto"))
     chosen: Sequence[Any] = sorted(labelled, key=lambda record: _shuffled(record.group))[:most]
     for record in chosen:
-        made = _one(predictor, record, per_side)
+        made = _one(model, settings, record, ProposalGrid(per_side, MOST, tiles))
         if made is not None:
             yield made
 
@@ -213,38 +216,37 @@ def _shuffled(group: str) -> str:
     return hashlib.sha256(f"pool/{group}".encode()).hexdigest()
 
 
-def _one(predictor: Any, record: Any, per_side: int) -> PoolImage | None:
-    from usam.predictor.object_features import describe_shapes, pool_stages
-    from usam.predictor.proposals import propose_masks
-    from usam.prompts import grid_points
+def _one(model: Any, settings: Any, record: Any, grid: Any) -> PoolImage | None:
+    from backend.inference.candidates import propose
+    from backend.inference.model import enlarged
+    from backend.inference.scheduler import finish
     from usam.research.nano.stored_images import nano_split
 
     truths = [(each.category, mask) for each in record.instances if (mask := each.read_mask()).any()]
     if not truths:
         return None
     image = record.read_image()
-    predictor.set_image(image)
-    points = grid_points(image.shape[:2], per_side)
-    proposed = propose_masks(predictor, points, pred_iou_thresh=LOWEST_IOU, nms_iou=LOOSE_NMS, max_masks=200)
-    stages = predictor.embedding().stages
-    side = proposed.low_res.shape[-1]
+    embedding = model.encode(image)
+    found = finish(propose(model, embedding, (), None, "predicted-iou", settings, grid, lambda: image))
+    objects, side = found.objects, found.objects.logits.shape[-1]
     true_masks = np.stack([mask for _, mask in truths])
     small = np.stack([_squeezed(mask, side) for mask in true_masks])
+    true_looks = model.looks(embedding, np.where(small, 8.0, -8.0).astype(np.float32), np.ones(len(small), np.float32))
     return PoolImage(
         name=record.group,
         part=nano_split(record.group),
-        rank=proposed.rank,
-        samscore=proposed.ious,
-        scores=proposed.scores,
-        features=pool_stages(stages, proposed.low_res > 0),
-        shapes=describe_shapes(proposed.low_res, proposed.ious),
-        packed=np.packbits((proposed.low_res > 0).reshape(len(proposed), -1), axis=1),
+        rank=objects.iou,
+        samscore=objects.samscore,
+        scores=objects.scores,
+        features=found.looks.features,
+        shapes=found.looks.shapes,
+        packed=np.packbits((objects.logits > 0).reshape(len(objects), -1), axis=1),
         side=side,
-        overlap=_overlaps(proposed.masks, true_masks),
+        overlap=_overlaps(enlarged(objects.logits, found.hw), true_masks),
         categories=[category for category, _ in truths],
         areas=true_masks.mean((1, 2)),
-        true_features=pool_stages(stages, true_masks),
-        true_shapes=describe_shapes(np.where(small, 8.0, -8.0), np.ones(len(small))),
+        true_features=true_looks.features,
+        true_shapes=true_looks.shapes,
     )
 
 

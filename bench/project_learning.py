@@ -9,7 +9,7 @@ object from an IoU of 0.5 on, one to one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,8 +99,8 @@ def _examples(project: Project, images: Sequence[PoolImage]) -> Any:
 @dataclass
 class Counts:
     """Of one image, draws added up: objects shown, wanted ones among them, right labels among those, wanted objects,
-    those that all proposals hold, seconds of work as the service leaves it, and without any machine; wanted objects of
-    over and under 1 % of the image, and those of them that were shown."""
+    those that all proposals hold, seconds of work as the service leaves it, and without any machine, and by clicks with
+    labels aside; wanted objects of over and under 1 % of the image, and those of them that were shown."""
 
     shown: float = 0
     kept: float = 0
@@ -109,6 +109,7 @@ class Counts:
     held: float = 0
     seconds: float = 0
     by_hand: float = 0
+    seconds_by_click: float = 0
     large: float = 0
     large_kept: float = 0
     small: float = 0
@@ -140,12 +141,12 @@ def _count(project: Project, image: PoolImage, rows: Indices, labels: Sequence[s
     by_hand = Prices.by_hand()
     into.seconds += count_work(partner, iou, right, int(wanted.sum()), good_iou=0.5).seconds(by_hand)
     into.by_hand += int(wanted.sum()) * by_hand.add
+    outlines = count_work(partner, iou, np.ones(len(rows), bool), int(wanted.sum()), good_iou=0.5)
+    into.seconds_by_click += outlines.seconds(Prices())
 
 
 def _shown(project: Project) -> list[Row]:
     """What is shown after some labelled images: as release 0.1 did, a random choice of as many, and the learnt one."""
-    from backend.inference.shown import grid_of
-    from backend.settings import Settings
     from usam.objects.project_heads import fit_project
 
     images = _images(project)
@@ -155,10 +156,8 @@ def _shown(project: Project) -> list[Row]:
         labelled, rest = _draw(project, images, draw)
         rng = np.random.default_rng(draw)
         heads = fit_project(_examples(project, labelled), classes, features_version="bench", checkpoint="nano-m")
-        grid = grid_of(Settings(model=MODEL), heads)
-        most, side = grid.most, grid.points_per_side
-        others = pool_images(project.dataset, None, side) if side != SIDE else []
-        denser = {image.name: image for image in others}
+        grid = _grid(project, heads, labelled)
+        most, denser = grid.most, _looked_at(project, grid)
         for image in rest:
             seen = denser.get(image.name, image)
             kept, names = seen.shown_by(heads, most)
@@ -196,6 +195,32 @@ def _shown(project: Project) -> list[Row]:
                      "<= 0.5" if ours else "", "against drawing every object; what is missing is drawn by hand; ")
             )  # fmt: skip
     return rows_made
+
+
+def _looked_at(project: Project, grid: Any) -> dict[str, PoolImage]:
+    """The images of a project by name, as a grid sees them; none where it is the one that all are seen by."""
+    if (grid.points_per_side, grid.tiles) == (SIDE, 1):
+        return {}
+    return {image.name: image for image in pool_images(project.dataset, None, grid.points_per_side, grid.tiles)}
+
+
+def _grid(project: Project, heads: Any, labelled: Sequence[PoolImage]) -> Any:
+    """The grid that the service would choose by the work that it leaves on labelled images (`with_grid`)."""
+    from backend.inference.shown import GRIDS, grid_of
+    from backend.learning.grid_choice import LEAST_GAIN, LOOKED_AT, PARTS
+    from backend.settings import Settings
+
+    today = grid_of(Settings(model=MODEL), heads)
+    if today.points_per_side <= GRIDS[0]:
+        return today
+    parts, seconds = replace(PARTS, most=today.most), []
+    for grid in (today, parts):
+        seen, total = _looked_at(project, grid), Counts()
+        for image in labelled[:LOOKED_AT]:
+            rows, names = seen[image.name].shown_by(heads, grid.most)
+            _count(project, seen[image.name], rows, names, total)
+        seconds.append(total.seconds_by_click)
+    return parts if seconds[1] < (1 - LEAST_GAIN) * seconds[0] else today
 
 
 Figure = tuple[float, float, float, int]

@@ -72,6 +72,7 @@ def _made(dataset: str, data: Path) -> Iterator[SpoiltImage]:
 
 
 def _one(model: Any, settings: Any, record: Any, part: str, truths: list[tuple[str, npt.NDArray[np.bool_]]]) -> Any:
+    from backend.inference.candidates import propose
     from backend.inference.scheduler import finish
     from backend.learning.examples import INSIDE, MarkedObject, _squeezed, overlaps_of
     from backend.learning.samples import overlaps, paper_prompts
@@ -79,7 +80,7 @@ def _one(model: Any, settings: Any, record: Any, part: str, truths: list[tuple[s
 
     rng = np.random.default_rng(len(record.group) + len(truths))
     embedding = model.encode(record.read_image())
-    found = finish(model.propose(embedding, (), None, "predicted-iou", settings))
+    found = finish(propose(model, embedding, (), None, "predicted-iou", settings))
     masks = found.objects.logits > 0
     parts: dict[str, list[Any]] = {"features": [], "shapes": [], "overlap": [], "agreement": [], "predicted": []}
     for version in VERSIONS:

@@ -160,6 +160,7 @@ def _worker(folder: str, ready: Any, go: Any) -> None:
 def _propose(folder: str) -> None:
     from skimage import data
 
+    from backend.inference.candidates import propose
     from backend.inference.model import LoadedModel
     from backend.inference.scheduler import finish
     from backend.metrics.service import Metrics
@@ -171,7 +172,7 @@ def _propose(folder: str) -> None:
     picture = np.tile(data.coffee(), (3, 3, 1))
     for number in range(CLICKS):
         embedding = model.encode(np.ascontiguousarray(picture[number : number + WEB[0], : WEB[1]]))
-        finish(model.propose(embedding, (), None, "predicted-iou", settings))
+        finish(propose(model, embedding, (), None, "predicted-iou", settings))
 
 
 def memory(pid: int) -> float:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, cast
 
 from backend.errors import EngineBusy
 from backend.inference.cache import EmbeddingCache, EmbeddingFiles
-from backend.inference.intake import ImageIntake, LoadImage, OpenImage
+from backend.inference.candidates import propose
+from backend.inference.intake import ImageIntake, LoadImage, OpenImage, UInt8Image
 from backend.inference.model import DecodedObjects, LoadedModel, ProposedObjects
 from backend.inference.object_masks import (
     Label,
@@ -314,7 +315,11 @@ class Engine:
         selection, model = self.mask_selection(project), self._model_of(project or 0, own)
         heads, learnt = (own.heads, own.learnt) if own is not None else (None, None)
         grid = grid_of(self.settings, learnt)
-        found = yield from model.propose(embedding, prompts, heads, selection, self.settings, grid)
+        if grid.tiles > 1 and not prompts and image.pixels is None:
+            raise _Evicted("an image to look at in parts", "its embedding alone")
+        found = yield from propose(
+            model, embedding, prompts, heads, selection, self.settings, grid, lambda: cast("UInt8Image", image.pixels)
+        )
         shown = choose_shown(found.layout, found.looks, found.objects.iou, self.settings, learnt, given=found.given)
         objects, asked = found.objects.take(shown.rows), [found.prompts[row] for row in shown.rows.tolist()]
         return found, shown, (yield from self._refine(image, objects, asked, project, self._batches))

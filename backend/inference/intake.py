@@ -31,11 +31,13 @@ LoadImage = Callable[[], "bytes | UInt8Image"]
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """An image by content hash: its embedding by one checkpoint where that is on disk, else its pixels (H, W, 3)."""
+    """An image by content hash: its embedding by one checkpoint where that is on disk, else its pixels (H, W, 3), which
+    `decode` gives in either case."""
 
     content: str
     embedding: ImageEmbedding | None
     pixels: UInt8Image | None
+    decode: Callable[[], UInt8Image]
 
     @classmethod
     def of(
@@ -47,10 +49,16 @@ class SourceImage:
     ) -> SourceImage:
         """From an image file's bytes or pixels. Raises what `decode` raises."""
         content = content_hash(source)
+
+        def pixels() -> UInt8Image:
+            return decode(source) if isinstance(source, bytes) else source
+
         embedding = files.get(content, checkpoint)
-        if embedding is not None:
-            return cls(content, embedding, None)
-        return cls(content, None, decode(source) if isinstance(source, bytes) else source)
+        return cls(content, embedding, None if embedding is not None else pixels(), pixels)
+
+    def read_pixels(self) -> UInt8Image:
+        """(H, W, 3), decoded where they are not at hand. Raises what decoding raises."""
+        return self.pixels if self.pixels is not None else self.decode()
 
     @property
     def hw(self) -> tuple[int, int]:

@@ -4,14 +4,14 @@ Legend: P prompts, K objects, M = 3 masks of a prompt, D token width, L side of 
 pixels.
 
 Masks stay at L x L here: only what is kept is enlarged, and not by whoever owns the model. The service and the jobs
-propose by the same `LoadedModel.propose`, which works in steps, so that a click may go between two of them.
+propose by the same `inference.candidates.propose`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -22,10 +22,8 @@ from backend.inference.scheduler import Steps
 from backend.metrics.service import Metrics
 from backend.settings import Settings
 from usam.active.mask_selection import MaskSelection
-from usam.masks import one_object
-from usam.masks.packed_logits import rounded
 from usam.predictor.clean_proposals import Layout
-from usam.prompts import Prompt, grid_points
+from usam.prompts import Prompt
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
@@ -87,10 +85,12 @@ class DecodedObjects:
 
 @dataclass(frozen=True)
 class ProposalGrid:
-    """How an image is looked at that nobody has prompted: points a side, and how many candidates are kept at most."""
+    """How an image is looked at that nobody has prompted: points a side, how many candidates are kept at most, and into
+    how many `tiles` a side it is cut for a second pass with as many points each; 1: none."""
 
     points_per_side: int
     most: int
+    tiles: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ class LoadedModel:
         self.own_heads: HeadSet | None = predictor.heads
         self.encode_s = 0.0
         """Seconds that the last encoding took."""
-        self._metrics = metrics
+        self.metrics = metrics
 
     @property
     def width(self) -> int:
@@ -163,7 +163,7 @@ class LoadedModel:
         """The same encoder with a project's own decoder. Raises `CheckpointError` where it does not fit."""
         from usam.predictor.own_decoder import with_decoder
 
-        made = LoadedModel(self.name, with_decoder(self.predictor, decoder), self._metrics)
+        made = LoadedModel(self.name, with_decoder(self.predictor, decoder), self.metrics)
         made.own_heads, made.decoder = self.own_heads, decoder.version
         return made
 
@@ -173,8 +173,8 @@ class LoadedModel:
         self.predictor.set_image(image)
         embedding: ImageEmbedding = self.predictor.embedding()
         self.encode_s = time.perf_counter() - started
-        self._metrics.model_seconds.labels("encode", self.name).inc(self.encode_s)
-        self._metrics.encoded.labels(self.name).inc()
+        self.metrics.model_seconds.labels("encode", self.name).inc(self.encode_s)
+        self.metrics.encoded.labels(self.name).inc()
         return embedding
 
     def outputs(self, embedding: ImageEmbedding, prompts: Sequence[Prompt]) -> PromptOutputs:
@@ -188,8 +188,8 @@ class LoadedModel:
             decode_prompts(self.predictor, self.predictor.prepare(*_arguments(prompts, group))) for group in groups
         ]
         order = np.argsort(np.concatenate([np.array(group) for group in groups]))
-        self._metrics.model_seconds.labels("decode", self.name).inc(time.perf_counter() - started)
-        self._metrics.decoded.labels(self.name).inc(len(prompts))
+        self.metrics.model_seconds.labels("decode", self.name).inc(time.perf_counter() - started)
+        self.metrics.decoded.labels(self.name).inc(len(prompts))
         return PromptOutputs(
             **{f.name: np.concatenate([getattr(part, f.name) for part in parts])[order] for f in fields(PromptOutputs)}
         )
@@ -226,43 +226,6 @@ class LoadedModel:
         objects.source[:] = np.arange(len(prompts))
         return objects
 
-    def propose(
-        self,
-        embedding: ImageEmbedding,
-        prompts: Sequence[Prompt],
-        heads: HeadSet | None,
-        selection: MaskSelection,
-        settings: Settings,
-        grid: ProposalGrid | None = None,
-    ) -> Steps[ProposedObjects]:
-        """The distinct objects that prompts show, a grid where there are none, best predicted IoU first.
-
-        Single points give all three of their masks, other prompts the selected one. The worse of two that overlap too
-        much is dropped, and what is hardly a mask; which of the rest are shown is chosen later (`inference.shown`). The
-        `grid` is the settings' unless the project's labels ask for another.
-        """
-        heads = heads if heads is not None else self.own_heads
-        given, grid = bool(prompts), grid or ProposalGrid(settings.points_per_side, CANDIDATES)
-        if not given:
-            points = grid_points(embedding.image_hw, grid.points_per_side)
-            prompts = [Prompt(xy[None], np.ones(1, np.int32)) for xy in points]
-        are_points = all(prompt.box is None and prompt.labels.tolist() == [1] for prompt in prompts)
-        propose = self._from_points if are_points else self._from_prompts
-        most = max(grid.most, settings.max_regions)
-        objects = yield from propose(embedding, prompts, heads, selection, settings, most)
-        yield
-        logits = one_object(objects.logits) if are_points else objects.logits
-        objects = replace(objects, logits=rounded(logits))  # as the pool keeps them
-        return ProposedObjects(
-            objects,
-            [prompts[source] for source in objects.source],
-            image_features(embedding),
-            embedding.image_hw,
-            given,
-            self.looks(embedding, objects.logits, objects.samscore),
-            Layout.of(objects.logits > 0),
-        )
-
     def looks(self, embedding: ImageEmbedding, logits: FloatArray, samscore: FloatArray) -> ObjectLooks:
         """What objects of masks (K, L, L), none of them empty, look like."""
         from usam.predictor.object_features import describe_shapes, pool_stages
@@ -278,59 +241,6 @@ class LoadedModel:
         from usam.predictor.object_features import features_version
 
         return features_version(weights_of(self.name), embedding.stages) if embedding.stages else ""
-
-    def _from_points(
-        self,
-        embedding: ImageEmbedding,
-        prompts: Sequence[Prompt],
-        heads: HeadSet | None,
-        selection: MaskSelection,
-        settings: Settings,
-        most: int,
-    ) -> Steps[DecodedObjects]:
-        """A grid has many: only the masks that stay are ever made."""
-        from usam.predictor.proposals import proposal_steps
-
-        self.predictor.set_embedding(embedding)
-        self.predictor.set_heads(heads)
-        found = yield from proposal_steps(
-            self.predictor,
-            np.stack([prompt.points[0] for prompt in prompts]),
-            pred_iou_thresh=min(LEAST_IOU, settings.pred_iou_thresh),
-            nms_iou=settings.nms_iou,
-            max_masks=most,
-            by_samscore=selection == "samscore",
-        )
-        self._metrics.decoded.labels(self.name).inc(len(prompts))
-        quality = heads.quality_for(self.name) if heads is not None else None
-        return DecodedObjects(
-            source=found.prompt,
-            output=(found.column + 1).astype(np.int64),
-            logits=found.logits,
-            iou=np.clip(found.scores.get(quality or "", found.ious), 0, 1),
-            samscore=np.clip(found.ious, 0, 1),
-            scores=found.scores,
-            iou_token=found.iou_token,
-            mask_tokens=found.mask_tokens,
-        )
-
-    def _from_prompts(
-        self,
-        embedding: ImageEmbedding,
-        prompts: Sequence[Prompt],
-        heads: HeadSet | None,
-        selection: MaskSelection,
-        settings: Settings,
-        most: int,
-    ) -> Steps[DecodedObjects]:
-        """Boxes and prompts of several points, as other models leave them."""
-        from usam.masks import nms
-
-        found = yield from self.decode_steps(embedding, prompts, heads, selection, settings.points_per_batch)
-        least = min(LEAST_IOU, settings.pred_iou_thresh)
-        good = np.flatnonzero((found.iou >= least) & (found.logits > 0).any(axis=(1, 2)))
-        kept = good[nms(found.logits[good] > 0, found.iou[good], settings.nms_iou)] if len(good) else good
-        return found.take(kept[:most])
 
 
 def selected(

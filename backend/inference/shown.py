@@ -21,7 +21,7 @@ from usam.objects.showing import choose_rows
 from usam.predictor.clean_proposals import Layout, ProposalRules, clean_proposals
 
 if TYPE_CHECKING:
-    from usam.objects.project_heads import ProjectHeads
+    from usam.objects.project_heads import ObjectSizes, ProjectHeads
 
 Floats = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
@@ -39,11 +39,19 @@ def grid_of(settings: Settings, learnt: ProjectHeads | None) -> ProposalGrid:
     """How densely an image is looked at: as the settings say where they say it, else so that points lie no farther
     apart than `SPACING` sides of the middle marked object, and with room for as many as an image has."""
     side, most = settings.points_per_side, max(CANDIDATES, settings.max_regions)
+    tiles = max(settings.tiles, 1)
     if learnt is None or learnt.sizes is None or "points_per_side" in settings.model_fields_set:
-        return ProposalGrid(side, most)
-    needed = 1 / (SPACING * max(learnt.sizes.side, 1e-3))
-    side = max(side, next((grid for grid in GRIDS if grid >= needed), GRIDS[-1]))
-    return ProposalGrid(side, int(min(max(most, 3 * learnt.sizes.many), MOST_CANDIDATES)))
+        return ProposalGrid(side, most, tiles)
+    many = int(min(max(most, 3 * learnt.sizes.many), MOST_CANDIDATES))
+    if learnt.grid is not None and not settings.tiles:
+        return ProposalGrid(learnt.grid.points_per_side, many, learnt.grid.tiles)
+    return ProposalGrid(dense_enough(side, learnt.sizes), many, tiles)
+
+
+def dense_enough(points_per_side: int, sizes: ObjectSizes) -> int:
+    """Points a side, at least these, that lie close enough for objects of these sizes."""
+    needed = 1 / (SPACING * max(sizes.side, 1e-3))
+    return max(points_per_side, next((grid for grid in GRIDS if grid >= needed), GRIDS[-1]))
 
 
 @dataclass(frozen=True, eq=False)

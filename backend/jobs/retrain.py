@@ -8,10 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.learning.examples import known_figures, learn_project, learnt_line
+from backend.learning.grid_choice import with_grid
 from backend.learning.own_decoder import OwnDecoder, tune_project
 from backend.learning.samples import sampled_by
 from backend.learning.training import MIN_TASKS, Trained, fingerprint, train_and_judge
-from backend.pool.policy import audit_tasks, decoder_in_use, heads_in_use, mask_selection_in_use, project_seed
+from backend.pool.policy import (
+    audit_tasks,
+    decoder_in_use,
+    heads_in_use,
+    learnt_in_use,
+    mask_selection_in_use,
+    project_seed,
+)
 from backend.resources import Resources, RunProgress
 from backend.store.records import ExampleRow, SampleRow
 from usam.active.mask_selection import MaskSelection
@@ -53,6 +61,7 @@ def run(resources: Resources, project_id: int) -> str:
         else:
             before = _selection(resources, project_id)
             learnt = _learn(resources, project_id, [row for row in examples if row.task not in audits], classes)
+            learnt = _with_grid(resources, project_id, learnt, train, progress)
             own = _tune(resources, project_id, sorted({row.task for row in rows}), audits, decoder, progress)
             _train(resources, project_id, own.samples or rows, audits, learnt, own.decoder or decoder, own, progress)
             store.mark_labels_used(project_id, progress.id, {row.annotation for row in rows})
@@ -76,6 +85,24 @@ def _learn(
     except UsamError as error:
         _log.warning("what project %s is about was not learnt: %s", project_id, error)
         return None
+
+
+def _with_grid(
+    resources: Resources,
+    project_id: int,
+    learnt: ProjectHeads | None,
+    train: list[SampleRow],
+    progress: RunProgress,
+) -> ProjectHeads | None:
+    """What was learnt, with how densely images are to be looked at; as it is where that cannot be told."""
+    if learnt is None:
+        return None
+    try:
+        told = partial(progress.step, what="grid")
+        return with_grid(resources, project_id, learnt, learnt_in_use(resources, project_id), train, told)
+    except UsamError as error:
+        _log.warning("how densely project %s is to be looked at was not chosen: %s", project_id, error)
+        return learnt
 
 
 def _tune(

@@ -152,7 +152,12 @@ def learnt_line(learnt: ProjectHeads) -> str:
         )
     if learnt.classifier is not None and "class_accuracy" in figures and len(learnt.classes) > 1:
         lines.append(f"labels right: {figures['class_accuracy']:.0%}")
-    return ", ".join(lines) + " (images left out)" if lines else ""
+    line = ", ".join(lines) + " (images left out)" if lines else ""
+    if learnt.grid is not None and learnt.grid.tiles > 1:
+        more = figures["grid_work_before"] / max(figures["grid_work"], 1e-9) - 1
+        parts = f"looked at in {learnt.grid.tiles} x {learnt.grid.tiles} parts: {more:.0%} more work without"
+        line = f"{line}; {parts}" if line else parts
+    return line
 
 
 def overlaps_of(masks: BoolMask, regions: Sequence[MarkedObject]) -> npt.NDArray[np.float32]:

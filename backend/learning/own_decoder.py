@@ -1,13 +1,12 @@
 """A mask decoder of a project's own: from its labels to one that is judged, and samples made anew on its tokens.
 
-Learnt are the newest annotated images that fit into `MOST_BYTES`, audits apart, and mixed in are unlabelled images of
+Learnt are the newest annotated images that fit (`project_labels`), audits apart, and mixed in are unlabelled images of
 the project whose embeddings are at hand, with the masks that the checkpoint's decoder finds on them.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,21 +16,17 @@ import numpy as np
 from backend.errors import ITEM_ERRORS
 from backend.inference.cache import content_hash
 from backend.label_studio.config import parse_config
-from backend.label_studio.records import Annotation
+from backend.learning.project_labels import ProjectLabels
 from backend.learning.samples import to_tune
-from backend.learning.task_images import TaskImages
 from backend.pool.policy import checkpoint_key, project_seed
 from backend.resources import Resources
-from backend.store.pseudo_label_store import accepting_version
-from backend.store.records import KnownTask, SampleRow
+from backend.store.records import SampleRow
 from usam.errors import TrainingError
 
 if TYPE_CHECKING:
     from usam.predictor.own_decoder import TunedDecoder
     from usam.training.decoder_tuning import DecoderVerdict, TuningImage
 
-MOST_BYTES = 512 * 1024**2
-"""Of embeddings that are learnt from together."""
 MIXED = 20
 """Unlabelled images that are mixed in."""
 Progress = Callable[[int, int], None]
@@ -65,7 +60,7 @@ def tune_project(
     settings, seed = resources.settings, project_seed(resources.settings, project_id)
     if not settings.own_decoder_seconds or settings.random_weights:
         return OwnDecoder()
-    labels = _Labels.of(resources, project_id, tasks)
+    labels = ProjectLabels.of(resources, project_id, tasks)
     learnt = labels.tuning_images([task for task in labels.order if task not in audits])
     held = labels.tuning_images([task for task in labels.order if task in audits])
     name, sha256 = checkpoint_key(settings.model)
@@ -90,50 +85,7 @@ def tune_project(
     return OwnDecoder(decoder, samples, verdict, verdict.reason)
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """People's annotations of some tasks; `order` has the tasks whose labels are newest first."""
-
-    resources: Resources
-    label_config: str
-    tasks: dict[int, KnownTask]
-    annotations: dict[int, list[Annotation]]
-    order: list[int]
-
-    @classmethod
-    def of(cls, resources: Resources, project_id: int, tasks: Sequence[int]) -> _Labels:
-        known = {task.id: task for task in resources.store.tasks(project_id, only=tasks)}
-        found: dict[int, list[Annotation]] = defaultdict(list)
-        for one in sorted(resources.label_studio.annotations(project_id, tasks), key=lambda one: one.updated_at):
-            if one.task in known and one.result and not one.cancelled and not accepting_version(one.result):
-                found[one.task].append(one)
-        order = sorted(found, key=lambda task: found[task][-1].updated_at, reverse=True)
-        config = resources.label_studio.project(project_id).label_config
-        return cls(resources, config, known, dict(found), order)
-
-    def images(self, task: int, decoder: TunedDecoder | None = None) -> TaskImages:
-        return TaskImages(self.resources, self.label_config, self.tasks[task], decoder)
-
-    def tuning_images(self, tasks: Sequence[int]) -> list[TuningImage]:
-        """The newest annotation of each task, as many as fit."""
-        found: list[TuningImage] = []
-        for task in tasks:
-            found += self.images(task).tuning_images(self.annotations[task][-1])
-            if sum(image.embedding.nbytes for image in found) > MOST_BYTES:
-                break
-        return found
-
-    def samples(self, decoder: TunedDecoder) -> list[SampleRow]:
-        """All samples, with the tokens of a decoder."""
-        rows: list[SampleRow] = []
-        for task in sorted(self.annotations):
-            images = self.images(task, decoder)
-            for annotation in self.annotations[task]:
-                rows += images.samples(annotation)[0]
-        return rows
-
-
-def _mixed_in(resources: Resources, project_id: int, labels: _Labels, seed: int) -> list[TuningImage]:
+def _mixed_in(resources: Resources, project_id: int, labels: ProjectLabels, seed: int) -> list[TuningImage]:
     """Unlabelled images, drawn at random, with what the checkpoint's decoder finds on them."""
     from usam.training.decoder_tuning import distil_image
 

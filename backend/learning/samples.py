@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import ITEM_ERRORS, RegionError, reason_of
+from backend.inference.candidates import propose
 from backend.inference.scheduler import finish
 from backend.label_studio.records import Annotation
 from backend.label_studio.shapes import DrawnMask, drawn_masks, region_to_mask
@@ -119,7 +120,7 @@ class AnnotatedImage:
         if kept is not None and (kept.hw, kept.looks.version) == (self.hw, version):
             proposed = kept.looks, kept.masks.logits(range(len(kept))) > 0
         else:
-            found = finish(model.propose(embedding, (), None, "predicted-iou", settings))
+            found = finish(propose(model, embedding, (), None, "predicted-iou", settings))
             proposed = found.looks, found.objects.logits > 0
         in_part = settings.marked_in_part
         looks_of = partial(model.looks, embedding)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.inference.candidates import propose
+from backend.inference.intake import SourceImage
 from backend.inference.model import LoadedModel, ProposedObjects
 from backend.inference.scheduler import finish
 from backend.inference.shown import ShownObjects, choose_shown, grid_of
@@ -100,6 +102,7 @@ def proposal_key(
         weights_of(settings.model),
         settings.random_weights,
         grid.points_per_side,
+        *([grid.tiles] if grid.tiles > 1 else []),
         settings.pred_iou_thresh,
         settings.nms_iou,
         grid.most,
@@ -123,21 +126,24 @@ class LabelledObjects:
 def propose_objects(
     model: LoadedModel,
     heads: HeadSet | None,
-    embedding: ImageEmbedding,
+    image: SourceImage,
     settings: Settings,
     others: Sequence[Prediction] = (),
     selection: MaskSelection = "predicted-iou",
     image_name: str = "",
     learnt: ProjectHeads | None = None,
+    embedding: ImageEmbedding | None = None,
 ) -> LabelledObjects:
-    """The part of proposing that needs the model: what `/predict` finds too (`LoadedModel.propose`).
+    """The part of proposing that needs the model: what `/predict` finds too (`inference.candidates.propose`).
 
     Prompts are what other models left on the task (`others`) for its image tag `image_name`, else a grid, as dense as
-    what was `learnt` asks for.
+    what was `learnt` asks for. The `embedding` is made of the image unless it is at hand.
     """
+    embedding = embedding if embedding is not None else image.encoded_by(model)
     prompts = _prompts(others, embedding.image_hw, image_name)
     asked = [labelled.prompt for labelled in prompts]
-    found = finish(model.propose(embedding, asked, heads, selection, settings, grid_of(settings, learnt)))
+    grid = grid_of(settings, learnt)
+    found = finish(propose(model, embedding, asked, heads, selection, settings, grid, image.read_pixels))
     return LabelledObjects(found, [prompts[source].label if prompts else None for source in found.objects.source])
 
 

@@ -104,7 +104,7 @@ def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[
                 embedding = image.encoded_by(model)
                 behind.submit(resources.embeddings.put, image.content, settings.model, embedding, make_room=False)
                 found = propose_objects(
-                    model, heads, embedding, settings, others, plan.selection, controls.image_name, learnt
+                    model, heads, image, settings, others, plan.selection, controls.image_name, learnt, embedding
                 )
             except ITEM_ERRORS as error:
                 found = error

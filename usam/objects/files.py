@@ -15,7 +15,7 @@ from usam.files import replacing
 from usam.objects.effort import Threshold
 from usam.objects.estimate import Blend
 from usam.objects.linear import LinearHead
-from usam.objects.project_heads import ObjectSizes, ProjectHeads
+from usam.objects.project_heads import ChosenGrid, ObjectSizes, ProjectHeads
 
 FORMAT = "usam-project-heads-1"
 _ARRAYS = ("mean", "scale", "weights", "bias", "examples")
@@ -42,6 +42,7 @@ def project_heads_file(heads: ProjectHeads) -> bytes:
         "figures": dict(heads.figures),
         "sizes": asdict(heads.sizes) if heads.sizes is not None else None,
         "blend": asdict(heads.blend) if heads.blend is not None else None,
+        **({"grid": asdict(heads.grid)} if heads.grid is not None else {}),
     }
     for name, head in (("classifier", heads.classifier), ("selector", heads.selector)):
         if head is not None:
@@ -79,6 +80,7 @@ def load_project_heads(path: Path) -> ProjectHeads:
             figures={key: _number(value) for key, value in told["figures"].items()},
             sizes=ObjectSizes(**told["sizes"]) if told.get("sizes") else None,
             blend=Blend(**told["blend"]) if told.get("blend") else None,
+            grid=ChosenGrid(**told["grid"]) if told.get("grid") else None,
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise HeadsError(f"project heads in {Path(path).name}", f"{type(error).__name__}: {error}", remedy) from error

@@ -80,12 +80,21 @@ class ObjectSizes:
         return cls(float(np.median(sizes)), float(np.quantile(counts, 0.9)))
 
 
+@dataclass(frozen=True)
+class ChosenGrid:
+    """How densely the project's images are looked at, as its labels chose (`usam.objects.grids`): points a side, and
+    parts a side for a second pass; 1: none."""
+
+    points_per_side: int
+    tiles: int = 1
+
+
 @dataclass(frozen=True, eq=False)
 class ProjectHeads:
     """`classes` are the configuration's labels, in its order; `unseen` those without an example: their probability is
     0. `classifier` is None while no label was seen, `selector` while nothing unwanted or too little was; `sizes` are
     those of the marked objects, None where nobody marked one. `blend` says how much SAM's own estimate counts beside
-    the wanted head, None for nothing."""
+    the wanted head, None for nothing. `grid` is None where nothing was tried beside what `sizes` ask for."""
 
     classes: tuple[str, ...]
     features_version: str
@@ -96,6 +105,7 @@ class ProjectHeads:
     figures: Mapping[str, float] = field(default_factory=dict)
     sizes: ObjectSizes | None = None
     blend: Blend | None = None
+    grid: ChosenGrid | None = None
 
     @property
     def unseen(self) -> tuple[str, ...]:

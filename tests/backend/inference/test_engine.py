@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from backend.errors import EngineBusy, EngineStopped
+from backend.inference.candidates import propose
 from backend.inference.engine import Engine, ObjectMask
 from backend.inference.intake import LoadImage
 from backend.inference.model import LoadedModel
@@ -404,8 +405,8 @@ def test_between_two_steps_of_a_batch_other_images_and_heads_may_be_set() -> Non
     model = LoadedModel.load(MODEL, made, Metrics(), None)
     first, other = model.encode(picture()), model.encode(picture(1))
     for prompts in ([], [click(), click(5, 5), click(60, 50), Prompt([[40, 30], [2, 2]], [1, 0])] * 4):
-        alone = finish(model.propose(first, prompts, heads(1), "predicted-iou", made)).objects
-        steps = model.propose(first, prompts, heads(1), "predicted-iou", made)
+        alone = finish(propose(model, first, prompts, heads(1), "predicted-iou", made)).objects
+        steps = propose(model, first, prompts, heads(1), "predicted-iou", made)
         while True:
             try:
                 next(steps)

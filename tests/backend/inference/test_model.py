@@ -25,7 +25,7 @@ class Recording(LoadedModel):
 
     def __init__(self) -> None:
         self.name, self.own_heads, self.sizes = "nano-s", None, [0][:0]
-        self._metrics = Metrics()
+        self.metrics = Metrics()
 
     def outputs(self, embedding: Any, prompts: Any) -> Any:
         self.sizes.append(len(prompts))

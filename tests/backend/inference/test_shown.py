@@ -13,7 +13,7 @@ from backend.inference.shown import GIVEN, choose_shown, grid_of, judged
 from backend.settings import Settings
 from usam.objects.effort import Threshold
 from usam.objects.linear import LinearHead
-from usam.objects.project_heads import ObjectSizes, ProjectHeads
+from usam.objects.project_heads import ChosenGrid, ObjectSizes, ProjectHeads
 from usam.predictor.clean_proposals import Layout
 from usam.predictor.object_features import SHAPE_NAMES
 
@@ -115,6 +115,14 @@ def test_the_grid_is_as_dense_as_the_marked_objects_are_small(
 ) -> None:
     found = grid_of(settings(**given), replace(learnt(), sizes=ObjectSizes(side, many)))
     assert (found.points_per_side, found.most) == grid
+
+
+def test_the_grid_that_labels_chose_goes_before_what_their_size_asks_for_and_after_the_settings() -> None:
+    chosen = replace(learnt(), sizes=ObjectSizes(0.02, 20), grid=ChosenGrid(12, 2))
+    assert grid_of(settings(), chosen) == ProposalGrid(12, 60, 2)
+    assert grid_of(settings(tiles=1), chosen) == ProposalGrid(16, 60, 1)
+    assert grid_of(settings(points_per_side=5), chosen) == ProposalGrid(5, 40, 1)
+    assert grid_of(settings(tiles=3), None) == ProposalGrid(8, 40, 3)
 
 
 def test_nobodys_marks_ask_for_no_other_grid() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backend.inference.model import LoadedModel
-from backend.learning import own_decoder
+from backend.learning import project_labels
 from backend.learning.own_decoder import OwnDecoder, tune_project
 from backend.metrics.service import Metrics
 from backend.resources import Resources
@@ -61,7 +61,7 @@ def test_only_pixels_teach_a_decoder_the_newest_first(place: Resources, asked: l
 def test_what_is_learnt_from_together_is_bounded(
     place: Resources, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_decoder, "MOST_BYTES", 1)
+    monkeypatch.setattr(project_labels, "MOST_BYTES", 1)
     tune_project(place, 1, [1, 2], set(), None)
     assert asked == [[["2"], []]]
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backend.inference.intake import SourceImage
 from backend.inference.model import LoadedModel
 from backend.label_studio.config import parse_config
 from backend.label_studio.records import Prediction
@@ -61,7 +62,7 @@ def model(settings: Settings) -> LoadedModel:
 def propose(
     model: LoadedModel, heads: HeadSet | None, image: np.ndarray[Any, Any], settings: Settings, *given: Any
 ) -> ScoredObjects:
-    found = propose_objects(model, heads, model.encode(image), settings, *given)
+    found = propose_objects(model, heads, SourceImage("", None, image, lambda: image), settings, *given)
     return scored(heads, KeptObjects.of(found.found, found.labels), settings)
 
 
@@ -183,6 +184,8 @@ def test_the_key_follows_image_model_and_configuration_but_not_heads(settings: S
     assert key != proposal_key(settings, CONFIG, "b")
     assert key != proposal_key(settings, CONFIG.replace("other", "else"), "a")
     assert key != proposal_key(settings.model_copy(update={"points_per_side": 4}), CONFIG, "a")
+    assert key != proposal_key(settings.model_copy(update={"tiles": 2}), CONFIG, "a")
+    assert key == proposal_key(settings.model_copy(update={"tiles": 1}), CONFIG, "a"), "which is no second pass"
 
 
 def test_masks_are_chosen_by_sams_own_score_where_that_is_what_pays(

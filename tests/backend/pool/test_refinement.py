@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from backend.image_fetcher import ImageFetcher
+from backend.inference.intake import SourceImage
 from backend.inference.model import LoadedModel
 from backend.label_studio.config import parse_config
 from backend.label_studio.records import Task
@@ -110,7 +112,12 @@ class Place:
         seen = [Task.read({"id": n, "data": {"image": address(n)}, "updated_at": "1"}) for n in range(1, TASKS + 1)]
         self.store.record_tasks(PROJECT, seen)
         for number in range(1, TASKS + 1):
-            found = propose_objects(model, HEADS, model.encode(picture(number)), settings(folder))
+            found = propose_objects(
+                model,
+                HEADS,
+                SourceImage("", None, picture(number), partial(picture, number)),
+                settings(folder),
+            )
             kept = KeptObjects.of(found.found, found.labels)
             self.store.put_proposal(PROJECT, kept.pack(number, "key", {}))
 

@@ -13,7 +13,7 @@ from tests.usam.objects.blobs import accuracy, blobs
 from usam.errors import HeadsError, TrainingError
 from usam.objects.estimate import Blend
 from usam.objects.files import load_project_heads, save_project_heads
-from usam.objects.project_heads import Examples, ObjectSizes, ProjectHeads, fit_project
+from usam.objects.project_heads import ChosenGrid, Examples, ObjectSizes, ProjectHeads, fit_project
 
 VERSION: dict[str, Any] = {"features_version": "test", "checkpoint": "nano-m"}
 CLASSES = ("cat", "dog", "fox")
@@ -159,6 +159,8 @@ def test_what_marked_objects_are_like_is_kept(tmp_path: Path) -> None:
     assert heads.sizes.side == pytest.approx(np.median(shapes[:4, 2]))
     assert heads.sizes.many == pytest.approx(2.8)
     assert load_project_heads(save_project_heads(heads, tmp_path / "h.safetensors")).sizes == heads.sizes
+    chosen = replace(heads, grid=ChosenGrid(12, 2))
+    assert load_project_heads(save_project_heads(chosen, tmp_path / "c.safetensors")).grid == ChosenGrid(12, 2)
     assert ObjectSizes.of(replace(marked, proposed=np.ones(21, bool))) is None
 
 

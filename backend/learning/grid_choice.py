@@ -1,0 +1,129 @@
+"""How densely a project's images are looked at, where its objects are small: chosen by the work that each way would
+have left on labelled images.
+
+A second pass over parts of an image finds smaller objects and costs several times as much, so it must pay: it is taken
+where it leaves clearly less work than the grid that the objects' size asks for (`inference.shown.grid_of`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backend.errors import ITEM_ERRORS
+from backend.inference.candidates import propose
+from backend.inference.model import ProposalGrid
+from backend.inference.scheduler import finish
+from backend.inference.shown import GRIDS, choose_shown, grid_of
+from backend.label_studio.config import LabelConfig, parse_config
+from backend.label_studio.records import Annotation
+from backend.label_studio.shapes import masks_on
+from backend.learning.examples import overlaps_of
+from backend.learning.project_labels import ProjectLabels
+from backend.learning.samples import marked_objects
+from backend.resources import Resources
+from backend.store.records import KnownTask, SampleRow
+from usam.objects.effort import Prices, Work, count_work
+from usam.objects.project_heads import ChosenGrid
+from usam.objects.rule_tuning import match_objects
+
+if TYPE_CHECKING:
+    from usam.objects.project_heads import ProjectHeads
+
+LOOKED_AT = 6
+"""Labelled images on which grids are compared."""
+PARTS = ProposalGrid(12, 0, 2)
+"""What is tried: parts a side, and points a side in each and on the whole."""
+LEAST_GAIN = 0.05
+"""Share of the work that a second pass must save."""
+Progress = Callable[[int, int], None]
+
+
+def with_grid(
+    resources: Resources,
+    project_id: int,
+    learnt: ProjectHeads,
+    before: ProjectHeads | None,
+    rows: Sequence[SampleRow],
+    on_progress: Progress | None = None,
+) -> ProjectHeads:
+    """What was learnt, with the grid that it should be shown by, compared on the tasks of `rows` that were labelled
+    last. Nothing is tried where objects are large or the settings name a grid; what was chosen `before` stays until
+    there are twice as many labelled tasks.
+
+    Raises `LabelStudioError` where Label Studio does not answer.
+    """
+    settings = resources.settings
+    if learnt.sizes is None or settings.tiles or "points_per_side" in settings.model_fields_set:
+        return learnt
+    today = grid_of(settings, replace(learnt, grid=None))
+    if today.points_per_side <= GRIDS[0]:
+        return learnt
+    tasks = {row.task: row.updated_at for row in sorted(rows, key=lambda row: row.updated_at)}
+    known = before.figures.get("grid_tasks", 0.0) if before is not None and before.grid is not None else 0.0
+    if before is not None and len(tasks) < 2 * known:
+        kept = {name: value for name, value in before.figures.items() if name.startswith("grid_")}
+        return replace(learnt, grid=before.grid, figures={**learnt.figures, **kept})
+    newest = sorted(tasks, key=lambda task: tasks[task], reverse=True)[:LOOKED_AT]
+    grids = (today, replace(PARTS, most=today.most))
+    work = compare_grids(resources, project_id, newest, grids, learnt, on_progress)
+    if work is None:
+        return learnt
+    seconds = [each.seconds(Prices()) for each in work]
+    chosen = grids[1] if seconds[1] < (1 - LEAST_GAIN) * seconds[0] else today
+    figures = {
+        "grid_tasks": float(len(tasks)),
+        "grid_work": seconds[grids.index(chosen)],
+        "grid_work_before": seconds[0],
+    }
+    return replace(learnt, grid=ChosenGrid(chosen.points_per_side, chosen.tiles), figures={**learnt.figures, **figures})
+
+
+def compare_grids(
+    resources: Resources,
+    project_id: int,
+    tasks: Sequence[int],
+    grids: Sequence[ProposalGrid],
+    learnt: ProjectHeads,
+    on_progress: Progress | None = None,
+) -> list[Work] | None:
+    """The work that each grid would have left in these tasks, summed; tasks whose image cannot be had are left out, and
+    without any left there is nothing to compare."""
+    labels = ProjectLabels.of(resources, project_id, tasks)
+    controls = parse_config(labels.label_config)
+    total: list[Work] | None = None
+    for number, task in enumerate(labels.order):
+        if on_progress is not None:
+            on_progress(number, len(labels.order))
+        try:
+            works = _works(resources, controls, labels.tasks[task], labels.annotations[task][-1], grids, learnt)
+        except ITEM_ERRORS:
+            continue
+        total = works if total is None else [one + other for one, other in zip(total, works, strict=True)]
+    return total
+
+
+def _works(
+    resources: Resources,
+    controls: LabelConfig,
+    task: KnownTask,
+    annotation: Annotation,
+    grids: Sequence[ProposalGrid],
+    learnt: ProjectHeads,
+) -> list[Work]:
+    model, settings = resources.model, resources.settings
+    source = resources.source(resources.images.fetch_bytes(controls.image_value(task.data), task.id), settings.model)
+    embedding = source.encoded_by(model)
+    regions = marked_objects(masks_on(controls.image_name, annotation.result), embedding.image_hw)
+    works = []
+    for grid in grids:
+        found = finish(propose(model, embedding, (), None, "predicted-iou", settings, grid, source.read_pixels))
+        rows = choose_shown(found.layout, found.looks, found.objects.iou, settings, learnt).rows
+        overlap = overlaps_of(found.objects.logits[rows] > 0, regions)
+        partner = match_objects(overlap)
+        iou = np.array([overlap[row, one] if one >= 0 else 0.0 for row, one in enumerate(partner)])
+        works.append(count_work(partner, iou, np.ones(len(rows), bool), len(regions), good_iou=0.5))
+    return works
