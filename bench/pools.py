@@ -14,7 +14,7 @@ import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +134,32 @@ def match(overlap: Floats, least: float = 0.5) -> Indices:
     return partner
 
 
-def pool_images(name: str, most: int | None = None, per_side: int = SIDE, tiles: int = 1) -> list[PoolImage]:
+def pool_images(name: str, most: int | None = None, per_side: int = SIDE) -> list[PoolImage]:
     """The images of a labelled set with their candidates, from the folder USAM_BENCH_POOLS (default: a folder of the
     system's temporary one) or made and put there."""
     data = data_folder()
     if data is None:
         raise FileNotFoundError("USAM_SHARED does not lead to the labelled sets")
-    name_kept = f"{name}-{MODEL}-{per_side}-{most or 'all'}" + (f"-{tiles}" if tiles > 1 else "")
-    images: list[PoolImage] = kept_once(name_kept, lambda: _made(records(name, data), most, per_side, tiles))
+    name_kept = f"{name}-{MODEL}-{per_side}-{most or 'all'}"
+    images: list[PoolImage] = kept_once(name_kept, lambda: _made(records(name, data), most, per_side))
     return images
+
+
+def seen_by(name: str, groups: Sequence[str], per_side: int, tiles: int) -> list[PoolImage]:
+    """Some images of a labelled set, in this order, as another grid sees them, each kept in a file of its own."""
+    data = data_folder()
+    if data is None:
+        raise FileNotFoundError("USAM_SHARED does not lead to the labelled sets")
+    known, folder = _records_of(name, data), f"{name}-{MODEL}-{per_side}-{tiles}"
+    return [
+        kept_once(f"{folder}/{_shuffled(group)[:16]}", partial(_made, [known[group]], None, per_side, tiles))[0]
+        for group in groups
+    ]
+
+
+@cache
+def _records_of(name: str, data: Path) -> dict[str, Any]:
+    return {record.group: record for record in records(name, data)}
 
 
 def kept_once(name: str, make: Callable[[], Iterable[Any]]) -> list[Any]:
@@ -195,19 +212,27 @@ def _pack(root: Path, name: str) -> Iterator[Any]:
         yield Record(name, path.stem, f"{name}/{path.stem}", path, instances)
 
 
-def _made(labelled: Iterable[Any], most: int | None, per_side: int, tiles: int) -> Iterator[PoolImage]:
-    from backend.inference.model import LoadedModel, ProposalGrid
-    from backend.metrics.service import Metrics
-    from backend.settings import Settings
-    from usam.heads.bundled import resolve_heads
+def _made(labelled: Iterable[Any], most: int | None, per_side: int, tiles: int = 1) -> Iterator[PoolImage]:
+    from backend.inference.model import ProposalGrid
 
-    settings = Settings(model=MODEL, threads=1, data_dir=Path("unused"), pred_iou_thresh=LOWEST_IOU, nms_iou=LOOSE_NMS)
-    model = LoadedModel.load(MODEL, settings, Metrics(), resolve_heads(MODEL, "auto"))
+    model, settings = _model()
     chosen: Sequence[Any] = sorted(labelled, key=lambda record: _shuffled(record.group))[:most]
     for record in chosen:
         made = _one(model, settings, record, ProposalGrid(per_side, MOST, tiles))
         if made is not None:
             yield made
+
+
+@cache
+def _model() -> tuple[Any, Any]:
+    """The service's model, and settings that keep more than the service does."""
+    from backend.inference.model import LoadedModel
+    from backend.metrics.service import Metrics
+    from backend.settings import Settings
+    from usam.heads.bundled import resolve_heads
+
+    settings = Settings(model=MODEL, threads=1, data_dir=Path("unused"), pred_iou_thresh=LOWEST_IOU, nms_iou=LOOSE_NMS)
+    return LoadedModel.load(MODEL, settings, Metrics(), resolve_heads(MODEL, "auto")), settings
 
 
 def _shuffled(group: str) -> str:

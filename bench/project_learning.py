@@ -9,13 +9,13 @@ object from an IoU of 0.5 on, one to one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.pools import MODEL, SIDE, PoolImage, pool_images
+from bench.pools import MODEL, SIDE, PoolImage, pool_images, seen_by
 from bench.rows import Row
 
 DRAWS = 5
@@ -157,9 +157,8 @@ def _shown(project: Project) -> list[Row]:
         rng = np.random.default_rng(draw)
         heads = fit_project(_examples(project, labelled), classes, features_version="bench", checkpoint="nano-m")
         grid = _grid(project, heads, labelled)
-        most, denser = grid.most, _looked_at(project, grid)
-        for image in rest:
-            seen = denser.get(image.name, image)
+        most = grid.most
+        for image, seen in zip(rest, _looked_at(project, grid, rest), strict=True):
             kept, names = seen.shown_by(heads, most)
             _count(project, seen, kept, names, learnt[image.name])
             drawn = rng.permutation(image.candidates)[: len(kept)]
@@ -197,30 +196,26 @@ def _shown(project: Project) -> list[Row]:
     return rows_made
 
 
-def _looked_at(project: Project, grid: Any) -> dict[str, PoolImage]:
-    """The images of a project by name, as a grid sees them; none where it is the one that all are seen by."""
+def _looked_at(project: Project, grid: Any, images: Sequence[PoolImage]) -> list[PoolImage]:
+    """These images of a project as a grid sees them."""
     if (grid.points_per_side, grid.tiles) == (SIDE, 1):
-        return {}
-    return {image.name: image for image in pool_images(project.dataset, None, grid.points_per_side, grid.tiles)}
+        return list(images)
+    return seen_by(project.dataset, [image.name for image in images], grid.points_per_side, grid.tiles)
 
 
 def _grid(project: Project, heads: Any, labelled: Sequence[PoolImage]) -> Any:
     """The grid that the service would choose by the work that it leaves on labelled images (`with_grid`)."""
-    from backend.inference.shown import GRIDS, grid_of
-    from backend.learning.grid_choice import LEAST_GAIN, LOOKED_AT, PARTS
+    from backend.learning.grid_choice import LOOKED_AT, cheapest_good, grids_to_try
     from backend.settings import Settings
 
-    today = grid_of(Settings(model=MODEL), heads)
-    if today.points_per_side <= GRIDS[0]:
-        return today
-    parts, seconds = replace(PARTS, most=today.most), []
-    for grid in (today, parts):
-        seen, total = _looked_at(project, grid), Counts()
-        for image in labelled[:LOOKED_AT]:
-            rows, names = seen[image.name].shown_by(heads, grid.most)
-            _count(project, seen[image.name], rows, names, total)
+    grids, seconds = grids_to_try(Settings(model=MODEL), heads), []
+    for grid in grids if len(grids) > 1 else ():
+        total = Counts()
+        for image in _looked_at(project, grid, labelled[:LOOKED_AT]):
+            rows, names = image.shown_by(heads, grid.most)
+            _count(project, image, rows, names, total)
         seconds.append(total.seconds_by_click)
-    return parts if seconds[1] < (1 - LEAST_GAIN) * seconds[0] else today
+    return grids[cheapest_good(seconds)] if seconds else grids[0]
 
 
 Figure = tuple[float, float, float, int]

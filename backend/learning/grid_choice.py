@@ -1,8 +1,8 @@
 """How densely a project's images are looked at, where its objects are small: chosen by the work that each way would
 have left on labelled images.
 
-A second pass over parts of an image finds smaller objects and costs several times as much, so it must pay: it is taken
-where it leaves clearly less work than the grid that the objects' size asks for (`inference.shown.grid_of`).
+A denser grid, and more so a second pass over parts of an image, finds smaller objects, shows more for nothing and takes
+longer. So it must pay: each is taken where it leaves clearly less work than the cheaper ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from backend.errors import ITEM_ERRORS
 from backend.inference.candidates import propose
 from backend.inference.model import ProposalGrid
 from backend.inference.scheduler import finish
-from backend.inference.shown import GRIDS, choose_shown, grid_of
+from backend.inference.shown import choose_shown, grid_of
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Annotation
 from backend.label_studio.shapes import masks_on
@@ -25,6 +25,7 @@ from backend.learning.examples import overlaps_of
 from backend.learning.project_labels import ProjectLabels
 from backend.learning.samples import marked_objects
 from backend.resources import Resources
+from backend.settings import Settings
 from backend.store.records import KnownTask, SampleRow
 from usam.objects.effort import Prices, Work, count_work
 from usam.objects.project_heads import ChosenGrid
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 LOOKED_AT = 6
 """Labelled images on which grids are compared."""
 PARTS = ProposalGrid(12, 0, 2)
-"""What is tried: parts a side, and points a side in each and on the whole."""
+"""The second pass that is tried: 2 x 2 parts, and points a side in each and on the whole."""
 LEAST_GAIN = 0.05
-"""Share of the work that a second pass must save."""
+"""Share of the work that a dearer way must save."""
 Progress = Callable[[int, int], None]
 
 
@@ -59,8 +60,8 @@ def with_grid(
     settings = resources.settings
     if learnt.sizes is None or settings.tiles or "points_per_side" in settings.model_fields_set:
         return learnt
-    today = grid_of(settings, replace(learnt, grid=None))
-    if today.points_per_side <= GRIDS[0]:
+    grids = grids_to_try(settings, learnt)
+    if len(grids) == 1:
         return learnt
     tasks = {row.task: row.updated_at for row in sorted(rows, key=lambda row: row.updated_at)}
     known = before.figures.get("grid_tasks", 0.0) if before is not None and before.grid is not None else 0.0
@@ -68,18 +69,36 @@ def with_grid(
         kept = {name: value for name, value in before.figures.items() if name.startswith("grid_")}
         return replace(learnt, grid=before.grid, figures={**learnt.figures, **kept})
     newest = sorted(tasks, key=lambda task: tasks[task], reverse=True)[:LOOKED_AT]
-    grids = (today, replace(PARTS, most=today.most))
     work = compare_grids(resources, project_id, newest, grids, learnt, on_progress)
     if work is None:
         return learnt
     seconds = [each.seconds(Prices()) for each in work]
-    chosen = grids[1] if seconds[1] < (1 - LEAST_GAIN) * seconds[0] else today
-    figures = {
-        "grid_tasks": float(len(tasks)),
-        "grid_work": seconds[grids.index(chosen)],
-        "grid_work_before": seconds[0],
-    }
+    best = cheapest_good(seconds)
+    chosen = grids[best]
+    figures = {"grid_tasks": float(len(tasks)), "grid_work": seconds[best], "grid_work_before": seconds[0]}
     return replace(learnt, grid=ChosenGrid(chosen.points_per_side, chosen.tiles), figures={**learnt.figures, **figures})
+
+
+def grids_to_try(settings: Settings, learnt: ProjectHeads) -> list[ProposalGrid]:
+    """The settings' grid, the one that the size of marked objects asks for, and a second pass, the cheapest first; the
+    first alone where objects are large."""
+    sized = grid_of(settings, replace(learnt, grid=None))
+    if sized.points_per_side <= settings.points_per_side:
+        return [sized]
+    return [replace(sized, points_per_side=settings.points_per_side), sized, replace(PARTS, most=sized.most)]
+
+
+def cheapest_good(seconds: Sequence[float]) -> int:
+    """Which of several ways to take, the cheapest first, by the work that each leaves.
+
+    >>> cheapest_good([100, 99, 80]), cheapest_good([100, 90, 89]), cheapest_good([0, 0])
+    (2, 1, 0)
+    """
+    best = 0
+    for number, value in enumerate(seconds):
+        if value < (1 - LEAST_GAIN) * seconds[best]:
+            best = number
+    return best
 
 
 def compare_grids(
