@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.backend.web.lone_service import LoneService, lone_service
+from tests.backend.web.lone_service import service_here, url_of
 
 REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "250"))
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoneService]:
-    with lone_service(tmp_path_factory.mktemp("openapi")) as started:
-        yield started
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service in this process."""
+    with service_here(tmp_path_factory.mktemp("openapi")) as server:
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        yield url_of(server)
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +33,8 @@ def schemathesis() -> Any:
 
 
 @pytest.fixture(scope="module")
-def described(schemathesis: Any, service: LoneService) -> Any:
-    return schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+def described(schemathesis: Any, service: str) -> Any:
+    return schemathesis.openapi.from_url(f"{service}/openapi.json")
 
 
 ROUTES = [("/predict", "POST"), ("/webhook", "POST"), ("/setup", "POST"), ("/versions", "GET"), ("/health", "GET")]
