@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = os.environ.get("USAM_SHARED", "")
+
+gc.set_threshold(20_000, 20, 20)  # a sixth of the time of the tests went to going through a million objects that stay
 
 
 SLOW = (
