@@ -26,7 +26,7 @@ run: setup ## start everything on a demo project; IMAGES=folder or PHOTOS=1 for 
 	$(BIN)/usam-backend up $(if $(IMAGES),--images "$(IMAGES)",$(if $(PHOTOS),--photos))
 
 test: setup ## run every test that this machine can run, and show what they cover
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov=usam --cov=backend --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov=usam --cov=backend --cov-report=term:skip-covered
 
 test-fast: setup ## run the quick tests: no Label Studio, no browser, no Redis
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not integration and not e2e"

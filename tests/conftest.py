@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = os.environ.get("USAM_SHARED", "")
+
+gc.set_threshold(20_000, 20, 20)  # a sixth of the time of the tests went to going through a million objects that stay
 
 
 SLOW = (
@@ -29,12 +32,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         below = item.path.relative_to(ROOT).as_posix() if item.path.is_relative_to(ROOT) else ""
         if below.startswith(SLOW) or "postgres" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+    _long_files_first(items)
     if SHARED:
         return
     skip = pytest.mark.skip(reason="set USAM_SHARED to the folder of shared data to run this")
     for item in items:
         if "shared" in item.keywords:
             item.add_marker(skip)
+
+
+def _long_files_first(items: list[pytest.Item]) -> None:
+    """Begun last, one would run on while the other processes have nothing left. Within a file the order stays."""
+    waits = ("e2e", "slow", "integration")
+    turns: dict[Path, int] = {}
+    for item in items:
+        turn = next((turn for turn, mark in enumerate(waits) if mark in item.keywords), len(waits))
+        turns[item.path] = min(turn, turns.get(item.path, turn))
+    items.sort(key=lambda item: turns[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A private, real PostgreSQL, where its programs are installed."""
+"""New stores in a moment; and a private, real PostgreSQL, where its programs are installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from backend.store import database
+from tests.new_store import migrate
 from tests.postgres_server import PostgresServer, postgres_programs
+
+
+@pytest.fixture(autouse=True)
+def quick_new_stores() -> Iterator[None]:
+    """The migrations run once a session for all new SQLite stores; `store/test_migrations.py` runs them as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "migrate", migrate)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import pytest
 from backend.local.processes import free_port
 from tests.backend.web.lone_service import lone_service
 
+pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "usam.example.org"
 USER, PASSWORD = "label-studio", "a-password"

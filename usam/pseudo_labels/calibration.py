@@ -77,7 +77,7 @@ class Candidates:
         known: dict[object, int] = {}
         return np.array([known.setdefault(image, len(known)) for image in self.images], np.int64).reshape(-1)
 
-    @property
+    @cached_property
     def image_count(self) -> int:
         """I, images without masks included."""
         return len(set(self.audited) | set(self.images))

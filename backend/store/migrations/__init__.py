@@ -52,12 +52,16 @@ def migrate(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if before and before not in known:
-        raise StoreError(
-            f"a store of revision {HEAD} or older", before, "use the release that wrote it last, or a copy from before"
-        )
-    kept = _keep_copy(connection) if before else None
+    kept = None
+    if before:
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if before not in known:
+            raise StoreError(
+                f"a store of revision {HEAD} or older",
+                before,
+                "use the release that wrote it last, or a copy from before",
+            )
+        kept = _keep_copy(connection)
     if before == "0001":
         command.stamp(config, before)
     command.upgrade(config, "head")

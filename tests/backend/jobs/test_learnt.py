@@ -70,7 +70,7 @@ def region(number: int, kind: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
-    made = Settings.from_environment(model="nano-m", threads=2)
+    made = Settings.from_environment(model="nano-m", threads=1, points_per_side=5)
     from usam.heads.bundled import resolve_heads
 
     return LoadedModel.load("nano-m", made, Metrics(), resolve_heads("nano-m", "auto"))
@@ -79,7 +79,7 @@ def model() -> LoadedModel:
 @pytest.fixture
 def place(tmp_path: Path, model: LoadedModel) -> Iterator[Resources]:
     opened = resources(tmp_path, model, heads=model.own_heads)
-    opened.settings = opened.settings.model_copy(update={"model": "nano-m", "max_regions": 8})
+    opened.settings = opened.settings.model_copy(update={"model": "nano-m", "max_regions": 8, "points_per_side": 5})
     studio: Any = opened.label_studio
     images: Any = Scenes()
     opened.images = images

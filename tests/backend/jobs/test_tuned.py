@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,15 @@ def model() -> LoadedModel:
     return LoadedModel.load("nano-s", made, Metrics(), BASE)
 
 
-@pytest.fixture
-def place(tmp_path: Path, model: LoadedModel) -> Iterator[Resources]:
-    opened = resources(tmp_path, model, heads=BASE, own_decoder_seconds=5, points_per_side=3, pred_iou_thresh=0.0)
+def opened_in(folder: Path, model: LoadedModel) -> Resources:
+    return resources(folder, model, heads=BASE, own_decoder_seconds=5, points_per_side=3, pred_iou_thresh=0.0)
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory: pytest.TempPathFactory, model: LoadedModel) -> tuple[Path, Any, Any]:
+    """The store of a project that is synchronized and ranked, with its Label Studio and embeddings."""
+    folder = tmp_path_factory.mktemp("ranked")
+    opened = opened_in(folder, model)
     studio: Any = opened.label_studio
     for number in LABELLED:
         studio.add_task(number, [brush()])
@@ -46,6 +54,17 @@ def place(tmp_path: Path, model: LoadedModel) -> Iterator[Resources]:
         studio.add_task(number)
     sync(opened, 1)
     score_pool(opened, 1)
+    opened.store.close()
+    return folder / "usam.db", studio, opened.embeddings
+
+
+@pytest.fixture
+def place(tmp_path: Path, model: LoadedModel, ranked: tuple[Path, Any, Any]) -> Iterator[Resources]:
+    """A copy of the ranked project."""
+    file, studio, embeddings = ranked
+    shutil.copy(file, tmp_path)
+    opened: Any = opened_in(tmp_path, model)
+    opened.label_studio, opened.embeddings.kept = copy.deepcopy(studio), dict(embeddings.kept)
     yield opened
     opened.store.close()
 

@@ -23,15 +23,21 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from backend.errors import StoreError
-from backend.store import Store
+from backend.store import Store, database
 from backend.store.head_registry import Registry
 from backend.store.migrations import FOLDER, HEAD
 from backend.store.pseudo_label_store import PseudoLabelStore
 from backend.store.records import Row
+from tests import new_store
 
 ARCHIVE = Path(__file__).parent / "before-migrations.tar.gz"
 CHAMPION = "2438cc3f786d"
 KEPT_AS_THEY_ARE = ("events", "tasks", "annotations", "scores")
+
+
+@pytest.fixture(autouse=True)
+def quick_new_stores() -> None:
+    """Not here: the migrations are what is tested."""
 
 
 @pytest.fixture
@@ -220,3 +226,17 @@ def test_details_that_nobody_can_read_are_passed_over(folder: Path) -> None:
     assert (store.verdicts(1), store.selection_gain(1, CHAMPION)) == ([], None)
     assert store.refinements(1).keys() == {"larger", "alternatives"}
     store.close()
+
+
+def test_new_stores_of_other_tests_are_those_that_the_migrations_make(tmp_path: Path) -> None:
+    made, quick = f"sqlite:///{tmp_path / 'made.db'}", f"sqlite:///{tmp_path / 'quick.db'}"
+    Store(made).close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "migrate", new_store.migrate)
+        Store(quick).close()
+    dumps = []
+    for name in ("made.db", "quick.db"):
+        connection = sqlite3.connect(tmp_path / name)
+        dumps.append(list(connection.iterdump()))
+        connection.close()
+    assert dumps[0] == dumps[1]

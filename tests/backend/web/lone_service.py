@@ -1,6 +1,6 @@
 """A service in a process of its own, so that its memory is its own too: `python -m tests.backend.web.lone_service DIR`.
 
-It prints its port once it listens and the model is loaded.
+It prints its address once it listens and the model is loaded.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import uvicorn
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -40,18 +42,17 @@ def lone_service(folder: Path, **settings: str) -> Iterator[LoneService]:
     with log, subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log) as process:
         try:
             assert process.stdout is not None
-            port = process.stdout.readline().decode().strip()
-            assert port.isdigit(), (folder / "service.log").read_text(errors="replace")[-2000:]
-            yield LoneService(f"http://127.0.0.1:{port}", process.pid)
+            url = process.stdout.readline().decode().strip()
+            assert url, (folder / "service.log").read_text(errors="replace")[-2000:]
+            yield LoneService(url, process.pid)
         finally:
             process.terminate()
             process.wait(30)
 
 
-def main(folder: Path) -> None:
-    """Serve nano-s without heads, with a store of its own and without a queue."""
-    import uvicorn
-
+@contextmanager
+def service_here(folder: Path, *, alone: bool = False) -> Iterator[uvicorn.Server]:
+    """The same service, to be run in this process: nano-s without heads, with a store and without a queue."""
     from backend.inference.engine import Engine
     from backend.settings import Settings
     from backend.store import Store
@@ -59,18 +60,23 @@ def main(folder: Path) -> None:
 
     given = {"model": "nano-s", "heads": "none", "threads": 1, "points_per_side": 1}
     settings = Settings.from_environment(data_dir=folder, **given)
-    with Engine(settings) as engine:
+    with Engine(settings) as engine, closing(Store(settings.store_url)) as store:
         engine.wait_ready(120)
-        app = create_app(settings, engine, Store(settings.store_url), alone=True)
-        config = uvicorn.Config(app, port=0, log_level="critical", access_log=False, ws="none")
-        server = uvicorn.Server(config)
+        app = create_app(settings, engine, store, alone=alone)
+        yield uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", access_log=False, ws="none"))
 
-        def announce() -> None:
-            while not server.started:
-                time.sleep(0.01)
-            print(server.servers[0].sockets[0].getsockname()[1], flush=True)
 
-        threading.Thread(target=announce, daemon=True).start()
+def url_of(server: uvicorn.Server) -> str:
+    """Where it listens, once it does."""
+    while not server.started:
+        time.sleep(0.01)
+    return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+
+def main(folder: Path) -> None:
+    """Serve until the process is ended."""
+    with service_here(folder, alone=True) as server:
+        threading.Thread(target=lambda: print(url_of(server), flush=True), daemon=True).start()
         server.run()
 
 

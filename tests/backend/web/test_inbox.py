@@ -126,7 +126,7 @@ POISON = (
 )
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
 def test_poison_stops_no_event_behind_it(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = f"sqlite:///{tmp_path / 'usam.db'}" if kind == "sqlite" else request.getfixturevalue("postgres_url")
     store = Store(url)

@@ -16,7 +16,7 @@ from usam.predictor.encoder import LeanEncoder, encoding, fastest_dtype
 from usam.predictor.patch import patch_sam2
 
 
-@pytest.mark.parametrize("side", [128, 512])
+@pytest.mark.parametrize("side", [128, 256])
 def test_the_lean_encoder_is_the_encoder(side: int) -> None:
     encoder = model().image_encoder
     assert LeanEncoder.suits(encoder)

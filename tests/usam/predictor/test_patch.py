@@ -48,13 +48,24 @@ def heads() -> HeadSet:
     return random_heads()
 
 
-@pytest.fixture
-def pair(heads: HeadSet) -> tuple[Any, Any]:
-    """A plain and a patched predictor on the same image."""
+@pytest.fixture(scope="module")
+def encoded(heads: HeadSet) -> tuple[Any, Any]:
+    """A plain and a patched predictor on the same image, which each has encoded; not to be changed."""
     image = picture()
     ours, theirs = patch_sam2(SAM2ImagePredictor(model()), heads), plain()
     ours.set_image(image)
     theirs.set_image(image)
+    return theirs, ours
+
+
+@pytest.fixture
+def pair(encoded: tuple[Any, Any], heads: HeadSet) -> tuple[Any, Any]:
+    """A plain and a patched predictor on the same image, new ones with what was encoded once."""
+    ours, theirs = patch_sam2(SAM2ImagePredictor(model()), heads), plain()
+    for new, old in zip((theirs, ours), encoded, strict=True):
+        new._features, new._orig_hw = dict(old._features), list(old._orig_hw)
+        new._is_image_set = True
+    ours._stages = encoded[1]._stages
     return theirs, ours
 
 

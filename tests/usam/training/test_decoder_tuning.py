@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from usam.training.decoder_tuning import (
     tune_decoder,
 )
 
-QUICK = TuningSettings(rate=3e-3, steps=20, images_a_step=2, clicks=1, boxes=1, blends=(0.5, 1.0), seconds=1e6)
+QUICK = TuningSettings(rate=8e-3, steps=8, images_a_step=2, clicks=1, boxes=1, blends=(0.5, 1.0), seconds=1e6)
 
 
 def images(count: int, seed: int = 0) -> list[TuningImage]:
@@ -42,6 +43,12 @@ def images(count: int, seed: int = 0) -> list[TuningImage]:
     return made
 
 
+@cache
+def tuned_once() -> tuple[TunedDecoder | None, DecoderVerdict]:
+    """What the images alone teach: tuned once for all tests that only look at it."""
+    return tuned()
+
+
 def tuned(
     audits: list[TuningImage] | None = None, in_use: TunedDecoder | None = None, **changes: Any
 ) -> tuple[TunedDecoder | None, DecoderVerdict]:
@@ -52,7 +59,7 @@ def tuned(
 
 def test_a_tuned_decoder_is_better_on_images_left_out_and_the_model_stays() -> None:
     before = {key: value.clone() for key, value in model().sam_mask_decoder.state_dict().items()}
-    decoder, verdict = tuned()
+    decoder, verdict = tuned_once()
     assert decoder is not None
     assert decoder.figures["gain"] > 0.02
     assert decoder.figures["images"] == 8
@@ -69,7 +76,7 @@ def test_audit_images_judge_where_there_are_enough() -> None:
     assert decoder is not None
     assert (verdict.method, verdict.images) == ("audit", 6)
     assert "audit" in verdict.reason
-    assert tuned(audits=images(2, 9))[1].method == "images left out"
+    assert tuned(audits=images(2, 9), steps=1)[1].method == "images left out"
 
 
 def test_what_is_not_surely_better_is_not_taken() -> None:
@@ -79,13 +86,13 @@ def test_what_is_not_surely_better_is_not_taken() -> None:
 
 
 def test_the_decoder_in_use_is_judged_only_by_images_that_it_has_not_learnt() -> None:
-    decoder, _ = tuned()
+    decoder, _ = tuned_once()
     assert decoder is not None
     again, verdict = tuned(in_use=decoder)
     assert again is None
     assert verdict.reason == "decoder: nothing new to judge by"
     half = replace(decoder, learnt=decoder.learnt[:5])
-    assert tuned(in_use=half)[1].images == 3
+    assert tuned(in_use=half, steps=1)[1].images == 3
 
 
 def test_masks_that_agree_with_the_labels_are_left_alone() -> None:
