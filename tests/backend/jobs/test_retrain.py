@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from backend.errors import StoreError
+from backend.jobs import retrain
 from backend.jobs.retrain import run
 from backend.label_studio.records import Annotation
 from backend.learning.training import fingerprint, label_names
-from backend.pool.policy import audit_tasks
+from backend.pool.policy import audit_tasks, learnt_in_use
 from backend.resources import Resources
 from backend.store.records import SampleRow
 from tests.factories import head_set, resources
 from usam.checkpoints.registry import weights_of
+from usam.objects.effort import Threshold
+from usam.objects.project_heads import ChosenGrid, ProjectHeads
 
 BASE = head_set(1, names=("iou_nano_s", "iou_unsupervised", "task_gap"), bias={"iou_nano_s": 1.5})
 CHECKPOINT = weights_of("nano-s")
@@ -100,6 +105,30 @@ def test_audits_judge_and_are_not_learnt(place: Resources) -> None:
     learnt = {int(name.partition("@")[0]) for name in current.labels}
     assert learnt == set(range(1, 25)) - audits
     assert place.store.verdicts(1)[0].method == "audit"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_how_densely_to_look_is_chosen_with_what_is_wanted_and_part_of_the_version(
+    place: Resources, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    learnt = ProjectHeads(("thing",), "v", "nano-s", None, None, Threshold(0.5, 0.5, 0.5))
+
+    def choose(resources: Resources, project: int, learnt: ProjectHeads, before: Any, rows: Any, told: Any) -> Any:
+        assert {row.task for row in rows} == set(range(1, 13))
+        told(0, 1)
+        if fails:
+            raise StoreError("a task", "none")
+        figures = {"grid_work": 10.0, "grid_work_before": 15.0}
+        return replace(learnt, grid=ChosenGrid(12, 2), figures=figures)
+
+    monkeypatch.setattr(retrain, "learn_project", lambda *_: learnt)
+    monkeypatch.setattr(retrain, "with_grid", choose)
+    label(place, range(1, 13))
+    assert run(place, 1) == "done"
+    in_use = learnt_in_use(place, 1)
+    assert in_use is not None
+    assert in_use.grid == (None if fails else ChosenGrid(12, 2))
+    assert ("looked at in 2 x 2 parts: 50% more work without" in reason(place)) is not fails
 
 
 def test_another_state_of_a_label_is_another_label() -> None:
