@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from backend.store.kept_twice import read_either, write_twice
 
 LABEL_STUDIO_VERSION = "1.23.2"
 ENVIRONMENT_NAME = ".venv-label-studio"
+DATABASE = "label_studio.sqlite3"
 SHORT_IMPORTS = "fflag_fix_back_4620_memory_efficient_predictions_import_08012025_short"
 """Label Studio's own switch: after an import of predictions it counts these tasks again, not all of the project."""
 
@@ -119,6 +120,14 @@ def has_projects(database: Path) -> bool:
         return database.stat().st_size > 0
 
 
+def log_ahead(database: Path) -> None:
+    """Have an SQLite database write ahead (`journal_mode=wal`), which it keeps to from then on: a small change, such as
+    an annotation, waits for one write to the disk and not for several, and who reads waits for nobody who writes. As
+    durable as before. A database that is in use or damaged stays as it is."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(database, timeout=1)) as connection:
+        connection.execute("PRAGMA journal_mode=wal")
+
+
 class LabelStudioServer:
     """Label Studio on the data in `folder`. Use as a context manager, or `start()` and `stop()`.
 
@@ -195,6 +204,7 @@ class LabelStudioServer:
         account = self.account
         self.files.mkdir(parents=True, exist_ok=True)
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        log_ahead(self.folder / "data" / DATABASE)
         self.port = free_port(self.port, self.host)
         command = [str(self.program), "start", "--no-browser", "--internal-host", self.host]
         self._process = ServerProcess(
@@ -221,7 +231,7 @@ class LabelStudioServer:
 
     def _set_aside_unfinished(self) -> str:
         """Move a database away in which nobody has made anything; returns its new name, empty where it stays."""
-        database = self.folder / "data" / "label_studio.sqlite3"
+        database = self.folder / "data" / DATABASE
         if not database.exists() or has_projects(database):
             return ""
         target = database.with_name(f"{database.name}.unfinished-{time.time_ns()}")
