@@ -123,8 +123,9 @@ def has_projects(database: Path) -> bool:
 def log_ahead(database: Path) -> None:
     """Have an SQLite database write ahead (`journal_mode=wal`), which it keeps to from then on: a small change, such as
     an annotation, waits for one write to the disk and not for several, and who reads waits for nobody who writes. As
-    durable as before. A database that is in use or damaged stays as it is."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(database, timeout=1)) as connection:
+    durable as before. One that is busy, damaged or not there stays as it is."""
+    place = f"file:{quote(str(database))}?mode=rw"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(place, uri=True, timeout=5)) as connection:
         connection.execute("PRAGMA journal_mode=wal")
 
 
@@ -204,7 +205,6 @@ class LabelStudioServer:
         account = self.account
         self.files.mkdir(parents=True, exist_ok=True)
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
-        log_ahead(self.folder / "data" / DATABASE)
         self.port = free_port(self.port, self.host)
         command = [str(self.program), "start", "--no-browser", "--internal-host", self.host]
         self._process = ServerProcess(
@@ -221,6 +221,7 @@ class LabelStudioServer:
                 "a refusal",
                 f"its account is in {self.folder / 'account.json'}, its log in {self._process.log}",
             )
+        log_ahead(self.folder / "data" / DATABASE)
 
     def _knows_account(self) -> bool:
         headers = {"Authorization": f"Token {self.account.token}"}

@@ -127,8 +127,12 @@ def test_the_program_is_found_by_variable_then_beside_the_project(
         assert find_label_studio(tmp_path) == named
 
 
-def test_its_database_writes_ahead_and_one_in_use_or_damaged_is_left_alone(tmp_path: Path) -> None:
+def test_its_database_writes_ahead_and_one_that_is_damaged_or_not_there_is_left_alone(tmp_path: Path) -> None:
     database, broken = tmp_path / "new.sqlite3", tmp_path / "broken.sqlite3"
+    log_ahead(database)
+    assert not database.exists(), "a first start that fails leaves nothing to be set aside"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE project (id)")
     log_ahead(database)
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
