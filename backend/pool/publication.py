@@ -123,7 +123,7 @@ def delete_gently(
     names of those that are gone.
 
     Label Studio knows no deletion of a part of a version. A whole one goes in one transaction: 5 ms each prediction, in
-    which nobody can submit. So all but the last `AT_ONCE` go one by one, which costs Label Studio about twelve times as
+    which nobody can submit. So all but the last `AT_ONCE` go one by one, which costs Label Studio many times as
     much and keeps a *Submit* waiting for one of them at most. *Delete predictions* of selected tasks is as cheap as a
     version, but takes whatever another model has just written on them, and overwriting costs as much as deleting.
     After each page of predictions `go_on` is asked; what is left when it says no goes the next time.
