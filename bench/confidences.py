@@ -30,7 +30,7 @@ from bench.served import CONFIG, beside_label_studio
 TASKS = int(os.environ.get("BENCH_CONFIDENCES", "10000"))
 WATCHED_S = float(os.environ.get("BENCH_SECONDS", "240"))
 ROUNDS = 3
-NOTE = "real Label Studio 1.23.2 on SQLite, as `usam-backend up` starts it"
+NOTE = "real Label Studio 1.23.2 on SQLite"
 
 
 def run() -> list[Row]:
@@ -62,7 +62,7 @@ def journals(client: LabelStudio, database: Path) -> list[Row]:
                 took[mode].append(time.perf_counter() - started)
         waits[mode] += during
     with closing(sqlite3.connect(database, timeout=60)) as connection:
-        connection.execute("PRAGMA journal_mode=wal")
+        connection.execute("PRAGMA journal_mode=delete")
     rows = []
     for what, seconds in (("delete one prediction", took), ("Submit beside deletions", waits)):
         ahead, before = np.array(seconds["wal"]), np.array(seconds["delete"])

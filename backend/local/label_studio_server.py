@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +30,6 @@ from backend.store.kept_twice import read_either, write_twice
 
 LABEL_STUDIO_VERSION = "1.23.2"
 ENVIRONMENT_NAME = ".venv-label-studio"
-DATABASE = "label_studio.sqlite3"
 SHORT_IMPORTS = "fflag_fix_back_4620_memory_efficient_predictions_import_08012025_short"
 """Label Studio's own switch: after an import of predictions it counts these tasks again, not all of the project."""
 
@@ -118,15 +117,6 @@ def has_projects(database: Path) -> bool:
             return connection.execute("SELECT 1 FROM project LIMIT 1").fetchone() is not None
     except sqlite3.Error:
         return database.stat().st_size > 0
-
-
-def log_ahead(database: Path) -> None:
-    """Have an SQLite database write ahead (`journal_mode=wal`), which it keeps to from then on: a small change, such as
-    an annotation, waits for one write to the disk and not for several, and who reads waits for nobody who writes. As
-    durable as before. One that is busy, damaged or not there stays as it is."""
-    place = f"file:{quote(str(database))}?mode=rw"
-    with suppress(sqlite3.Error), closing(sqlite3.connect(place, uri=True, timeout=5)) as connection:
-        connection.execute("PRAGMA journal_mode=wal")
 
 
 class LabelStudioServer:
@@ -221,7 +211,6 @@ class LabelStudioServer:
                 "a refusal",
                 f"its account is in {self.folder / 'account.json'}, its log in {self._process.log}",
             )
-        log_ahead(self.folder / "data" / DATABASE)
 
     def _knows_account(self) -> bool:
         headers = {"Authorization": f"Token {self.account.token}"}
@@ -232,7 +221,7 @@ class LabelStudioServer:
 
     def _set_aside_unfinished(self) -> str:
         """Move a database away in which nobody has made anything; returns its new name, empty where it stays."""
-        database = self.folder / "data" / DATABASE
+        database = self.folder / "data" / "label_studio.sqlite3"
         if not database.exists() or has_projects(database):
             return ""
         target = database.with_name(f"{database.name}.unfinished-{time.time_ns()}")

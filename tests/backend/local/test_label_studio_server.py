@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from backend.errors import ServerError
-from backend.local.label_studio_server import (
-    SHORT_IMPORTS,
-    Account,
-    LabelStudioServer,
-    find_label_studio,
-    log_ahead,
-)
+from backend.local.label_studio_server import SHORT_IMPORTS, Account, LabelStudioServer, find_label_studio
 
 
 def test_the_account_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
@@ -125,17 +118,3 @@ def test_the_program_is_found_by_variable_then_beside_the_project(
     for given in (named, tmp_path / "named"):
         monkeypatch.setenv("USAM_LABEL_STUDIO", str(given))
         assert find_label_studio(tmp_path) == named
-
-
-def test_its_database_writes_ahead_and_one_that_is_damaged_or_not_there_is_left_alone(tmp_path: Path) -> None:
-    database, broken = tmp_path / "new.sqlite3", tmp_path / "broken.sqlite3"
-    log_ahead(database)
-    assert not database.exists(), "a first start that fails leaves nothing to be set aside"
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("CREATE TABLE project (id)")
-    log_ahead(database)
-    with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    broken.write_bytes(b"no database at all, " * 100)
-    log_ahead(broken)
-    assert broken.read_bytes().startswith(b"no database")
