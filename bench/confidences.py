@@ -2,17 +2,19 @@
 
 Writing ends where Label Studio serves by the new version. The version before it is deleted afterwards, bit by bit as
 the service does it, and once in one go. During each part annotations are sent one after the other, half a second apart;
-the longest wait counts, beside that at rest. `BENCH_CONFIDENCES=1000` takes another size, `BENCH_SECONDS=600` watches
-the deletion for longer.
+the longest wait counts, beside that at rest. Before that, deletions are timed with and without SQLite writing ahead.
+`BENCH_CONFIDENCES=1000` takes another size, `BENCH_SECONDS=600` watches the deletion for longer.
 """
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -27,13 +29,52 @@ from bench.served import CONFIG, beside_label_studio
 
 TASKS = int(os.environ.get("BENCH_CONFIDENCES", "10000"))
 WATCHED_S = float(os.environ.get("BENCH_SECONDS", "240"))
+ROUNDS = 3
 NOTE = "real Label Studio 1.23.2 on SQLite"
 
 
 def run() -> list[Row]:
     """Seconds for writing, deletion and the longest *Submit* during each."""
     with beside_label_studio() as opened:
-        return confidences(opened.label_studio)
+        database = opened.settings.data_dir.parent / "label-studio" / "data" / "label_studio.sqlite3"
+        return journals(opened.label_studio, database) + confidences(opened.label_studio)
+
+
+def journals(client: LabelStudio, database: Path) -> list[Row]:
+    """What it brings that SQLite writes ahead: deletions one by one, and a *Submit* beside them, in turns with and
+    without."""
+    project = client.create_project("journals", CONFIG, sampling=UNCERTAINTY_SAMPLING).id
+    client.import_tasks(project, [{"data": {"image": f"http://127.0.0.1:9/{n}.png"}} for n in range(ROUNDS * 100)])
+    tasks = [task.id for task in client.tasks(project)]
+    version = publish(client, project, tasks, 1).version
+    found = client.of_version(project, version, 1, count=len(tasks)) or []
+    person = Person(client, tasks)
+    took: dict[str, list[float]] = {"wal": [], "delete": []}
+    waits: dict[str, list[float]] = {"wal": [], "delete": []}
+    for turn in range(2 * ROUNDS):
+        mode = ("wal", "delete")[turn % 2]
+        with closing(sqlite3.connect(database, timeout=60)) as connection:
+            connection.execute(f"PRAGMA journal_mode={mode}")
+        with person.at_work() as during:
+            for prediction in found[turn * 50 : turn * 50 + 50]:
+                started = time.perf_counter()
+                client.delete_prediction(prediction)
+                took[mode].append(time.perf_counter() - started)
+        waits[mode] += during
+    with closing(sqlite3.connect(database, timeout=60)) as connection:
+        connection.execute("PRAGMA journal_mode=delete")
+    rows = []
+    for what, seconds in (("delete one prediction", took), ("Submit beside deletions", waits)):
+        ahead, before = np.array(seconds["wal"]), np.array(seconds["delete"])
+        rng = np.random.default_rng(0)
+        drawn = [
+            np.median(rng.choice(ahead, len(ahead))) / np.median(rng.choice(before, len(before))) for _ in range(999)
+        ]
+        low, high = np.percentile(drawn, (2.5, 97.5))
+        note = f"medians of {len(ahead)} and {len(before)} in turns, 95 % [{low:.2f}, {high:.2f}]; {NOTE}"
+        ratio = float(np.median(ahead) / np.median(before))
+        rows.append(Row(f"{what}, SQLite writing ahead / not", ratio, "ratio", "journal_mode=delete", "", note=note))
+    return rows
 
 
 def confidences(client: LabelStudio) -> list[Row]:
@@ -64,11 +105,11 @@ def confidences(client: LabelStudio) -> list[Row]:
         client.delete_version(project, done.version)
         whole = time.perf_counter() - started
     rest = f"at rest: {max(at_rest):.2f} s, median {np.median(at_rest):.2f} s of {len(at_rest)}"
-    size = f"{TASKS:,}"
+    size, target = f"{TASKS:,}", "<= 5" if TASKS >= 10_000 else ""
     deleted = TASKS - left
     return [
-        Row(f"write {size} confidences into Label Studio, first time", taken[0], "s", target="<= 5", note=NOTE),
-        Row(f"write {size} confidences into Label Studio, again", taken[1], "s", target="<= 5", note=NOTE),
+        Row(f"write {size} confidences into Label Studio, first time", taken[0], "s", target=target, note=NOTE),
+        Row(f"write {size} confidences into Label Studio, again", taken[1], "s", target=target, note=NOTE),
         _wait(f"writing {size} confidences", waits, rest, "<= 1"),
         Row(f"write a ranking of {size} in which 5 % moved", revised, "s", note=f"{NOTE}; {written:,} written"),
         _wait("writing a ranking in which 5 % moved", during_change, rest, "<= 1"),
@@ -77,7 +118,8 @@ def confidences(client: LabelStudio) -> list[Row]:
             deletion * TASKS / max(deleted, 1),
             "s",
             target="<= 20",
-            note=f"{NOTE}; {'all' if gone else f'from {deleted:,} in {deletion:.0f} s'}; nobody waits for it",
+            note=f"{NOTE}; {'all' if gone else f'from {deleted:,} in {deletion:.0f} s'}; nobody waits for it; "
+            f"{deletion / max(deleted, 1) * 1e3:.0f} ms each, {whole / TASKS * 1e3:.1f} ms each in one go",
         ),
         _wait("deleting bit by bit", during_deletion, rest, "<= 1"),
         Row(f"delete {size} in one go, as it was", whole, "s", note=NOTE),

@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as StepTimeout
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,8 @@ def grown(opened: Resources, size: int) -> dict[str, Cost]:
 
 
 def insert_tasks(opened: Resources, project: int, size: int) -> None:
-    """Tasks in Label Studio's own database, like one that came by its API."""
+    """Tasks in Label Studio's own database, like one that came by its API, each a second older than the one before. (A
+    pool that was imported in one go is read again until five minutes have passed.)"""
     opened.label_studio.import_tasks(project, [{"data": {"image": "http://127.0.0.1:9/0.jpg"}}])
     database = opened.settings.data_dir.parent / "label-studio" / "data" / "label_studio.sqlite3"
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
@@ -142,8 +144,15 @@ def insert_tasks(opened: Resources, project: int, size: int) -> None:
         del like["id"]
         names = ", ".join(f'"{name}"' for name in like)
         marks = ", ".join(f":{name}" for name in like)
+        newest = datetime.fromisoformat(like["updated_at"])
         rows = (
-            like | {"data": f'{{"image": "http://127.0.0.1:9/{n}.jpg"}}', "inner_id": n} for n in range(2, size + 1)
+            like
+            | {
+                "data": f'{{"image": "http://127.0.0.1:9/{n}.jpg"}}',
+                "inner_id": n,
+                "updated_at": str(newest - timedelta(seconds=n)),
+            }
+            for n in range(2, size + 1)
         )
         connection.executemany(f"INSERT INTO task ({names}) VALUES ({marks})", rows)  # noqa: S608
 

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -152,6 +153,10 @@ class FakeLabelStudio:
     prediction_list: list[Prediction] = field(default_factory=list)
     asked_since: list[str] = field(default_factory=list)
     missing: bool = False
+    now: datetime | None = None
+
+    def clock(self) -> datetime | None:
+        return self.now
 
     def add_task(self, number: int, *results: Any, updated_at: str = "2026-01-01T00:00:00.000000Z") -> None:
         """A task with an annotation of each of these results, numbered 100 * task + 0, 1, ..."""

@@ -52,6 +52,7 @@ def _write(settings: Settings, project: int, found: LikeObjects) -> str:
     """Write predictions, in place of those of the last time; returns their version."""
     from backend.label_studio.config import parse_config
     from backend.pool.policy import heads_in_use, version_in_use
+    from backend.pool.publication import delete_gently
     from backend.pool.similar import like_predictions
     from backend.resources import Resources
 
@@ -61,9 +62,9 @@ def _write(settings: Settings, project: int, found: LikeObjects) -> str:
         controls = parse_config(client.project(project).label_config)
         version = f"{ours}{version_in_use(resources, project, heads_in_use(resources, project)[0])}.similar"
         tasks = {task.id: task for task in resources.store.tasks(project, only=list(found.by_task))}
-        for name in client.model_versions(project):
-            if name.startswith(ours) and name.endswith(".similar"):
-                client.delete_version(project, name)
+        there = client.model_versions(project)
+        before = {name: count for name, count in there.items() if name.startswith(ours) and name.endswith(".similar")}
+        delete_gently(client, project, before)
         client.import_predictions(project, like_predictions(found, tasks, controls, settings, version))
     say(f"written as version {version}: choose it in a task's list of predictions, and submit what is right")
     return version

@@ -35,6 +35,7 @@ from backend.pool.policy import (
 )
 from backend.pool.proposals import draw_shown, object_name, regions_of
 from backend.pool.proposing import ProposalPlan
+from backend.pool.publication import delete_gently
 from backend.pool.sharing import propose_missing
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
@@ -113,10 +114,7 @@ def undo(resources: Resources, project: int) -> Undone:
     client, store = resources.label_studio, acceptances(resources)
     with resources.run(project, JOB) as progress:
         records = [one for one in store.records(project) if one.state != "undone"]
-        there = client.model_versions(project)
-        versions = tuple(name for name in there if ACCEPTED_VERSION.fullmatch(name))
-        for name in versions:
-            client.delete_version(project, name)
+        versions = tuple(delete_gently(client, project, _accepted(client, project)))
         removed, kept = 0, []
         written = {record.version: record for record in records if record.as_annotations}
         tasks = sorted({task for record in written.values() for task in record.tasks})
@@ -371,12 +369,16 @@ def _regions(
 def _retire_others(resources: Resources, project: int, record: PseudoLabelRun) -> None:
     """Delete the predictions of earlier times, whose records say so; annotations stay."""
     client, store = resources.label_studio, acceptances(resources)
-    for name in client.model_versions(project):
-        if ACCEPTED_VERSION.fullmatch(name) and name != record.version:
-            client.delete_version(project, name)
+    delete_gently(client, project, _accepted(client, project, but=record.version))
     for other in store.records(project):
         if other.run != record.run and not other.as_annotations and other.state != "undone":
             store.change(project, other, "undone")
+
+
+def _accepted(client: LabelStudio, project: int, but: str = "") -> dict[str, int]:
+    """Versions of accepted predictions, and how many each has."""
+    there = client.model_versions(project)
+    return {name: count for name, count in there.items() if ACCEPTED_VERSION.fullmatch(name) and name != but}
 
 
 def _delete(client: LabelStudio, annotation: int) -> bool:

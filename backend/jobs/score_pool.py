@@ -129,7 +129,7 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress, key:
     store.set_served(project, published.version)
     switched = time.perf_counter()
     offered = 0
-    acting |= act(("alternatives",))  # needs no place in the order: nobody waits for it
+    acting |= act(("alternatives",), subjects)  # needs no place in the order: nobody waits for it
     if acting.get("alternatives", {}).get("total", {}).get("acted"):
         others = alternative_predictions(resources, project, written, heads, learnt, controls, published.version)
         offered = offer_alternatives(resources, project, others)

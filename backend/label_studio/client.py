@@ -197,7 +197,7 @@ class LabelStudio(Connection):
         answer = self._object("GET", f"/api/projects/{project}/model-versions")
         return {str(name): int(count) for name, count in answer.items()}
 
-    def of_version(self, project: int, version: str, page: int, *, count: int = 25) -> list[int] | None:
+    def of_version(self, project: int, version: str, page: int, *, count: int = 100) -> list[int] | None:
         """Numbers of predictions of a version on a page of `count` tasks; None after the last page. A page may have
         none: Label Studio finds all whose version has `version` in it."""
         has = {"filter": "filter:tasks:predictions_model_versions", "operator": "contains", "type": "List"}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,7 @@ class Connection:
         )
         self._long = httpx.Timeout(long_timeout, connect=5.0)
         self._tokens = TokenSource(self.url, token, self._http)
+        self._heard_at = ""
 
     def __repr__(self) -> str:
         return f"LabelStudio({self.url!r})"
@@ -63,6 +66,13 @@ class Connection:
     def close(self) -> None:
         """Give the connections back."""
         self._http.close()
+
+    def clock(self) -> datetime | None:
+        """What time it was there when Label Studio last answered; None where it does not say."""
+        try:
+            return parsedate_to_datetime(self._heard_at)
+        except ValueError:
+            return None
 
     def _object(self, method: str, path: str, *, empty_on: Iterable[int] = (), **options: Any) -> Json:
         try:
@@ -109,6 +119,7 @@ class Connection:
                 continue
             if not answer.is_success:
                 raise _refusal(method, path, answer)
+            self._heard_at = answer.headers.get("date", "")
             return answer
 
 

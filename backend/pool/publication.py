@@ -20,6 +20,8 @@ from backend.store.records import ScoreRow
 
 AT_ONCE = 50
 """So many predictions Label Studio deletes in one go in less than half a second."""
+PAUSE = 0.1
+"""Between two deletions, as a share of what one took: each is a tenth of a second, so that others get their turn."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +106,30 @@ def delete_before(
     client: LabelStudio, project: int, served: str, go_on: Callable[[], bool] = lambda: True
 ) -> list[str]:
     """Delete every version that a ranking before `served` wrote, also what a killed run left. Other models' stay, and
-    so does what a later ranking is writing. Returns the names of those that are gone.
-
-    Label Studio deletes a version in one transaction, and nobody can submit meanwhile: so a large one goes prediction
-    by prediction, with pauses, for as long as `go_on` says; what is left goes the next time.
-    """
+    so does what a later ranking is writing. Returns the names of those that are gone; `go_on` as in `delete_gently`."""
     newest = _run_of(served)
-    counts = {name: count for name, count in client.model_versions(project).items() if name != served}
-    gone: list[str] = []
-    for name, count in counts.items():
+    before: dict[str, int] = {}
+    for name, count in client.model_versions(project).items():
         run = _run_of(name)
-        if run is None or (newest is not None and run > newest):
-            continue
+        if name != served and run is not None and (newest is None or run <= newest):
+            before[name] = count
+    return delete_gently(client, project, before, go_on)
+
+
+def delete_gently(
+    client: LabelStudio, project: int, versions: Mapping[str, int], go_on: Callable[[], bool] = lambda: True
+) -> list[str]:
+    """Delete whole versions, given with how many predictions each has, so that nobody has to wait for it. Returns the
+    names of those that are gone.
+
+    Label Studio knows no deletion of a part of a version. A whole one goes in one transaction: 5 ms each prediction, in
+    which nobody can submit. So all but the last `AT_ONCE` go one by one, which costs Label Studio many times as
+    much and keeps a *Submit* waiting for one of them at most. *Delete predictions* of selected tasks is as cheap as a
+    version, but takes whatever another model has just written on them, and overwriting costs as much as deleting.
+    After each page of predictions `go_on` is asked; what is left when it says no goes the next time.
+    """
+    gone: list[str] = []
+    for name, count in versions.items():
         if not _shrink(client, project, name, count, go_on):
             break
         client.delete_version(project, name)
@@ -130,10 +144,10 @@ def _shrink(client: LabelStudio, project: int, version: str, count: int, go_on: 
         found = client.of_version(project, version, page)
         if found is None:  # no task has them: then there is no other way
             return True
-        for prediction in found:
+        for prediction in found[: count - AT_ONCE]:
             started = time.perf_counter()
             client.delete_prediction(prediction)
-            time.sleep(min(time.perf_counter() - started, 0.5))
+            time.sleep(PAUSE * min(time.perf_counter() - started, 1.0))
         count -= len(found)
         page += not found
         if count > AT_ONCE and not go_on():

@@ -40,6 +40,7 @@ class PoolTask:
     columns (K,) scores of its candidates by name, iou (K,), shown   as in `pool.proposals.ScoredObjects`
     features (D,)   of the image
     labels          what those shown are called, each once
+    acted (K,)      what was done to each candidate, in bits
     uncovered       share of it, 0..1, that nothing shown covers
     """
 
@@ -51,6 +52,7 @@ class PoolTask:
     uncovered: float = 1.0
     failure: str = ""
     labels: tuple[str, ...] = ()
+    acted: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
     def of(cls, task: int, scored: ScoredObjects) -> PoolTask:
@@ -60,7 +62,7 @@ class PoolTask:
         uncovered = kept.uncovered(scored.shown.rows)
         labels = {scored.label(row) for row in scored.shown.rows.tolist()}
         named = tuple(sorted(label for label in labels if label))
-        return cls(task, scored.columns, scored.iou, scored.shown, features, uncovered, labels=named)
+        return cls(task, scored.columns, scored.iou, scored.shown, features, uncovered, labels=named, acted=kept.acted)
 
 
 def acquisition_of(subject: PoolTask, strategy: str, quality: str, settings: Settings) -> float:

@@ -10,8 +10,9 @@ is known as soon as somebody labels it, and an action that turns out to lose is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Annotation, Json
 from backend.pool.kept_objects import read_kept
 from backend.pool.proposals import score_many
+from backend.pool.ranking import PoolTask
 from backend.pool.refined_masks import BITS, MaskRefiner, true_gains
 from backend.resources import Resources, RunProgress
 from backend.store.records import KnownTask
@@ -58,9 +60,10 @@ def refine_pool_if_needed(
     progress: RunProgress,
     made: int,
     actions: Sequence[Action] = tuple(GAP_OF),
+    scored: Sequence[PoolTask] = (),
 ) -> dict[str, Any]:
     """Take these actions, and say what was done, where there are new proposals or another budget; else what was said
-    the last time. `made`: proposals made in this run.
+    the last time. `made`: proposals made in this run; `scored`: tasks whose scores are known, which are not read again.
     """
     before = last_report(resources, project)
     told: dict[str, Any] = {action: before[action] for action in actions if action in before}
@@ -69,7 +72,7 @@ def refine_pool_if_needed(
     known = {action: told.get(action, {}).get("asked") for action in wanted}
     if heads is None or not wanted or (not made and known == asked):
         return told
-    return told | act_on_pool(resources, project, pool, heads, learnt, controls, choice, progress, wanted)
+    return told | act_on_pool(resources, project, pool, heads, learnt, controls, choice, progress, wanted, scored)
 
 
 def act_on_pool(
@@ -82,12 +85,13 @@ def act_on_pool(
     choice: MaskSelection,
     progress: RunProgress,
     actions: Sequence[Action] = tuple(GAP_OF),
+    scored: Sequence[PoolTask] = (),
 ) -> dict[Action, dict[str, Any]]:
     """Do for the kept proposals of unlabelled tasks what their gaps ask for, within the settings' budgets.
 
     Run twice it does nothing the second time. Returns the figures of each action, for the run's details.
     """
-    doubts = gather(resources, project, heads, learnt)
+    doubts = gather(resources, project, heads, learnt, scored)
     before = last_report(resources, project)
     true_gains = measured_gains(resources, project, controls, doubts)
     todo: dict[int, dict[Action, set[int]]] = {}
@@ -129,24 +133,41 @@ def act_on_pool(
     return report
 
 
-def gather(resources: Resources, project: int, heads: HeadSet | None, learnt: ProjectHeads | None) -> ObjectGaps:
-    """The gaps of everything that is kept of a project and shown, or was refined."""
-    tasks = sorted(resources.store.proposal_keys(project))
+def gather(
+    resources: Resources,
+    project: int,
+    heads: HeadSet | None,
+    learnt: ProjectHeads | None,
+    scored: Sequence[PoolTask] = (),
+) -> ObjectGaps:
+    """The gaps of everything that is kept of a project and shown, or was refined, by task in ascending order."""
     columns: dict[str, list[Any]] = {name: [] for name in ("task", "number", "acted", *GAP_OF.values())}
-    for batch in read_kept(resources.store, project, tasks):
-        scored = score_many(heads, learnt, resources.settings, list(batch.objects.values()))
-        for task, one in zip(batch.objects, scored, strict=True):
-            numbers = np.union1d(one.shown.rows, np.flatnonzero(one.kept.acted)).astype(np.int64)
-            columns["task"] += [task] * len(numbers)
-            columns["number"] += numbers.tolist()
-            columns["acted"] += one.kept.acted[numbers].tolist()
-            for name in GAP_OF.values():
-                column = one.columns.get(name)
-                columns[name] += column[numbers].tolist() if column is not None else [0.0] * len(numbers)
-    gaps = {name: np.array(columns[name], np.float64) for name in GAP_OF.values()}
-    whole = {name: np.array(columns[name], np.int64) for name in ("task", "number", "acted")}
+    known = {one.task for one in scored if one.shown is not None}
+    rest = sorted(resources.store.proposal_keys(project).keys() - known)
+    for subject in chain(
+        (one for one in scored if one.task in known), _scored(resources, project, rest, heads, learnt)
+    ):
+        shown = subject.shown.rows if subject.shown is not None else np.zeros(0, np.int64)
+        numbers = np.union1d(shown, np.flatnonzero(subject.acted)).astype(np.int64)
+        columns["task"] += [subject.task] * len(numbers)
+        columns["number"] += numbers.tolist()
+        columns["acted"] += subject.acted[numbers].tolist()
+        for name in GAP_OF.values():
+            column = subject.columns.get(name)
+            columns[name] += column[numbers].tolist() if column is not None else [0.0] * len(numbers)
+    order = np.argsort(np.array(columns["task"], np.int64), kind="stable")
+    gaps = {name: np.array(columns[name], np.float64)[order] for name in GAP_OF.values()}
+    whole = {name: np.array(columns[name], np.int64)[order] for name in ("task", "number", "acted")}
     floor = resources.settings.act_gap_above
     return ObjectGaps(**whole, gaps={name: np.where(values >= floor, values, -1.0) for name, values in gaps.items()})
+
+
+def _scored(
+    resources: Resources, project: int, tasks: Sequence[int], heads: HeadSet | None, learnt: ProjectHeads | None
+) -> Iterator[PoolTask]:
+    for batch in read_kept(resources.store, project, tasks):
+        found = score_many(heads, learnt, resources.settings, list(batch.objects.values()))
+        yield from (PoolTask.of(task, one) for task, one in zip(batch.objects, found, strict=True))
 
 
 def plan_for(action: Action, doubts: ObjectGaps, budget: float, cost: Cost) -> Plan:

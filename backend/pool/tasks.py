@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 FULL_EVERY_S = 900.0
 OVERLAP_S = 30.0
 """Asked again each time: changes whose transaction was still open when the last sync looked."""
+SETTLED_S = 300.0
+"""What was written so long ago is taken to have been read: else a pool that was imported in one go, all of it within
+`OVERLAP_S` of the newest change, is read again with each sync until somebody changes something. What a transaction held
+back for longer is found when everything is read."""
 TAKEN_AT_ONCE = 500
 
 
@@ -25,6 +29,8 @@ class TaskSource(Protocol):
     def tasks(self, project: int, *, since: str = "") -> Iterator[Task]: ...
 
     def task_count(self, project: int) -> int: ...
+
+    def clock(self) -> datetime | None: ...
 
 
 @dataclass(frozen=True)
@@ -40,19 +46,19 @@ def refresh_tasks(store: Store, client: TaskSource, project_id: int) -> TaskRefr
 
     Only changes are asked for, and everything every `FULL_EVERY_S` or where the numbers of tasks differ.
     """
-    cursor = store.cursor(project_id)
-    since = _earlier(cursor) if time.time() - store.synced_at(project_id) <= FULL_EVERY_S else ""
+    cursor, settled = store.cursor(project_id), _earlier(client.clock(), SETTLED_S)
+    since = _earlier(_moment(cursor), OVERLAP_S) if time.time() - store.synced_at(project_id) <= FULL_EVERY_S else ""
     if since:
         changed = _take(store, project_id, client.tasks(project_id, since=since))
         if store.task_count(project_id) == client.task_count(project_id):
-            store.advance_cursor(project_id, changed.newest)
+            store.advance_cursor(project_id, max(changed.newest, settled))
             return TaskRefresh(0, tuple(changed.set_aside))
     present = _take(store, project_id, client.tasks(project_id))
     gone = store.task_ids(project_id) - present.ids
     if gone and client.task_count(project_id) != len(present.ids):  # pages moved while they were read
         gone -= {task.id for task in client.tasks(project_id)}
     store.remove_tasks(project_id, gone)
-    store.set_cursor(project_id, max(cursor, present.newest))
+    store.set_cursor(project_id, max(cursor, present.newest, settled if present.newest else ""))
     return TaskRefresh(len(gone), tuple(present.set_aside))
 
 
@@ -83,10 +89,17 @@ def _take(store: Store, project_id: int, tasks: Iterable[Task]) -> _Taken:
     return taken
 
 
-def _earlier(cursor: str) -> str:
-    """A little before a time of Label Studio's; empty where it is none."""
+def _moment(cursor: str) -> datetime | None:
+    """A time of Label Studio's; None where it is none."""
     try:
-        moment = datetime.fromisoformat(cursor.replace("Z", "+00:00")) - timedelta(seconds=OVERLAP_S)
-    except (ValueError, OverflowError):
+        return datetime.fromisoformat(cursor.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+
+
+def _earlier(moment: datetime | None, seconds: float) -> str:
+    """Some seconds before a time, as Label Studio writes it; empty where there is none."""
+    try:
+        return (moment - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else ""
+    except OverflowError:
         return ""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

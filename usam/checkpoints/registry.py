@@ -105,6 +105,8 @@ def cache_dir() -> Path:
 
 _parsed: dict[Path, tuple[int, dict[str, Any]]] = {}
 """Registries as they were read last: a pool asks for the same one with every task."""
+_made: dict[str, tuple[dict[str, Any], dict[str, Checkpoint]]] = {}
+"""The checkpoints, and the registry that they were made of."""
 
 
 def _read_registry() -> dict[str, Any]:
@@ -135,8 +137,11 @@ def registry() -> dict[str, Checkpoint]:
 
     Raises CheckpointError when the registry is missing or malformed.
     """
+    parsed, made = _read_registry(), _made.get("checkpoints")
+    if made is not None and made[0] is parsed:
+        return dict(made[1])
     checkpoints = {}
-    for entry in _read_registry().get("checkpoint", []):
+    for entry in parsed.get("checkpoint", []):
         try:
             checkpoints[entry["name"]] = Checkpoint(
                 name=entry["name"],
@@ -155,7 +160,8 @@ def registry() -> dict[str, Checkpoint]:
             )
         except KeyError as error:
             raise CheckpointError(f"{error} in each checkpoint of the registry", f"{entry}") from error
-    return checkpoints
+    _made["checkpoints"] = parsed, checkpoints
+    return dict(checkpoints)
 
 
 def published_heads() -> dict[str, PublishedHeads]:

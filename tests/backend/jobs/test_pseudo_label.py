@@ -61,7 +61,9 @@ def test_without_audit_labels_there_is_no_promise(place: Resources) -> None:
     assert last.details["needed"] > 0
 
 
-def test_what_the_promise_allows_is_accepted_once_and_taken_back(place: Resources) -> None:
+def test_what_the_promise_allows_is_accepted_once_and_taken_back(
+    place: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
     label_audits(place)
     record = run(place, 1, PROMISE)
     assert record is not None
@@ -71,7 +73,12 @@ def test_what_the_promise_allows_is_accepted_once_and_taken_back(place: Resource
     assert set(record.tasks) <= set(TASKS) - audits(place)
     assert {accepted_by(region) for one in written for region in one.result} == {record.version}
     assert run(place, 1, PROMISE) is None, "neither labels nor tasks have changed"
+    monkeypatch.setattr("backend.pool.publication.AT_ONCE", 1)
+    one_by_one: list[int] = []
+    delete = studio.delete_prediction
+    monkeypatch.setattr(studio, "delete_prediction", lambda number: (one_by_one.append(number), delete(number)))
     assert undo(place, 1).versions == (record.version,)
+    assert len(one_by_one) == len(written) - 1, "many are taken back gently"
     assert studio.prediction_list == []
     assert PseudoLabelStore.of(place.settings).standing(1) is None
 

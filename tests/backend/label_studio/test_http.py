@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Iterator
+from datetime import datetime, timezone
 
 import httpx
 import pytest
@@ -168,3 +169,13 @@ def test_a_list_of_objects_is_taken_as_it_is(script: Script, connection: Connect
 def test_an_endless_number_in_an_answer_refuses_nothing_else(script: Script, connection: Connection) -> None:
     script.answers = [httpx.Response(200, text='{"id": 1, "bad": [' + "9" * 5000 + ", -" + "9" * 5000 + "]}")]
     assert connection._object("GET", "/api/x") == {"id": 1, "bad": [math.inf, -math.inf]}
+
+
+def test_its_clock_is_what_it_last_said(script: Script, connection: Connection) -> None:
+    assert connection.clock() is None
+    script.answers = [httpx.Response(200, json={}, headers={"Date": "Thu, 01 Jan 2026 00:01:00 GMT"})]
+    connection._object("GET", "/api/version")
+    assert connection.clock() == datetime(2026, 1, 1, 0, 1, tzinfo=timezone.utc)
+    script.answers = [httpx.Response(200, json={}, headers={"Date": "noon"})]
+    connection._object("GET", "/api/version")
+    assert connection.clock() is None

@@ -10,7 +10,7 @@ import pytest
 
 from backend.errors import JobError, LabelStudioError
 from backend.label_studio.records import ServedTask
-from backend.pool.publication import AT_ONCE, delete_before, revise, verify, write
+from backend.pool.publication import AT_ONCE, PAUSE, delete_before, delete_gently, revise, verify, write
 from backend.pool.revision import Revision
 from backend.store.records import ScoreRow
 from tests.factories import FakeLabelStudio
@@ -180,9 +180,20 @@ def test_a_large_version_goes_bit_by_bit_so_that_others_can_write(no_pauses: lis
         FakeLabelStudio.delete_version(studio, project, version),
     )
     assert delete_before(studio, 1, VERSION) == [OLD]
-    assert whole[0] <= AT_ONCE
-    assert len(no_pauses) == 120 - whole[0]
+    assert whole == [AT_ONCE], "no more one by one than has to be"
+    assert len(no_pauses) == 120 - AT_ONCE
+    assert all(0 <= pause <= PAUSE for pause in no_pauses)
     assert studio.model_versions(1) == {VERSION: 1, f"{OLD}0": 1}
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_any_versions_go_gently_and_only_those() -> None:
+    studio: Any = Studio()
+    big(studio)
+    before = list(studio.prediction_list)
+    assert delete_gently(studio, 1, {VERSION: 1, OLD: 120}) == [VERSION, OLD]
+    assert studio.prediction_list == [one for one in before if one.model_version == f"{OLD}0"]
+    assert studio.calls == ["import 122", f"delete {VERSION}", f"delete {OLD}"]
 
 
 @pytest.mark.usefixtures("no_pauses")

@@ -19,8 +19,10 @@ from backend.label_studio.config import parse_config
 from backend.label_studio.records import Task
 from backend.label_studio.regions import ScoredMask, masks_to_regions
 from backend.metrics.service import Metrics
-from backend.pool.kept_objects import KeptObjects
+from backend.pool import refinement
+from backend.pool.kept_objects import KeptObjects, read_kept
 from backend.pool.proposals import propose_objects, score_many
+from backend.pool.ranking import PoolTask
 from backend.pool.refined_masks import BITS, alternative_predictions, true_gains
 from backend.pool.refinement import ObjectGaps, act_on_pool, gather, refine_pool_if_needed, within_budget
 from backend.resources import Resources
@@ -260,3 +262,20 @@ def test_gaps_below_the_floor_do_not_count(place: Place) -> None:
     low = gather(place.context(act_gap_above=0.5), PROJECT, HEADS, None)
     assert (low.gaps["model_gap"] <= 0).all()
     assert (gather(place.context(), PROJECT, HEADS, None).gaps["model_gap"] > 0).any()
+
+
+def test_tasks_that_are_scored_already_are_not_read_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, kept = place.context(), place.kept()
+    whole = gather(context, PROJECT, HEADS, None)
+    known = sorted(kept, reverse=True)[:-1]  # in the order of a ranking, which is another
+    scores = score_many(HEADS, None, context.settings, [kept[task] for task in known])
+    scored = [PoolTask.of(task, one) for task, one in zip(known, scores, strict=True)]
+    read: list[int] = []
+    monkeypatch.setattr(
+        refinement, "read_kept", lambda store, project, tasks: (read.extend(tasks), read_kept(store, project, tasks))[1]
+    )
+    again = gather(context, PROJECT, HEADS, None, scored)
+    assert read == [1]
+    for name in ("task", "number", "acted"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+    np.testing.assert_allclose(again.gaps["model_gap"], whole.gaps["model_gap"], atol=1e-5)

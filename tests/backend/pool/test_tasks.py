@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,20 @@ def test_the_first_time_everything_is_read_then_changes_alone(store: Store, stud
     assert [task.id for task in store.tasks(1)] == [1, 2, 3, 4]
     assert studio.asked_since == ["", "2025-12-31T23:59:30.000000Z"]
     assert store.cursor(1) == LATER
+
+
+def test_a_pool_that_was_imported_in_one_go_is_not_read_again_for_ever(store: Store, studio: FakeLabelStudio) -> None:
+    studio.now = datetime(2026, 1, 1, 0, 1, tzinfo=timezone.utc)
+    refresh_tasks(store, studio, 1)
+    refresh_tasks(store, studio, 1)
+    assert studio.asked_since[-1] == "2025-12-31T23:59:30.000000Z", "a transaction may still be open"
+    studio.now += timedelta(minutes=10)
+    refresh_tasks(store, studio, 1)
+    refresh_tasks(store, studio, 1)
+    assert studio.asked_since[-1] == "2026-01-01T00:05:30.000000Z"
+    studio.add_task(4, updated_at="2026-01-01T00:06:00.000000Z")
+    refresh_tasks(store, studio, 1)
+    assert [task.id for task in store.tasks(1)] == [1, 2, 3, 4]
 
 
 def test_a_task_that_is_gone_is_missed_by_number(store: Store, studio: FakeLabelStudio) -> None:
