@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import usam
-from backend.errors import LabelConfigError
+from backend.errors import LabelConfigError, LabelStudioError
 from backend.label_studio.records import Project, Task
 from backend.label_studio.video_regions import boxes_of
 from backend.pool import video_tracks
@@ -183,7 +183,7 @@ def test_what_cannot_be_used_is_set_aside_by_name(
     assert reasons == {
         1: "expected a video with frames, got none in its file",
         2: "expected the address of a video in the task's data under `video`, got nothing",
-        3: "expected a key frame from 1 to 1000000, got -4",
+        3: "region r1: expected a key frame from 1 to 1000000, got -4",
         4: "expected a box on one of 12 frames, got frame 500",
         5: "expected an http(s), s3, gs or data: address, or a path of Label Studio, got 'ftp://host/a.mp4'",
         99: "project 3 has no such task",
@@ -194,6 +194,47 @@ def test_what_cannot_be_used_is_set_aside_by_name(
     client.items[6]["predictions"] = []
     assert "expected at most 0 minutes of video" in follower(client, predictor).run([6]).set_aside[6]
     assert follower(client, predictor, seconds=0.5).run([6]).tasks, "a part of a long video is followed"
+
+
+def test_a_box_that_cannot_be_used_harms_no_other_of_its_task(predictor: Any, data: dict[str, str]) -> None:
+    bad = [region(key(3, x=float("nan")), name="nan"), region(key(500), name="late"), region(key(2, x=150), name="out")]
+    client = Copy(annotated(1, data, *bad, box(1, name="good")))
+    client.items[1]["drafts"] = 5
+    done = follower(client, predictor).run()
+    (prediction,) = client.of(1)
+    assert len(prediction["result"]) == 1
+    assert [part.partition(":")[0] for part in done.left_out[1].split("; ") if part.startswith("region")] == [
+        "region nan",
+        "region late",
+        "region out",
+    ]
+    again = follower(client, predictor).run()
+    assert (again.unchanged, again.tasks) == ([1], []), "what cannot be followed is not tried each time"
+
+
+def test_a_prediction_that_is_refused_stops_no_other_task(
+    predictor: Any, data: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task was deleted while the video was looked at."""
+    client = Copy(annotated(1, data, box()), annotated(2, data, box()))
+    taken = client.import_predictions
+
+    def refuse(project: int, predictions: list[dict[str, Any]]) -> int:
+        if predictions[0]["task"] == 1:
+            raise LabelStudioError("success", "HTTP 400", "check the request", status=400)
+        return taken(project, predictions)
+
+    monkeypatch.setattr(client, "import_predictions", refuse)
+    done = follower(client, predictor).run()
+    assert ([one.task for one in done.tasks], list(done.set_aside)) == ([2], [1])
+
+
+def test_a_count_far_from_the_file_s_is_not_believed(predictor: Any, data: dict[str, str]) -> None:
+    drawn = box()
+    drawn["value"]["framesCount"] = 900_000
+    client = Copy(annotated(1, data, drawn))
+    follower(client, predictor).run()
+    assert client.of(1)[0]["result"][0]["value"]["framesCount"] == 12
 
 
 def test_a_video_that_ends_before_it_says(
