@@ -45,7 +45,8 @@ def read_message(kind: type[Received], raw: bytes) -> Received:
 def parse_json(raw: bytes) -> Any:
     """The JSON value of a body; an empty one is `{}`.
 
-    What only one task of many holds is that task's trouble: lone surrogates stay, the rest is as `records.loads` reads it.
+    What only one task of many holds is that task's trouble: lone surrogates stay, the rest is as `records.loads`
+    reads it.
 
     Raises `TooMuch` for one that would take long, `ValueError` for what is no JSON.
     """

@@ -128,8 +128,8 @@ def test_one_unreadable_item_of_many_is_left_out_by_name(
 def test_what_is_nested_without_end_is_nothing_and_the_rest_is_read(script: Script, client: LabelStudio) -> None:
     """Label Studio on a newer Python takes what this one cannot read."""
     deep = "[" * 100_000 + '"\\"]"' + "]" * 100_000
-    rows = '{"id": 1, "data": {"image": "a", "x": %s, "y": "[{"}}, {"id": 2, "data": {"image": "b"}}' % deep
-    script.answers = [(200, f'{{"tasks": [{rows}], "total": 2}}')]
+    rows = [{"id": 1, "data": {"image": "a", "x": "deep", "y": "[{"}}, {"id": 2, "data": {"image": "b"}}]
+    script.answers = [(200, json.dumps({"tasks": rows, "total": 2}).replace('"deep"', deep))]
     first, second = client.tasks(1)
     assert (first.data["image"], first.data["y"], second.data) == ("a", "[{", {"image": "b"})
     json.dumps(first.data)
