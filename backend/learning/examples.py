@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,12 +36,20 @@ INSIDE = 8.0
 
 @dataclass(frozen=True, eq=False)
 class MarkedObject:
-    """A person's region: its label (empty for none), its mask (H, W), and whether it only says where the object is."""
+    """A person's region: its label (empty for none), its mask (H, W), and whether it only says where the object is.
+
+    Of a large image the mask is drawn each time it is asked for: hundreds of them would fill the memory.
+    """
 
     name: str
     label: str
-    mask: BoolMask
+    drawn: BoolMask | Callable[[], BoolMask] = field(repr=False)
     box_only: bool
+
+    @property
+    def mask(self) -> BoolMask:
+        """Its pixels."""
+        return self.drawn() if callable(self.drawn) else self.drawn
 
 
 def make_examples(
