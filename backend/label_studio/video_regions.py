@@ -47,6 +47,8 @@ class DrawnBox:
     labels: tuple[str, ...] = ()
     frames: int = 0
     until: int = 0
+    control: str = ""
+    """The control it was drawn with, where a configuration has several; empty for its first."""
 
     def pixels(self, width: int, height: int) -> FloatArray:
         """(4,) x0, y0, x1, y1 in pixels, cut at the frame's edges. Raises `RegionError` where nothing is left."""
@@ -83,13 +85,17 @@ def drawn_boxes(result: Iterable[Mapping[str, Any]], config: VideoConfig) -> tup
 
 def _drawn(region: Mapping[str, Any], config: VideoConfig) -> DrawnBox | None:
     """A region that waits to be followed; None for another. Raises `RegionError` for a box that is none."""
-    keys = _keys(region, config)
+    keys = _keys(region, config.video, *config.others)
     if str(region.get("type", "")).lower() != TYPE or not keys:
         return None
     keys = sorted(keys, key=lambda one: _number(one, "frame"))
     is_bounded = len(keys) == 2 and keys[0].get("enabled", True) and not keys[1].get("enabled", True)
     if len(keys) != 1 and not is_bounded:
         return None
+    if region["to_name"] != config.video:
+        raise RegionError(
+            f"a box on the video {config.video!r}", f"one on {region['to_name']!r}", "make it the first of the videos"
+        )
     frame, until = int(_number(keys[0], "frame")), int(_number(keys[1], "frame")) if is_bounded else 0
     if not 1 <= frame <= MOST_COUNTED:
         raise RegionError(f"a key frame from 1 to {MOST_COUNTED}", str(frame), "draw the box again")
@@ -102,18 +108,19 @@ def _drawn(region: Mapping[str, Any], config: VideoConfig) -> DrawnBox | None:
         labels=tuple(label for label in labels if isinstance(label, str)) if isinstance(labels, list) else (),
         frames=frames if isinstance(frames, int) and frame <= frames <= MOST_COUNTED else 0,
         until=until,
+        control=region["from_name"] if isinstance(region.get("from_name"), str) else "",
     )
 
 
 def is_finished(result: Iterable[Mapping[str, Any]], config: VideoConfig) -> bool:
     """Whether an annotation has a box on the video with several key frames: it was followed, or corrected, already."""
-    return any(len(_keys(region, config)) > 1 for region in result)
+    return any(len(_keys(region, config.video)) > 1 for region in result)
 
 
-def _keys(region: Mapping[str, Any], config: VideoConfig) -> list[Mapping[str, Any]]:
-    """The key frames of a region on the video, as they come; none of what is no such region."""
+def _keys(region: Mapping[str, Any], *videos: str) -> list[Mapping[str, Any]]:
+    """The key frames of a region on one of these videos, as they come; none of what is no such region."""
     value = region.get("value")
-    if region.get("to_name") != config.video or not isinstance(value, dict):
+    if region.get("to_name") not in videos or not isinstance(value, dict):
         return []
     sequence = value.get("sequence")
     return [one for one in sequence if isinstance(one, dict)] if isinstance(sequence, list) else []
@@ -158,7 +165,7 @@ def to_region(
         value["labels"] = list(drawn.labels)
     return {
         "id": identity,
-        "from_name": config.box,
+        "from_name": drawn.control or config.box,
         "to_name": config.video,
         "type": TYPE,
         "origin": "prediction",

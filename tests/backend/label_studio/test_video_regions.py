@@ -45,7 +45,7 @@ def test_boxes_on_a_single_frame_wait_to_be_followed() -> None:
     ]
     (one, bounded), left_out = drawn_boxes(result, CONFIG)
     assert left_out == []
-    assert one == DrawnBox("r1", 3, (10, 20, 40, 60), 0.0, ("car",), 50, 0)
+    assert one == DrawnBox("r1", 3, (10, 20, 40, 60), 0.0, ("car",), 50, 0, "box")
     assert (bounded.frame, bounded.until) == (5, 20)
     assert is_finished(result, CONFIG)
     assert not is_finished([region(key(3))], CONFIG)
@@ -60,6 +60,17 @@ def test_a_box_that_is_none_is_a_sentence_and_harms_no_other(bad: dict[str, Any]
     assert [one.id for one in boxes] == ["r1"]
     assert reason.startswith("region bad: expected a ")
     assert reason.endswith("; draw the box again")
+
+
+def test_a_box_keeps_its_control_and_one_on_another_video_is_said() -> None:
+    more = '<Video name="rear" value="$rear"/><VideoRectangle name="people" toName="video"/>'
+    more += '<VideoRectangle name="behind" toName="rear"/>'
+    config = parse_video_config(VIDEO.replace("</View>", more + "</View>"))
+    drawn = region(key(1)) | {"from_name": "people"}
+    (one,), (reason,) = drawn_boxes([drawn, region(key(1), to="rear", name="r2")], config)
+    assert "region r2: expected a box on the video 'video', got one on 'rear'" in reason
+    track = BoxTrack(1, np.array([[0.0, 0, 10, 10]] * 2), np.ones(2))
+    assert to_region(track, one, config, (100, 100), 2, 10.0, "id")["from_name"] == "people"
 
 
 def test_what_is_no_sequence_is_no_box() -> None:
