@@ -12,6 +12,7 @@ of the low-resolution masks.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.errors import StoreError
+from backend.errors import StoreError, reason_of
 from backend.inference.model import ObjectLooks
 from backend.label_studio.records import Annotation
 from backend.store.records import ExampleRow
@@ -28,6 +29,7 @@ from usam.checkpoints.registry import weights_of
 if TYPE_CHECKING:
     from usam.objects.project_heads import Examples, ProjectHeads
 
+_log = logging.getLogger(__name__)
 BoolMask = npt.NDArray[np.bool_]
 LooksOf = Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], ObjectLooks]
 INSIDE = 8.0
@@ -98,7 +100,7 @@ def make_examples(
 
 def join_examples(rows: Sequence[ExampleRow]) -> Examples:
     """The examples of several annotations, of one version of features. An image that two people answered counts once
-    as an image. Raises `StoreError` where one is damaged."""
+    as an image, and what is damaged is left out. Raises `StoreError` where nothing is left."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -112,13 +114,21 @@ def join_examples(rows: Sequence[ExampleRow]) -> Examples:
         try:
             arrays = load(row.arrays)
             about = json.loads(arrays["about"].tobytes())
-            for name, part in parts.items():
-                part.append(arrays[name])
-            labels += [(label,) if label else () for label in about["labels"]]
-            regions += [f"{row.annotation}/{name}" for name in about["regions"]]
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise StoreError(f"readable examples of annotation {row.annotation}", str(error), "sync again") from error
-        images += [row.task] * len(arrays["overlap"])
+            told = [(label,) if label else () for label in about["labels"]]
+            names = [f"{row.annotation}/{name}" for name in about["regions"]]
+            if len({len(told), len(names), *(len(arrays[name]) for name in parts)}) != 1:
+                raise ValueError("parts of different lengths")
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            _log.warning("the examples of annotation %s are left out: %s", row.annotation, reason_of(error))
+            continue
+        for name, part in parts.items():
+            part.append(arrays[name])
+        labels += told
+        regions += names
+        images += [row.task] * len(told)
+    if not parts["features"]:
+        got = f"none of those of {len(rows)} annotations"
+        raise StoreError("examples that can be read", got, "save these annotations again in Label Studio")
     joined = {name: np.concatenate(part) for name, part in parts.items()}
     return Examples(
         joined["features"], joined["shapes"], images, regions, labels, joined["overlap"], joined["proposed"] > 0

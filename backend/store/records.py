@@ -73,7 +73,7 @@ class ProjectRow(Row):
     cursor: Mapped[Name40] = mapped_column(default="")
     served: Mapped[Name120] = mapped_column(default="")
     synced_at: Mapped[float] = mapped_column(default=0.0)
-    classes: Mapped[list[str]] = mapped_column(JsonText, default_factory=list)
+    classes: Mapped[list[str]] = mapped_column(JsonText(list), default_factory=list)
     connected: Mapped[bool] = mapped_column(default=True)
 
 
@@ -97,7 +97,7 @@ class KnownTask(Row):
     __tablename__ = "tasks"
     project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
     id: Mapped[Key]
-    data: Mapped[Json] = mapped_column(JsonText, repr=False)
+    data: Mapped[Json] = mapped_column(JsonText(dict), repr=False)
     data_key: Mapped[Name40]
     updated_at: Mapped[Name40]
     annotations: Mapped[int]
@@ -159,7 +159,7 @@ class SampleRow(Row):
     box_only: Mapped[bool]
     iou_token: Mapped[Float16s] = mapped_column(HalfFloats(), repr=False)
     mask_tokens: Mapped[Float16s] = mapped_column(HalfFloats(4), repr=False)
-    targets: Mapped[dict[str, list[float]]] = mapped_column(JsonText, repr=False)
+    targets: Mapped[dict[str, list[float]]] = mapped_column(JsonText(dict), repr=False)
     number: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -219,7 +219,7 @@ class ProposalRow(Row):
     task: Mapped[Key]
     key: Mapped[str] = mapped_column(sql.String(64))
     arrays: Mapped[bytes] = mapped_column(repr=False)
-    drawings: Mapped[dict[str, Json]] = mapped_column(JsonText, repr=False)
+    drawings: Mapped[dict[str, Json]] = mapped_column(JsonText(dict), repr=False)
     reason: Mapped[str] = mapped_column(default="")
     made_at: Mapped[float] = mapped_column(init=False, repr=False, compare=False)
 
@@ -239,7 +239,7 @@ class ScoreRow(Row):
     is_audit: Mapped[bool]
     reason: Mapped[str] = mapped_column(default="")
     shown: Mapped[tuple[int, ...]] = mapped_column(Numbers, default=())
-    labels: Mapped[list[str]] = mapped_column(JsonText, default_factory=list)
+    labels: Mapped[list[str]] = mapped_column(JsonText(list), default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ class Run(Row):
     done: Mapped[int]
     total: Mapped[int]
     reason: Mapped[str]
-    details: Mapped[Json] = mapped_column(JsonText)
+    details: Mapped[Json] = mapped_column(JsonText(dict))
     started_at: Mapped[float]
     changed_at: Mapped[float]
     finished_at: Mapped[float | None]

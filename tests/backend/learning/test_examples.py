@@ -147,5 +147,8 @@ def test_a_model_without_features_has_no_examples_and_damage_is_said() -> None:
     made = make_examples(Annotation(1, 1, "t", []), [], (empty, np.zeros((0, SIDE, SIDE), bool)), None)
     assert made is None
     row = example(1, 1.0, "cat")
-    with pytest.raises(StoreError, match="annotation 1"):
-        join_examples([ExampleRow(1, 1, "t", VERSION, row.arrays[:30])])
+    damaged = ExampleRow(9, 9, "t", VERSION, row.arrays[:30])
+    with pytest.raises(StoreError, match="save these annotations again"):
+        join_examples([damaged])
+    joined, alone = join_examples([damaged, row]), join_examples([row])
+    assert (joined.images, joined.regions) == (alone.images, alone.regions), "one damaged row harms no other"
