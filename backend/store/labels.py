@@ -230,7 +230,7 @@ class Labels(Database):
         mine = (SampleRow.project == project, SampleRow.checkpoint == checkpoint)
         rows = self._all(sql.select(SampleRow).where(*mine).order_by(SampleRow.annotation, SampleRow.number))
         width = max((len(row.iou_token) for row in rows), default=0)
-        return [row for row in rows if len(row.iou_token) == row.mask_tokens.shape[1] == width and row.targets]
+        return [row for row in rows if row.is_whole(width)]
 
     def examples(self, project: int) -> list[ExampleRow]:
         """All examples of a project, in a fixed order."""

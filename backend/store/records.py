@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
+import numpy as np
 import sqlalchemy as sql
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
@@ -164,6 +165,11 @@ class SampleRow(Row):
 
     def __post_init__(self) -> None:
         self.region, self.label = storable_text(self.region), storable_text(self.label)
+
+    def is_whole(self, width: int) -> bool:
+        """Whether its tokens are of this width, and all there; a damaged row's are not."""
+        is_fit = len(self.iou_token) == self.mask_tokens.shape[1] == width and bool(self.targets)
+        return is_fit and bool(np.isfinite(self.iou_token).all() and np.isfinite(self.mask_tokens).all())
 
 
 class ExampleRow(Row):
