@@ -83,6 +83,12 @@ def _count(item: Mapping[str, Any], name: str, otherwise: int) -> int:
     return value if isinstance(value, int) and 0 < value <= MAX_ID else otherwise
 
 
+def _moment(item: Mapping[str, Any]) -> str:
+    """When it was changed last; nothing that no store could hold."""
+    moment = item.get("updated_at")
+    return moment[:40] if isinstance(moment, str) and moment.isascii() and "\0" not in moment else ""
+
+
 def _id(item: Mapping[str, Any], what: str) -> int:
     return number(_field(item, "id", what), f"{what} id")
 
@@ -138,7 +144,7 @@ class Task:
         return cls(
             id=_id(item, "task"),
             data=data if isinstance(data, dict) else {},
-            updated_at=str(item.get("updated_at") or ""),
+            updated_at=_moment(item),
             annotations=_count(item, "total_annotations", 0),
             cancelled=_count(item, "cancelled_annotations", 0),
             predictions=_count(item, "total_predictions", 0),
@@ -173,7 +179,7 @@ class Annotation:
         return cls(
             id=_id(item, "annotation"),
             task=task,
-            updated_at=str(item.get("updated_at") or ""),
+            updated_at=_moment(item),
             result=[one for one in result if isinstance(one, dict)] if isinstance(result, list) else [],
             cancelled=bool(item.get("was_cancelled")),
             lead_s=float(lead) if isinstance(lead, int | float) and 0 <= lead < 1e9 else None,
