@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from pydantic_core import from_json
 
 from backend.errors import LabelStudioError, LabelStudioUnreachable, TokenError
 from backend.label_studio.auth import TokenSource
@@ -137,8 +138,8 @@ def _refusal(method: str, path: str, answer: httpx.Response) -> LabelStudioError
 
 def _body(answer: httpx.Response, path: str) -> Any:
     try:
-        return answer.json()
-    except (ValueError, RecursionError):
+        return from_json(answer.content)
+    except ValueError:
         pass
     try:  # what is wrong with one item is that item's trouble
         return loads(answer.text)

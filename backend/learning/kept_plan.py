@@ -74,7 +74,10 @@ class KeptPlan:
     @classmethod
     def parse(cls, content: bytes) -> KeptPlan:
         """From a file. Raises `ValueError`."""
-        return TypeAdapter(cls).validate_json(content)
+        plan = TypeAdapter(cls).validate_json(content)
+        if not plan.curve:
+            raise ValueError("no curve")
+        return plan
 
 
 class KeptPlans:

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -75,7 +77,7 @@ def parse_pointer(content: bytes) -> dict[str, Any]:
     """A project's pointer from its file. Raises `ValueError`."""
     try:
         pointer = json.loads(content)
-        [Promotion(**step) for step in pointer["history"]]
+        TypeAdapter(list[Promotion]).validate_python(pointer["history"])
         if pointer["version"] != "" and not VERSION_NAME.fullmatch(pointer["version"]):
             raise ValueError("it names no version")
     except (KeyError, TypeError, RecursionError) as error:
