@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from backend.errors import reason_of
+
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -80,6 +82,6 @@ def parse_pointer(content: bytes) -> dict[str, Any]:
         TypeAdapter(list[Promotion]).validate_python(pointer["history"])
         if pointer["version"] != "" and not VERSION_NAME.fullmatch(pointer["version"]):
             raise ValueError("it names no version")
-    except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(reason_of(error)) from None
     return dict(pointer)

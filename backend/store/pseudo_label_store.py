@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import TypeAdapter
 
-from backend.errors import StoreError
+from backend.errors import StoreError, reason_of
 from backend.label_studio.records import Json
 from backend.label_studio.shapes import MASK_TYPES
 from backend.settings import Settings
@@ -166,8 +166,8 @@ def _parse(content: bytes) -> PseudoLabelRun:
         record = TypeAdapter(PseudoLabelRun).validate_json(content)
         if record.labels:
             record.calibrated_on()
-    except (KeyError, TypeError, PseudoLabelError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+    except (ValueError, KeyError, TypeError, PseudoLabelError) as error:
+        raise ValueError(reason_of(error)) from None
     return record
 
 
