@@ -25,6 +25,8 @@ A message has three parts: what was expected, what came, what to do. None ever c
 
 from __future__ import annotations
 
+from pydantic_core import ValidationError
+
 from usam.errors import UsamError
 
 
@@ -38,9 +40,12 @@ the reason, and the others go on. What a full disk or a lost connection raises i
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, in one line; with its kind where it is none of ours."""
+    """What an error says, in one line; with its kind where it is none of ours, and with the field that is wrong."""
     if isinstance(error, UsamError):
         return str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_input=False, include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))[:100] or 'all of it'}: {first['msg']}"[:300]
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
 
 

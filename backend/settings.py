@@ -232,7 +232,7 @@ class Settings(BaseSettings):
         if wrong:
             raise SettingsError("names of settings", ", ".join(wrong), "correct or unset it (docs/backend.md)")
 
-    @field_validator("auth_password", "auth_token")
+    @field_validator("auth_password", "auth_token", "label_studio_api_key")
     @classmethod
     def _sendable(cls, value: SecretStr) -> SecretStr:
         secret = value.get_secret_value()

@@ -22,6 +22,11 @@ LONGEST_S = 600.0
 """Seconds of a video that are read at most where nobody said how many."""
 USUAL_RATE = 25.0
 """Frames a second of a file that does not say."""
+MOST_PIXELS = 8192 * 4320
+"""Of a frame: what packs into a megabyte may take gigabytes to decode."""
+HEAD_BYTES = 4096
+_LISTS = (b"#extm3u", b"ffconcat", b"<mpd", b"<smoothstreaming", b"<compositionplaylist", b"c=in ip")
+"""Signs of files that hold no video but name other files to be opened."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,9 @@ class Frame:
 class Video:
     """A video file: `rate` frames a second, about `count` frames of `width` x `height` pixels.
 
-    Raises `ImageError` where the file is missing, is no video, or has no frame. Iterating gives `Frame`s and raises
-    `ImageError` where their size changes on the way.
+    A file that does not say how many frames it has, as browsers record them, is counted to its end. Raises `ImageError`
+    where the file is missing, is no video, has no frame, or frames of more than `MOST_PIXELS`. Iterating gives `Frame`s
+    and raises `ImageError` where their size changes on the way.
 
     Examples
     --------
@@ -49,15 +55,25 @@ class Video:
         self.path = Path(path)
         if not self.path.is_file():
             raise ImageError("a video file", f"no file {self.path}", "check the path")
+        with self.path.open("rb") as file:
+            head = file.read(HEAD_BYTES).lower()
+        if any(sign in head for sign in _LISTS):
+            raise ImageError("a video file", f"a list of others, {self.path.name}", "give the video itself")
         capture = cv2.VideoCapture(str(self.path))
         try:
+            width, height = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+            if width * height > MOST_PIXELS:
+                most = f"frames of at most {MOST_PIXELS / 1e6:.0f} megapixels"
+                raise ImageError(most, f"{width} x {height} in {self.path.name}", "make the video smaller")
             found, first = capture.read() if capture.isOpened() else (False, None)
             if not found or first is None:
                 raise ImageError("a video with frames", f"none in {self.path.name}", "is it a video, and whole?")
             self.height, self.width = first.shape[:2]
             rate = float(capture.get(cv2.CAP_PROP_FPS))
             self.rate = rate if 0.1 <= rate <= 1000 else USUAL_RATE
-            self.count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 1)
+            self.count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            if self.count < 1:
+                self.count, self.rate = _measured(capture, self.rate)
         finally:
             capture.release()
 
@@ -105,6 +121,15 @@ class Video:
                 yield Frame(number, number / self.rate, picture)
         finally:
             capture.release()
+
+
+def _measured(capture: cv2.VideoCapture, rate: float) -> tuple[int, float]:
+    """How many frames a file has whose first one was read, and how many a second; the latter is `rate` where their
+    times do not tell. No more than `LONGEST_S` are looked at."""
+    count, seconds = 1, 0.0
+    while seconds <= LONGEST_S and count <= LONGEST_S * 1000 and capture.grab():
+        count, seconds = count + 1, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    return count, (count - 1) / seconds if seconds > 0 else rate
 
 
 class VideoWriter:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.cli.folder import ProjectId, ask_for, data_folder, has_store, open_label_studio, settings_in_use
+from backend.errors import SettingsError
+from backend.label_studio.records import MAX_ID
 
 if TYPE_CHECKING:
     from backend.label_studio.setup import Step
@@ -29,6 +31,8 @@ def connect(
     from backend.label_studio.video_config import takes_masks
     from backend.store import Store
 
+    if not 0 < project <= MAX_ID:
+        raise SettingsError("the number of a project, from 1", str(project)[:40], "see its address in Label Studio")
     settings = settings_in_use(needs_store=False)
     address = url or f"http://{settings.host}:{settings.port}"
     data_folder(settings)

@@ -16,6 +16,8 @@ from backend.errors import SettingsError, StoreError
 from backend.settings import Settings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from backend.label_studio.client import LabelStudio
     from backend.local.running import RunningStack
     from backend.queue import JobName
@@ -36,6 +38,14 @@ _OF_A_STACK = {
 def say(line: str) -> None:
     """A line for people, on standard error."""
     typer.echo(f"{time.strftime('%H:%M:%S')}  {line}", err=True)
+
+
+def console() -> Console:
+    """For tables on standard output, in which names and reasons stand as they are: what another wrote may look like
+    marks of a style, and would be read as such."""
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, emoji=False)
 
 
 def print_json(content: Any) -> None:

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.folder import AsJson, ProjectId, ask_for, check_project, open_store, print_json, say, settings_in_use
+from backend.cli.folder import (
+    AsJson,
+    ProjectId,
+    ask_for,
+    check_project,
+    console,
+    open_store,
+    print_json,
+    say,
+    settings_in_use,
+)
 from backend.errors import RegistryError, SettingsError
 
 if TYPE_CHECKING:
@@ -214,7 +224,6 @@ def picture_name(data: dict[str, Any]) -> str:
 
 def print_ranking(rows: list[dict[str, Any]], number: int) -> None:
     """The tasks ranked first, as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     if not rows:
@@ -222,7 +231,7 @@ def print_ranking(rows: list[dict[str, Any]], number: int) -> None:
     table = Table("", "task", "picture", "reason", title=f"ranked first in project {number}", title_justify="left")
     for row in rows:
         table.add_row(*map(str, row.values()))
-    Console().print(table)
+    console().print(table)
 
 
 def unreadable_lines(rows: list[dict[str, Any]], shown: int = 10) -> list[str]:
@@ -232,17 +241,20 @@ def unreadable_lines(rows: list[dict[str, Any]], shown: int = 10) -> list[str]:
 
 
 def _print_state(state: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
+    out = console()
     number = state["project"]
-    console.print(
-        f"[bold]project {number}[/bold]  predictions {state['predictions'] or 'none yet'}, heads {state['heads']}, "
-        f"{state['unlabelled']} of {state['tasks']} tasks unlabelled, {state['annotations']} annotations"
+    out.print(
+        Text.assemble(
+            (f"project {number}", "bold"),
+            f"  predictions {state['predictions'] or 'none yet'}, heads {state['heads']}, "
+            f"{state['unlabelled']} of {state['tasks']} tasks unlabelled, {state['annotations']} annotations",
+        )
     )
     if state["warning"]:
-        console.print(state["warning"], style="red", markup=False)
+        out.print(state["warning"], style="red")
     table = Table("job", "state", "progress", "for", "reason")
     for run in state["runs"]:
         seconds = (run["finished_at"] or time.time()) - run["started_at"]
@@ -250,17 +262,17 @@ def _print_state(state: dict[str, Any]) -> None:
         if failed := run["details"].get("failed"):
             progress += f", {failed} not usable"
         table.add_row(run["job"], run["state"], progress, f"{seconds:.0f} s", run["reason"])
-    console.print(table)
+    out.print(table)
     for work in state["work"][-3:]:
-        console.print(f"{work['version']}: {work['line']}", highlight=False, markup=False)
+        out.print(f"{work['version']}: {work['line']}")
     if state["saving"]:
-        console.print(state["saving"]["line"], highlight=False, markup=False)
+        out.print(state["saving"]["line"])
     for line in state["refinement"]:
-        console.print(line, highlight=False)
+        out.print(line)
     if state["unreadable"]:
-        console.print(f"{len(state['unreadable'])} of {state['tasks']} pictures could not be used:")
+        out.print(f"{len(state['unreadable'])} of {state['tasks']} pictures could not be used:")
         for line in unreadable_lines(state["unreadable"]):
-            console.print(f"  {line}", markup=False, highlight=False)
+            out.print(f"  {line}")
     print_ranking(state["ranked_first"], number)
 
 

@@ -13,6 +13,7 @@ from backend.cli.folder import (
     AsJson,
     ProjectId,
     at_this_machine,
+    console,
     open_label_studio,
     open_store,
     print_json,
@@ -119,7 +120,6 @@ def _show(settings: Settings, project: int, chosen: Review) -> None:
 
 
 def _print(chosen: Review, names: dict[int, str]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     typer.echo(summary(chosen))
@@ -136,7 +136,7 @@ def _print(chosen: Review, names: dict[int, str]) -> None:
             line.remedy,
             f"{line.damage:.2f}",
         )
-    Console().print(table)
+    console().print(table)
 
 
 def summary(review: Review) -> str:

@@ -52,6 +52,8 @@ def track(
         say(f"no box to follow yet: task {', '.join(map(str, done.waiting[:SHOWN]))}{more}")
     for number, reason in done.set_aside.items():
         say(f"task {number} is set aside: {reason}")
+    for number, reason in done.left_out.items():
+        say(f"task {number} was followed without {reason}")
     say(f"{len(done.tasks)} followed, {len(done.unchanged)} as before, {len(done.set_aside)} set aside")
     if as_json:
         print_json({"project": project, "version": follower.version, **asdict(done)})

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from backend.errors import LabelConfigError
+from backend.jobs.sync import set_aside_line
 from backend.pool.video_tracks import VideoFollower, serve_version
 from backend.resources import Resources
 
 JOB = "track"
-SHOWN = 3
 
 
 def run(resources: Resources, project_id: int) -> str:
@@ -28,9 +28,7 @@ def run(resources: Resources, project_id: int) -> str:
             return progress.state
         done = follower.run(on_step=lambda number, total, _: progress.step(number, total, "videos"))
         serve_version(client, project, follower.version)
-        shown = "; ".join(f"task {number}: {reason}" for number, reason in list(done.set_aside.items())[:SHOWN])
-        progress.reason = f"{len(done.tasks)} followed" + (
-            f", {len(done.set_aside)} set aside: {shown}" if done.set_aside else ""
-        )
+        unused = [f"task {number}: {reason}" for number, reason in (*done.set_aside.items(), *done.left_out.items())]
+        progress.reason = "; ".join(filter(None, (f"{len(done.tasks)} followed", set_aside_line(unused))))
         progress.details = {"version": follower.version, **asdict(done)}
     return progress.state

@@ -70,7 +70,7 @@ class LabelStudio(Connection):
         page = 1
         while True:
             answer = self._object("GET", "/api/projects", params={"page": page, "page_size": 100})
-            found += [Project.read(item) for item in items(answer.get("results"), "projects")]
+            found += _readable(Project.read, items(answer.get("results"), "projects"), "project")
             if not answer.get("next"):
                 return found
             page += 1

@@ -294,11 +294,16 @@ def _seen_from(image: Any, interface: LabelInterface, candidates: Sequence[Any])
     if not _VARIABLE.search(value) and (not value.startswith("$") or len(value) < 2):
         raise LabelConfigError('an Image tag with value="$name"', repr(value or "valueList"), "use one image per task")
     here = [c for c in interface.controls if image.name in c.to_name]
-    generic = next((_label_source(c) for c in here if c.tag == "Labels"), None)
+    generic: list[LabelSource | None] = [_label_source(c) for c in here if c.tag == "Labels"]
     prompting = [c for c in here if c.tag in PROMPTS]
     smart = [c for c in prompting if _is_smart(c)] or [c for c in prompting if not _is_deaf(c)]
     return LabelConfig(
-        outputs=tuple(_output(c, image.name, generic) for c in candidates if image.name in c.to_name),
+        outputs=tuple(
+            _output(c, image.name, source)
+            for c in candidates
+            if image.name in c.to_name
+            for source in ([_label_source(c)] if c.tag.endswith("Labels") else generic or [None])
+        ),
         smart=tuple(PromptControl(c.name, c.tag, tuple(c.labels or ())) for c in smart),
         gauges=tuple(gauge for c in here if (gauge := _gauge(c, image.name)) is not None),
         image_name=image.name,
@@ -307,16 +312,9 @@ def _seen_from(image: Any, interface: LabelInterface, candidates: Sequence[Any])
     )
 
 
-def _output(control: Any, image_name: str, generic: LabelSource | None) -> Output:
-    labelled = control.tag.endswith("Labels")
-    return Output(
-        kind=OUTPUTS[control.tag],
-        name=control.name,
-        to_name=image_name,
-        type=control.tag.lower(),
-        label_key=control.tag.lower() if labelled else None,
-        source=_label_source(control) if labelled else generic,
-    )
+def _output(control: Any, image_name: str, source: LabelSource | None) -> Output:
+    key = control.tag.lower() if control.tag.endswith("Labels") else None
+    return Output(OUTPUTS[control.tag], control.name, image_name, control.tag.lower(), key, source)
 
 
 def _label_source(control: Any) -> LabelSource:

@@ -15,10 +15,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from pydantic_core import from_json
 
 from backend.errors import LabelStudioError, LabelStudioUnreachable, TokenError
 from backend.label_studio.auth import TokenSource
-from backend.label_studio.records import Json, whole_number
+from backend.label_studio.records import Json, loads
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -148,10 +149,12 @@ def _refusal(method: str, path: str, answer: httpx.Response) -> LabelStudioError
 
 def _body(answer: httpx.Response, path: str) -> Any:
     try:
-        return answer.json()
+        return from_json(answer.content)
+    except ValueError:
+        pass
+    try:  # what is wrong with one item is that item's trouble
+        return loads(answer.text)
     except ValueError as error:
-        if "digits" in str(error):  # one item's endless number is that item's trouble
-            return answer.json(parse_int=whole_number)
         kind = answer.headers.get("content-type", "something else")
         raise LabelStudioError(f"JSON from {path}", str(kind), CHECK_VERSION) from error
 

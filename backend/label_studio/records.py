@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,11 +22,42 @@ MAX_DIGITS = 4000
 """Whole numbers of more count as infinite in JSON: Python makes none of them."""
 
 
+MAX_NESTING = 100
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+
+
 def whole_number(digits: str) -> float:
     """A whole number of JSON, for `parse_int`: one item's endless number must not refuse all others."""
     if len(digits) <= MAX_DIGITS:
         return int(digits)
     return -math.inf if digits[0] == "-" else math.inf
+
+
+def loads(text: str) -> Any:
+    """JSON of which only one item is meant to suffer from what is wrong with it: endless numbers are infinite, and what
+    is nested in more than `MAX_NESTING` others is null.
+
+    Raises `ValueError` for what is no JSON.
+
+    >>> loads("[1, " + "[" * 100_000 + "]" * 100_000 + "]")[0]
+    1
+    """
+    return json.loads(_without_depths(text), parse_int=whole_number)
+
+
+def _without_depths(text: str) -> str:
+    kept, depth, start = [], 0, 0
+    for found in _TOKEN.finditer(text):
+        if found[0] in "[{":
+            depth += 1
+            if depth == MAX_NESTING + 1:
+                kept.append(text[start : found.start()])
+        elif found[0] in "]}":
+            if depth == MAX_NESTING + 1:
+                kept.append("null")
+                start = found.end()
+            depth -= 1
+    return "".join([*kept, text[start:]]) if depth == 0 else ""
 
 
 def _field(item: Mapping[str, Any], name: str, what: str) -> Any:
@@ -40,6 +72,18 @@ def number(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_ID:
         raise LabelStudioError(f"a {what} from 0 to {MAX_ID}", repr(value)[:40], "check that it is Label Studio 1.23")
     return value
+
+
+def _count(item: Mapping[str, Any], name: str, otherwise: int) -> int:
+    """How many there are; `otherwise` where it does not say, or says nonsense."""
+    value = item.get(name)
+    return value if isinstance(value, int) and 0 < value <= MAX_ID else otherwise
+
+
+def _moment(item: Mapping[str, Any]) -> str:
+    """When it was changed last; nothing that no store could hold."""
+    moment = item.get("updated_at")
+    return moment[:40] if isinstance(moment, str) and moment.isascii() and "\0" not in moment else ""
 
 
 def _id(item: Mapping[str, Any], what: str) -> int:
@@ -71,8 +115,8 @@ class Project:
             model_version=str(item.get("model_version") or ""),
             sampling=str(item.get("sampling") or ""),
             stamp=str(item.get("created_at") or ""),
-            task_number=number(item.get("task_number") or 0, "task_number"),
-            maximum_annotations=number(item.get("maximum_annotations") or 1, "maximum_annotations"),
+            task_number=_count(item, "task_number", 0),
+            maximum_annotations=_count(item, "maximum_annotations", 1),
             show_overlap_first=bool(item.get("show_overlap_first")),
             evaluates_by_itself=bool(item.get("evaluate_predictions_automatically")),
             shows_predictions=bool(item.get("show_collab_predictions", True)),
@@ -97,10 +141,10 @@ class Task:
         return cls(
             id=_id(item, "task"),
             data=data if isinstance(data, dict) else {},
-            updated_at=str(item.get("updated_at") or ""),
-            annotations=number(item.get("total_annotations") or 0, "total_annotations"),
-            cancelled=number(item.get("cancelled_annotations") or 0, "cancelled_annotations"),
-            predictions=number(item.get("total_predictions") or 0, "total_predictions"),
+            updated_at=_moment(item),
+            annotations=_count(item, "total_annotations", 0),
+            cancelled=_count(item, "cancelled_annotations", 0),
+            predictions=_count(item, "total_predictions", 0),
             is_labeled=bool(item.get("is_labeled")),
         )
 
@@ -132,7 +176,7 @@ class Annotation:
         return cls(
             id=_id(item, "annotation"),
             task=task,
-            updated_at=str(item.get("updated_at") or ""),
+            updated_at=_moment(item),
             result=[one for one in result if isinstance(one, dict)] if isinstance(result, list) else [],
             cancelled=bool(item.get("was_cancelled")),
             lead_s=float(lead) if isinstance(lead, int | float) and 0 <= lead < 1e9 else None,

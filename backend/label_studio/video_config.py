@@ -31,6 +31,8 @@ class VideoConfig:
     labels: tuple[str, ...]
     frame_rate: str = ""
     """The video tag's `frameRate`: a number, or a value of the task such as `$fps`."""
+    others: tuple[str, ...] = ()
+    """Other videos that boxes can be drawn on: they are not followed there."""
 
     def address(self, data: Mapping[str, Any]) -> str:
         """Where a task's video is. Raises `LabelConfigError` where the task has none."""
@@ -77,7 +79,12 @@ def parse_video_config(label_config: str) -> VideoConfig:
         raise LabelConfigError('a Video tag with value="$name"', repr(attributes.get("value", "")), "correct its value")
     labels = [label for c in interface.controls if c.tag == "Labels" and name in c.to_name for label in c.labels or ()]
     return VideoConfig(
-        control.name, name, attributes["value"], tuple(dict.fromkeys(labels)), attributes.get("framerate", "")
+        control.name,
+        name,
+        attributes["value"],
+        tuple(dict.fromkeys(labels)),
+        attributes.get("framerate", ""),
+        tuple(dict.fromkeys(other for _, other in boxes if other != name)),
     )
 
 

@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from usam.checkpoints.downloads import sha256_of
+from usam.errors import ImageError
 from usam.videos import Video
 
 GRID = 16
@@ -49,13 +51,18 @@ class Different:
         return True
 
 
-def frame_name(video: Path, seconds: float) -> str:
-    """The name of a frame's file.
+def frame_name(video: Path, content: str, seconds: float) -> str:
+    """The name of a frame's file; `content` tells the video from others of its name.
 
-    >>> frame_name(Path("My street.mp4"), 12.5)
-    'My_street-t0012.50s.jpg'
+    >>> frame_name(Path("My street.mp4"), "9f86d0", 12.5)
+    'My_street-9f86d0-t0012.50s.jpg'
     """
-    return f"{_UNSAFE.sub('_', video.stem)[:60]}-t{seconds:07.2f}s.jpg"
+    return f"{_UNSAFE.sub('_', video.stem)[:60]}-{content}-t{seconds:07.2f}s.jpg"
+
+
+def content_of(video: Path) -> str:
+    """A few letters that another video does not have."""
+    return sha256_of(video)[:6]
 
 
 def frames_of(
@@ -73,14 +80,15 @@ def frames_of(
     `there`: names of pictures that the project has; frames among them are not written again, but count as taken. Raises
     `ImageError` as `Video` does.
     """
-    different = Different(least)
+    different, content = Different(least), content_of(video.path)
     for frame in video.frames(start, seconds, max(round(every_s * video.rate), 1)):
         if not different.take(frame.image):
             continue
-        name = frame_name(video.path, frame.seconds)
+        name = frame_name(video.path, content, frame.seconds)
         if any(known.endswith(name) for known in there):
             continue
         path = folder / name
         picture = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        if not cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY]):
+            raise ImageError(f"room and rights to write {path}", "neither or one of them", "free space, or set TMPDIR")
         yield FrameFile(path, frame.seconds)

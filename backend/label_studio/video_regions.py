@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.errors import RegionError
+from backend.errors import ITEM_ERRORS, RegionError, reason_of
 from backend.label_studio.records import Json
 from backend.label_studio.video_config import VideoConfig
 from usam.predictor.box_tracks import BoxTrack, key_rows, look_first, runs, steadied
@@ -27,6 +27,9 @@ SEEK_S = 0.002
 APART_S = 1.0
 """Seconds between two frames that are named to be looked at."""
 MOST_COUNTED = 1_000_000
+MOST_NAME = 60
+MOST_NUMBER = 1e6
+"""Largest percentage or angle that is taken: what is beyond lies nowhere near a frame."""
 _SIDES = ("x", "y", "width", "height")
 
 
@@ -44,6 +47,8 @@ class DrawnBox:
     labels: tuple[str, ...] = ()
     frames: int = 0
     until: int = 0
+    control: str = ""
+    """The control it was drawn with, where a configuration has several; empty for its first."""
 
     def pixels(self, width: int, height: int) -> FloatArray:
         """(4,) x0, y0, x1, y1 in pixels, cut at the frame's edges. Raises `RegionError` where nothing is left."""
@@ -64,46 +69,61 @@ class DrawnBox:
         return "follow" + hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
-def drawn_boxes(result: Iterable[Mapping[str, Any]], config: VideoConfig) -> list[DrawnBox]:
-    """The boxes of an annotation or draft with a single key frame: those that wait to be followed.
-
-    Raises `RegionError` for a box that is none.
-    """
-    found = []
+def drawn_boxes(result: Iterable[Mapping[str, Any]], config: VideoConfig) -> tuple[list[DrawnBox], list[str]]:
+    """The boxes of an annotation or draft with a single key frame, which wait to be followed, and why others are none:
+    one that cannot be read harms no other."""
+    found, left_out = [], []
     for region in result:
-        value = region.get("value")
-        if str(region.get("type", "")).lower() != TYPE or region.get("to_name") != config.video:
-            continue
-        sequence = value.get("sequence") if isinstance(value, dict) else None
-        if not isinstance(value, dict) or not isinstance(sequence, list) or not sequence:
-            continue
-        keys = sorted((one for one in sequence if isinstance(one, dict)), key=lambda one: _number(one, "frame"))
-        is_bounded = len(keys) == 2 and keys[0].get("enabled", True) and not keys[1].get("enabled", True)
-        if len(keys) != 1 and not is_bounded:
-            continue
-        frame, until = int(_number(keys[0], "frame")), int(_number(keys[1], "frame")) if is_bounded else 0
-        if not 1 <= frame <= MOST_COUNTED:
-            raise RegionError(f"a key frame from 1 to {MOST_COUNTED}", str(frame), "draw the box again")
-        labels = value.get("labels")
-        frames = value.get("framesCount")
-        found.append(
-            DrawnBox(
-                id=str(region.get("id", ""))[:60],
-                frame=frame,
-                corners=_corners(keys[0]),
-                rotation=_number(keys[0], "rotation") if keys[0].get("rotation") else 0.0,
-                labels=tuple(str(label) for label in labels) if isinstance(labels, list) else (),
-                frames=frames if isinstance(frames, int) and frame <= frames <= MOST_COUNTED else 0,
-                until=until,
-            )
+        try:
+            box = _drawn(region, config)
+        except ITEM_ERRORS as error:
+            left_out.append(f"region {str(region.get('id'))[:MOST_NAME]}: {reason_of(error)}")
+        else:
+            found += [box] if box is not None else []
+    return found, left_out
+
+
+def _drawn(region: Mapping[str, Any], config: VideoConfig) -> DrawnBox | None:
+    """A region that waits to be followed; None for another. Raises `RegionError` for a box that is none."""
+    keys = _keys(region, config.video, *config.others)
+    if str(region.get("type", "")).lower() != TYPE or not keys:
+        return None
+    keys = sorted(keys, key=lambda one: _number(one, "frame"))
+    is_bounded = len(keys) == 2 and keys[0].get("enabled", True) and not keys[1].get("enabled", True)
+    if len(keys) != 1 and not is_bounded:
+        return None
+    if region["to_name"] != config.video:
+        raise RegionError(
+            f"a box on the video {config.video!r}", f"one on {region['to_name']!r}", "make it the first of the videos"
         )
-    return found
+    frame, until = int(_number(keys[0], "frame")), int(_number(keys[1], "frame")) if is_bounded else 0
+    if not 1 <= frame <= MOST_COUNTED:
+        raise RegionError(f"a key frame from 1 to {MOST_COUNTED}", str(frame), "draw the box again")
+    labels, frames = region["value"].get("labels"), region["value"].get("framesCount")
+    return DrawnBox(
+        id=str(region.get("id", ""))[:MOST_NAME],
+        frame=frame,
+        corners=_corners(keys[0]),
+        rotation=_number(keys[0], "rotation") if keys[0].get("rotation") else 0.0,
+        labels=tuple(label for label in labels if isinstance(label, str)) if isinstance(labels, list) else (),
+        frames=frames if isinstance(frames, int) and frame <= frames <= MOST_COUNTED else 0,
+        until=until,
+        control=region["from_name"] if isinstance(region.get("from_name"), str) else "",
+    )
 
 
 def is_finished(result: Iterable[Mapping[str, Any]], config: VideoConfig) -> bool:
     """Whether an annotation has a box on the video with several key frames: it was followed, or corrected, already."""
-    values = [region.get("value") for region in result if region.get("to_name") == config.video]
-    return any(isinstance(value, dict) and len(value.get("sequence") or ()) > 1 for value in values)
+    return any(len(_keys(region, config.video)) > 1 for region in result)
+
+
+def _keys(region: Mapping[str, Any], *videos: str) -> list[Mapping[str, Any]]:
+    """The key frames of a region on one of these videos, as they come; none of what is no such region."""
+    value = region.get("value")
+    if region.get("to_name") not in videos or not isinstance(value, dict):
+        return []
+    sequence = value.get("sequence")
+    return [one for one in sequence if isinstance(one, dict)] if isinstance(sequence, list) else []
 
 
 def file_frames(count: int, rate: float, file_rate: float, file_count: int) -> list[int]:
@@ -145,7 +165,7 @@ def to_region(
         value["labels"] = list(drawn.labels)
     return {
         "id": identity,
-        "from_name": config.box,
+        "from_name": drawn.control or config.box,
         "to_name": config.video,
         "type": TYPE,
         "origin": "prediction",
@@ -201,7 +221,7 @@ def boxes_of(sequence: Sequence[Mapping[str, Any]], count: int) -> FloatArray:
 
 def _number(item: Mapping[str, Any], name: str) -> float:
     value = item.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -MOST_NUMBER <= value <= MOST_NUMBER:
         raise RegionError(f"a number as {name} of a key frame", repr(value)[:40], "draw the box again")
     return float(value)
 

@@ -12,14 +12,16 @@ of the low-resolution masks.
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.errors import StoreError
+from backend.errors import StoreError, reason_of
 from backend.inference.model import ObjectLooks
 from backend.label_studio.records import Annotation
 from backend.store.records import ExampleRow
@@ -28,20 +30,30 @@ from usam.checkpoints.registry import weights_of
 if TYPE_CHECKING:
     from usam.objects.project_heads import Examples, ProjectHeads
 
+_log = logging.getLogger(__name__)
 BoolMask = npt.NDArray[np.bool_]
 LooksOf = Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], ObjectLooks]
+_ARRAYS = ("features", "shapes", "overlap", "proposed")
 INSIDE = 8.0
 """Logit of a cell that a person's region covers."""
 
 
 @dataclass(frozen=True, eq=False)
 class MarkedObject:
-    """A person's region: its label (empty for none), its mask (H, W), and whether it only says where the object is."""
+    """A person's region: its label (empty for none), its mask (H, W), and whether it only says where the object is.
+
+    Of a large image the mask is drawn each time it is asked for: hundreds of them would fill the memory.
+    """
 
     name: str
     label: str
-    mask: BoolMask
+    drawn: BoolMask | Callable[[], BoolMask] = field(repr=False)
     box_only: bool
+
+    @property
+    def mask(self) -> BoolMask:
+        """Its pixels."""
+        return self.drawn() if callable(self.drawn) else self.drawn
 
 
 def make_examples(
@@ -90,31 +102,60 @@ def make_examples(
 
 def join_examples(rows: Sequence[ExampleRow]) -> Examples:
     """The examples of several annotations, of one version of features. An image that two people answered counts once
-    as an image. Raises `StoreError` where one is damaged."""
+    as an image, and what is damaged is left out. Raises `StoreError` where nothing is left."""
+    from usam.objects.project_heads import Examples
+
+    found = [(row, told) for row in rows if (told := _unpacked(row)) is not None]
+    widths = Counter(told.width for _, told in found)
+    kept = [(row, told) for row, told in found if told.width == widths.most_common(1)[0][0]]
+    if not kept:
+        got = f"none of those of {len(rows)} annotations"
+        raise StoreError("examples that can be read", got, "save these annotations again in Label Studio")
+    joined = {name: np.concatenate([told.arrays[name] for _, told in kept]) for name in _ARRAYS}
+    return Examples(
+        joined["features"],
+        joined["shapes"],
+        [row.task for row, told in kept for _ in told.labels],
+        [f"{row.annotation}/{name}" for row, told in kept for name in told.regions],
+        [(label,) if label else () for _, told in kept for label in told.labels],
+        joined["overlap"],
+        joined["proposed"] > 0,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Unpacked:
+    """The examples of one annotation."""
+
+    arrays: dict[str, npt.NDArray[Any]]
+    labels: list[str]
+    regions: list[str]
+
+    @property
+    def width(self) -> tuple[int, int]:
+        """F and S."""
+        return self.arrays["features"].shape[1], self.arrays["shapes"].shape[1]
+
+
+def _unpacked(row: ExampleRow) -> _Unpacked | None:
+    """None where they are damaged, or not all finite: they would spoil what is learnt from all others."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    from usam.objects.project_heads import Examples
-
-    parts: dict[str, list[Any]] = {name: [] for name in ("features", "shapes", "overlap", "proposed")}
-    images: list[int] = []
-    regions: list[str] = []
-    labels: list[tuple[str, ...]] = []
-    for row in rows:
-        try:
-            arrays = load(row.arrays)
-            about = json.loads(arrays["about"].tobytes())
-            for name, part in parts.items():
-                part.append(arrays[name])
-            labels += [(label,) if label else () for label in about["labels"]]
-            regions += [f"{row.annotation}/{name}" for name in about["regions"]]
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise StoreError(f"readable examples of annotation {row.annotation}", str(error), "sync again") from error
-        images += [row.task] * len(arrays["overlap"])
-    joined = {name: np.concatenate(part) for name, part in parts.items()}
-    return Examples(
-        joined["features"], joined["shapes"], images, regions, labels, joined["overlap"], joined["proposed"] > 0
-    )
+    try:
+        arrays = load(row.arrays)
+        about = json.loads(arrays["about"].tobytes())
+        told = _Unpacked({name: arrays[name] for name in _ARRAYS}, list(about["labels"]), list(about["regions"]))
+        if len({len(told.labels), len(told.regions), *map(len, told.arrays.values())}) != 1:
+            raise ValueError("parts of different lengths")
+        if [array.ndim for array in told.arrays.values()] != [2, 2, 1, 1]:
+            raise ValueError("parts of other shapes")
+        if not all(np.isfinite(told.arrays[name]).all() for name in ("features", "shapes")):
+            raise ValueError("features that are not finite")
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        _log.warning("the examples of annotation %s are left out: %s", row.annotation, reason_of(error))
+        return None
+    return told
 
 
 def learn_project(

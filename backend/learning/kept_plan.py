@@ -6,7 +6,8 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from backend.learning.label_plan import ProjectPlan
 from usam.files import write_whole
@@ -73,14 +74,10 @@ class KeptPlan:
     @classmethod
     def parse(cls, content: bytes) -> KeptPlan:
         """From a file. Raises `ValueError`."""
-        try:
-            facts: dict[str, Any] = json.loads(content)
-            facts["measured"] = tuple((int(count), float(value)) for count, value in facts["measured"])
-            for name in ("curve", "gains"):
-                facts[name] = tuple(CurvePoint(**point) for point in facts[name])
-            return cls(**facts)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from None
+        plan = TypeAdapter(cls).validate_json(content)
+        if not plan.curve:
+            raise ValueError("no curve")
+        return plan
 
 
 class KeptPlans:

@@ -7,6 +7,7 @@ answered again since is left out of it. Nobody's labels are changed.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
-from backend.errors import StoreError
+from backend.errors import reason_of
 from backend.learning.examples import join_examples
 from backend.store.records import SampleRow, storable_text
 from usam.checkpoints.registry import weights_of
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 FOLDER = "reviews"
+_log = logging.getLogger(__name__)
 REASONS = {"class": "label", "outline": "outline", "missing": "not marked"}
 """The library's reasons in words for people."""
 
@@ -165,19 +168,16 @@ def keep_review(settings: Settings, project: int, review: Review) -> Path:
 
 
 def kept_review(settings: Settings, store: Store, project: int) -> Review | None:
-    """The last list without what was answered again since; None where there is none. Raises `StoreError` where it
-    cannot be read."""
+    """The last list without what was answered again since; None where there is none that can be read, so that it is
+    made anew."""
     path = settings.data_dir / FOLDER / f"{project}.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        lines = [ReviewedLabel(**{**line, "box": tuple(line["box"])}) for line in content["lines"]]
-        review = Review(tuple(lines), int(content["labels"]), int(content["tasks"]), float(content["at"]))
+        review = TypeAdapter(Review).validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StoreError(
-            f"a readable list in {path}", str(error), f"usam-backend review --project {project}"
-        ) from error
+    except (OSError, ValueError) as error:
+        _log.warning("the list %s is not used: %s", path, reason_of(error))
+        return None
     now = {known.id: known.updated_at for known in store.annotations(project)}
     lines = [line for line in review.lines if now.get(line.annotation) == line.seen]
     return Review(tuple(lines), review.labels, review.tasks, review.at)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from backend.errors import StoreError
+from backend.errors import RegionError
 from backend.learning.review import REASONS, Review, ReviewedLabel, kept_review
 from usam.masks import box_iou
 
@@ -36,7 +36,7 @@ def say_right(settings: Settings, store: Store, project: int, key: str, reason: 
     """Note that the label `key` (`ReviewedLabel.key`) of the kept list is right, in what it was doubted for: `reason`
     of `REASONS`, empty for all. Returns its lines.
 
-    Raises `StoreError` where the list does not have it.
+    Raises `RegionError` where the list does not have it.
     """
     lines = _lines_of(settings, store, project, key, reason)
     store.put_right_labels(project, [(line.annotation, line.place, line.reason) for line in lines], who)
@@ -44,7 +44,7 @@ def say_right(settings: Settings, store: Store, project: int, key: str, reason: 
 
 
 def doubt_again(settings: Settings, store: Store, project: int, key: str, reason: str) -> list[ReviewedLabel]:
-    """Take that back. Returns its lines. Raises `StoreError` where the list does not have it."""
+    """Take that back. Returns its lines. Raises `RegionError` where the list does not have it."""
     lines = _lines_of(settings, store, project, key, reason)
     said = _said(store, project)
     found = [one for line in lines for one in _said_of(line, said)]
@@ -54,12 +54,12 @@ def doubt_again(settings: Settings, store: Store, project: int, key: str, reason
 
 def _lines_of(settings: Settings, store: Store, project: int, key: str, reason: str) -> list[ReviewedLabel]:
     if reason and reason not in REASONS.values():
-        raise StoreError(f"a reason out of {', '.join(REASONS.values())}", repr(reason[:40]), "leave it out for all")
+        raise RegionError(f"a reason out of {', '.join(REASONS.values())}", repr(reason[:40]), "leave it out for all")
     review = kept_review(settings, store, project)
     lines = [line for line in review.lines if line.key == key] if review is not None else []
     lines = [line for line in lines if not reason or line.reason == reason]
     if not lines:
-        raise StoreError(
+        raise RegionError(
             "a label of the list, as ANNOTATION/REGION",
             repr(key[:80]),
             f"look at the list again, it may have changed: usam-backend review --project {project}",

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 BoolMask = npt.NDArray[np.bool_]
 Float32s = npt.NDArray[np.float32]
+KEPT_PIXELS = 1_000_000
+"""Of an image up to which the masks of all its objects are kept at once."""
 SAMPLES_VERSION = 3
 """Raised when samples of the same annotation come out otherwise."""
 
@@ -171,7 +173,9 @@ def marked_objects(drawn: Sequence[DrawnMask], hw: tuple[int, int]) -> list[Mark
         with suppress(*ITEM_ERRORS):
             mask = region_to_mask(one.region, hw)
             if mask.any():
-                regions.append(MarkedObject(one.name, one.label or "", mask, one.box_only))
+                drawn_again = partial(region_to_mask, one.region, hw)
+                source = mask if mask.size <= KEPT_PIXELS else drawn_again
+                regions.append(MarkedObject(one.name, one.label or "", source, one.box_only))
     return regions
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from backend.errors import StoreError, reason_of
 from backend.label_studio.records import MAX_ID, Task
 
 if TYPE_CHECKING:
@@ -83,10 +84,23 @@ def _take(store: Store, project_id: int, tasks: Iterable[Task]) -> _Taken:
         taken.ids.add(task.id)
         taken.newest = max(taken.newest, task.updated_at)
         if len(waiting) >= TAKEN_AT_ONCE:
-            store.record_tasks(project_id, waiting)
+            _record(store, project_id, waiting, taken)
             waiting = []
-    store.record_tasks(project_id, waiting)
+    _record(store, project_id, waiting, taken)
     return taken
+
+
+def _record(store: Store, project_id: int, tasks: Sequence[Task], taken: _Taken) -> None:
+    """Store tasks; where some of them cannot be, those are set aside by name."""
+    try:
+        store.record_tasks(project_id, tasks)
+    except StoreError as error:
+        if len(tasks) == 1:
+            taken.set_aside.append(f"task {tasks[0].id}: {reason_of(error)}")
+            return
+        half = len(tasks) // 2
+        _record(store, project_id, tasks[:half], taken)
+        _record(store, project_id, tasks[half:], taken)
 
 
 def _moment(cursor: str) -> datetime | None:

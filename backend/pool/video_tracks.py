@@ -8,12 +8,13 @@ followed already is not followed again, so that this may run at any time and any
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import ITEM_ERRORS, LabelStudioError, RegionError, reason_of
+from backend.errors import ITEM_ERRORS, LabelStudioError, LabelStudioUnreachable, RegionError, TokenError, reason_of
 from backend.image_fetcher import ImageFetcher
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import Json, Prediction, Project
@@ -21,6 +22,7 @@ from backend.label_studio.video_config import VideoConfig, parse_video_config, t
 from backend.label_studio.video_regions import (
     MOST_COUNTED,
     DrawnBox,
+    FloatArray,
     drawn_boxes,
     file_frames,
     is_finished,
@@ -41,6 +43,10 @@ MOST_FRAMES = 20_000
 """Frames that are followed at most in one task."""
 LEAST_SHARE = 0.9
 """Share of the frames a file says it has, of which fewer mean that it is cut off."""
+FAR = 2
+"""How many times the frames of its file the editor may have counted to be believed."""
+LEFT_OUT = "left_out"
+"""In a region's meta: names of boxes that could not be followed, so that nobody tries again and again."""
 _FIELDS = "id,data,annotations,drafts,predictions,result,was_cancelled,annotation,score,model_version,task"
 
 
@@ -60,13 +66,15 @@ class FollowedTask:
 @dataclass
 class Followed:
     """What became of a project's tasks, by number: `unchanged` were followed before, `waiting` have no box on a single
-    frame, `finished` have boxes with several key frames alone."""
+    frame, `finished` have boxes with several key frames alone. `left_out` says of a task whose other boxes were
+    followed which could not be."""
 
     tasks: list[FollowedTask] = field(default_factory=list)
     unchanged: list[int] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
     set_aside: dict[int, str] = field(default_factory=dict)
+    left_out: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class VideoTask:
     boxes: list[DrawnBox]
     is_finished: bool
     ours: list[Prediction]
+    left_out: list[str] = field(default_factory=list)
 
 
 class VideoFollower:
@@ -161,6 +170,8 @@ class VideoFollower:
                 continue
             if task.boxes:
                 todo.append(task)
+            elif task.left_out:
+                done.set_aside[number] = _joined(task.left_out)
             else:
                 (done.finished if task.is_finished else done.waiting).append(number)
         for number in numbers:
@@ -173,24 +184,26 @@ class VideoFollower:
         try:
             address, rate = self._config.address(task.data), self._config.rate(task.data)
             wanted = {box.key(address, rate, self.version, self._seconds): box for box in task.boxes}
-            same = [one for one in task.ours if {region.get("id") for region in one.result} == set(wanted)]
-            if same:
-                self._delete([one for one in task.ours if one is not same[0]])
+            left_out = list(task.left_out)
+            if same := next((one for one in task.ours if _names_in(one) == set(wanted)), None):
+                self._delete([one for one in task.ours if one is not same])
                 done.unchanged.append(task.id)
                 return f"task {task.id}: followed before"
             with tempfile.TemporaryDirectory(prefix="usam-video-") as folder:
                 file = Path(folder) / "its file"
                 file.write_bytes(fetcher.fetch_bytes(address, task.id))
-                regions, told = self._follow(file, wanted, task.id, rate)
-        except LabelStudioError:
+                regions, told = self._follow(file, wanted, task.id, rate, left_out)
+            prediction = {"task": task.id, "result": regions, "score": told.score, "model_version": self.version}
+            self._client.import_predictions(self._project.id, [prediction])
+            self._delete(task.ours)
+        except (LabelStudioUnreachable, TokenError):
             raise
         except ITEM_ERRORS as error:
             done.set_aside[task.id] = reason_of(error)
             return f"task {task.id} is set aside: {done.set_aside[task.id]}"
-        prediction = {"task": task.id, "result": regions, "score": told.score, "model_version": self.version}
-        self._client.import_predictions(self._project.id, [prediction])
-        self._delete(task.ours)
         done.tasks.append(told)
+        if left_out:
+            done.left_out[task.id] = _joined(left_out)
         look = "; ".join(", ".join(map(str, frames)) for frames in told.look_at if frames)
         return (
             f"task {task.id}: {told.frames} frames, least sure {told.score:.2f}; look at frames {look or 'none'} first"
@@ -201,26 +214,37 @@ class VideoFollower:
             self._client.delete_prediction(prediction.id)
 
     def _follow(
-        self, path: Path, boxes: dict[str, DrawnBox], task: int, rate: float
+        self, path: Path, boxes: dict[str, DrawnBox], task: int, rate: float, left_out: list[str]
     ) -> tuple[list[Json], FollowedTask]:
-        """Regions of a video file's boxes, by their names."""
+        """Regions of a video file's boxes, by their names; those that do not fit the video are added to `left_out`."""
         video = Video(path)
-        count = max(box.frames for box in boxes.values()) or max(round(video.seconds * rate), 1)
-        if count > MOST_COUNTED:
-            raise ImageError(f"a video of at most {MOST_COUNTED:,} frames", f"{count:,}", "is its header whole?")
+        count = _counted(boxes.values(), video, rate)
         shown = file_frames(count, rate, video.rate, video.count)
-        ends = {name: self._end(box, count, rate) for name, box in boxes.items()}
-        first = min(shown[box.frame - 1] for box in boxes.values())
-        last = max(shown[end - 1] for end in ends.values())
-        check_length(last, last - first + 1, video)
         size = (video.width, video.height)
-        begin = [(shown[box.frame - 1], box.pixels(*size)) for box in boxes.values()]
+        ends: dict[str, int] = {}
+        begin: dict[str, tuple[int, FloatArray]] = {}
+        for name, box in boxes.items():
+            try:
+                end = self._end(box, count, rate)
+                begin[name] = shown[box.frame - 1], box.pixels(*size)
+                ends[name] = end
+            except RegionError as error:
+                if len(boxes) == 1:
+                    raise
+                left_out.append(f"region {box.id}: {reason_of(error)}")
+        if not ends:
+            raise RegionError("a box that fits its video", _joined(left_out), "draw it again")
+        first = min(number for number, _ in begin.values())
+        last = max(shown[end - 1] for end in ends.values())
+        shown_most = max(end - boxes[name].frame for name, end in ends.items())
+        check_length(last, max(last - first, shown_most) + 1, video)
         frames = video.frames(first / video.rate, (last - first + 1) / video.rate)
-        regions, tracks = [], follow_boxes(self._predictor, frames, begin)
-        for (name, box), track in zip(boxes.items(), tracks, strict=True):
-            wanted = shown[box.frame - 1 : ends[name]]
-            track = resampled(track, wanted, box.frame)
+        regions, tracks = [], follow_boxes(self._predictor, frames, list(begin.values()))
+        for name, track in zip(begin, tracks, strict=True):
+            box = boxes[name]
+            track = resampled(track, shown[box.frame - 1 : ends[name]], box.frame)
             regions.append(to_region(track, box, self._config, size, count, rate, name))
+        regions[0]["meta"][LEFT_OUT] = sorted(boxes.keys() - begin.keys())
         least = min(min(region["meta"]["confidence"]) for region in regions)
         followed = FollowedTask(
             task,
@@ -241,27 +265,60 @@ class VideoFollower:
 
 
 def read_task(item: Json, config: VideoConfig) -> VideoTask:
-    """A task as Label Studio tells it. A draft of an annotation stands in for it. Raises `RegionError` for a box that
-    is none."""
-    drafts = [one for one in item.get("drafts") or () if isinstance(one, dict)]
-    redrawn = {one.get("annotation") for one in drafts}
+    """A task as Label Studio tells it. A draft of an annotation stands in for it."""
+    drafts = _objects(item.get("drafts"))
+    redrawn = [one["annotation"] for one in drafts if one.get("annotation") is not None]
     annotations = [
         one
-        for one in item.get("annotations") or ()
-        if isinstance(one, dict) and not one.get("was_cancelled") and one.get("id") not in redrawn
+        for one in _objects(item.get("annotations"))
+        if not one.get("was_cancelled") and one.get("id") not in redrawn
     ]
     results = [one["result"] for one in (*annotations, *drafts) if isinstance(one.get("result"), list)]
-    regions = [[region for region in result if isinstance(region, dict)] for result in results]
+    regions = [_objects(result) for result in results]
     boxes: dict[tuple[Any, ...], DrawnBox] = {}
+    left_out: list[str] = []
     for result in regions:
-        for box in drawn_boxes(result, config):
+        drawn, reasons = drawn_boxes(result, config)
+        left_out += reasons
+        for box in drawn:
             boxes.setdefault((box.frame, box.corners, box.labels), box)
     number = int(item["id"])
-    kept = [Prediction.read(one, number) for one in item.get("predictions") or () if isinstance(one, dict)]
+    kept = []
+    for one in _objects(item.get("predictions")):
+        with suppress(LabelStudioError):  # one without a number is none of ours
+            kept.append(Prediction.read(one, number))
     ours = [one for one in kept if "+" in one.model_version and one.model_version.endswith(ENDING)]
     data = item.get("data")
     finished = any(is_finished(result, config) for result in regions)
-    return VideoTask(number, data if isinstance(data, dict) else {}, list(boxes.values()), finished, ours)
+    data = data if isinstance(data, dict) else {}
+    return VideoTask(number, data, list(boxes.values()), finished, ours, left_out)
+
+
+def _objects(value: Any) -> list[Json]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _names_in(prediction: Prediction) -> set[str]:
+    """The boxes that a prediction of ours is about: by its regions' ids, and those that could not be followed then."""
+    names = {str(region.get("id")) for region in prediction.result}
+    metas = [region["meta"] for region in prediction.result if isinstance(region.get("meta"), dict)]
+    lists = [meta[LEFT_OUT] for meta in metas if isinstance(meta.get(LEFT_OUT), list)]
+    return names.union(*([str(name) for name in one] for one in lists))
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    return "; ".join(reasons)[:1000]
+
+
+def _counted(boxes: Iterable[DrawnBox], video: Video, rate: float) -> int:
+    """How many frames the editor counts of a video: what it said, unless that is far from what the file has. Raises
+    `ImageError` for too many."""
+    own = max(round(video.seconds * rate), 1)
+    said = max(box.frames for box in boxes)
+    count = said if said and said <= FAR * own + rate else own
+    if count > MOST_COUNTED:
+        raise ImageError(f"a video of at most {MOST_COUNTED:,} frames", f"{count:,}", "is its header whole?")
+    return count
 
 
 def serve_version(client: LabelStudio, project: Project, version: str) -> bool:

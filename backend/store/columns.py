@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from typing import Any
 
@@ -12,19 +13,30 @@ import sqlalchemy as sql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+_log = logging.getLogger(__name__)
 Float16s = npt.NDArray[np.float16]
 
 
 class JsonText(TypeDecorator[Any]):
-    """Anything that JSON can say, as text."""
+    """What JSON can say, as text; of one `kind`, where one is given: a damaged row then has an empty one, so that the
+    others can be read."""
 
     impl, cache_ok = sql.Text, True
+
+    def __init__(self, kind: type | None = None) -> None:
+        super().__init__()
+        self.kind = kind
 
     def process_bind_param(self, value: Any, _dialect: Dialect) -> str:
         return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
     def process_result_value(self, value: str | None, _dialect: Dialect) -> Any:
-        return json.loads(value) if value is not None else None
+        try:
+            found = json.loads(value) if value is not None else None
+        except (ValueError, TypeError, RecursionError):
+            _log.warning("a row holds no JSON where it should: %.40r", value)
+            found = None
+        return found if self.kind is None or isinstance(found, self.kind) else self.kind()
 
 
 class Numbers(JsonText):
@@ -33,11 +45,12 @@ class Numbers(JsonText):
     cache_ok = True
 
     def process_result_value(self, value: str | None, _dialect: Dialect) -> tuple[int, ...]:
-        return tuple(super().process_result_value(value, _dialect))
+        found = super().process_result_value(value, _dialect)
+        return tuple(one for one in found if isinstance(one, int)) if isinstance(found, list) else ()
 
 
 class HalfFloats(TypeDecorator[Float16s]):
-    """An array of half floats: (D,), or (rows, D)."""
+    """An array of half floats: (D,), or (rows, D); of width 0 where a row is damaged."""
 
     impl, cache_ok = sql.LargeBinary, True
 
@@ -49,7 +62,9 @@ class HalfFloats(TypeDecorator[Float16s]):
         return np.asarray(value, "<f2").tobytes()
 
     def process_result_value(self, value: bytes | None, _dialect: Dialect) -> Float16s:
-        return np.frombuffer(value or b"", "<f2").astype(np.float16).reshape(*self.rows, -1)
+        content = value or b""
+        whole = len(content) % (2 * math.prod(self.rows)) == 0
+        return np.frombuffer(content if whole else b"", "<f2").astype(np.float16).reshape(*self.rows, -1)
 
 
 class Known(TypeDecorator[float]):

@@ -7,6 +7,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from backend.errors import reason_of
+
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -75,9 +79,9 @@ def parse_pointer(content: bytes) -> dict[str, Any]:
     """A project's pointer from its file. Raises `ValueError`."""
     try:
         pointer = json.loads(content)
-        [Promotion(**step) for step in pointer["history"]]
+        TypeAdapter(list[Promotion]).validate_python(pointer["history"])
         if pointer["version"] != "" and not VERSION_NAME.fullmatch(pointer["version"]):
             raise ValueError("it names no version")
-    except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(reason_of(error)) from None
     return dict(pointer)

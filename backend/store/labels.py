@@ -226,9 +226,11 @@ class Labels(Database):
                 )
 
     def samples(self, project: int, checkpoint: str) -> list[SampleRow]:
-        """All samples for `checkpoint`, in a fixed order."""
+        """All samples for `checkpoint` that can be read, in a fixed order."""
         mine = (SampleRow.project == project, SampleRow.checkpoint == checkpoint)
-        return self._all(sql.select(SampleRow).where(*mine).order_by(SampleRow.annotation, SampleRow.number))
+        rows = self._all(sql.select(SampleRow).where(*mine).order_by(SampleRow.annotation, SampleRow.number))
+        width = max((len(row.iou_token) for row in rows), default=0)
+        return [row for row in rows if row.is_whole(width)]
 
     def examples(self, project: int) -> list[ExampleRow]:
         """All examples of a project, in a fixed order."""

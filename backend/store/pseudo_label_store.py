@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from backend.errors import StoreError
+from backend.errors import StoreError, reason_of
 from backend.label_studio.records import Json
 from backend.label_studio.shapes import MASK_TYPES
 from backend.settings import Settings
@@ -162,12 +163,12 @@ class PseudoLabelStore:
 def _parse(content: bytes) -> PseudoLabelRun:
     """Raises `ValueError`."""
     try:
-        known = json.loads(content)
-        masks = tuple(PseudoLabel(**{**one, "regions": tuple(one["regions"])}) for one in known["masks"])
-        calibration = Calibration.of_record(known["calibration"])
-        return PseudoLabelRun(**{**known, "calibration": calibration, "masks": masks})
-    except (ValueError, KeyError, TypeError, RecursionError, PseudoLabelError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+        record = TypeAdapter(PseudoLabelRun).validate_json(content)
+        if record.labels:
+            record.calibrated_on()
+    except (ValueError, KeyError, TypeError, PseudoLabelError) as error:
+        raise ValueError(reason_of(error)) from None
+    return record
 
 
 # marks

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
+import numpy as np
 import sqlalchemy as sql
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
@@ -73,7 +74,7 @@ class ProjectRow(Row):
     cursor: Mapped[Name40] = mapped_column(default="")
     served: Mapped[Name120] = mapped_column(default="")
     synced_at: Mapped[float] = mapped_column(default=0.0)
-    classes: Mapped[list[str]] = mapped_column(JsonText, default_factory=list)
+    classes: Mapped[list[str]] = mapped_column(JsonText(list), default_factory=list)
     connected: Mapped[bool] = mapped_column(default=True)
 
 
@@ -97,7 +98,7 @@ class KnownTask(Row):
     __tablename__ = "tasks"
     project: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
     id: Mapped[Key]
-    data: Mapped[Json] = mapped_column(JsonText, repr=False)
+    data: Mapped[Json] = mapped_column(JsonText(dict), repr=False)
     data_key: Mapped[Name40]
     updated_at: Mapped[Name40]
     annotations: Mapped[int]
@@ -159,11 +160,16 @@ class SampleRow(Row):
     box_only: Mapped[bool]
     iou_token: Mapped[Float16s] = mapped_column(HalfFloats(), repr=False)
     mask_tokens: Mapped[Float16s] = mapped_column(HalfFloats(4), repr=False)
-    targets: Mapped[dict[str, list[float]]] = mapped_column(JsonText, repr=False)
+    targets: Mapped[dict[str, list[float]]] = mapped_column(JsonText(dict), repr=False)
     number: Mapped[Key] = mapped_column(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.region, self.label = storable_text(self.region), storable_text(self.label)
+
+    def is_whole(self, width: int) -> bool:
+        """Whether its tokens are of this width, and all there; a damaged row's are not."""
+        is_fit = len(self.iou_token) == self.mask_tokens.shape[1] == width and bool(self.targets)
+        return is_fit and bool(np.isfinite(self.iou_token).all() and np.isfinite(self.mask_tokens).all())
 
 
 class ExampleRow(Row):
@@ -219,7 +225,7 @@ class ProposalRow(Row):
     task: Mapped[Key]
     key: Mapped[str] = mapped_column(sql.String(64))
     arrays: Mapped[bytes] = mapped_column(repr=False)
-    drawings: Mapped[dict[str, Json]] = mapped_column(JsonText, repr=False)
+    drawings: Mapped[dict[str, Json]] = mapped_column(JsonText(dict), repr=False)
     reason: Mapped[str] = mapped_column(default="")
     made_at: Mapped[float] = mapped_column(init=False, repr=False, compare=False)
 
@@ -239,7 +245,7 @@ class ScoreRow(Row):
     is_audit: Mapped[bool]
     reason: Mapped[str] = mapped_column(default="")
     shown: Mapped[tuple[int, ...]] = mapped_column(Numbers, default=())
-    labels: Mapped[list[str]] = mapped_column(JsonText, default_factory=list)
+    labels: Mapped[list[str]] = mapped_column(JsonText(list), default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -265,7 +271,7 @@ class Run(Row):
     done: Mapped[int]
     total: Mapped[int]
     reason: Mapped[str]
-    details: Mapped[Json] = mapped_column(JsonText)
+    details: Mapped[Json] = mapped_column(JsonText(dict))
     started_at: Mapped[float]
     changed_at: Mapped[float]
     finished_at: Mapped[float | None]

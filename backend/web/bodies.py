@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from backend.label_studio.records import whole_number
+from backend.label_studio.records import loads
 from usam.errors import UsamError
 
 SMALL_BYTES = 64 * 1024
@@ -38,25 +38,26 @@ def read_message(kind: type[Received], raw: bytes) -> Received:
         first = error.errors(include_input=False, include_url=False)[0]
         got = f"{'.'.join(map(str, first['loc']))[:100] or 'something else'}: {first['msg']}"
         raise UsamError(f"a {kind.__name__}", got, "see /docs") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise UsamError("a body of JSON", f"{len(raw)} bytes of something else", "see /docs") from None
 
 
 def parse_json(raw: bytes) -> Any:
     """The JSON value of a body; an empty one is `{}`.
 
-    What only one task of many holds is that task's trouble: lone surrogates stay, endless numbers are infinite.
+    What only one task of many holds is that task's trouble: lone surrogates stay, the rest is as `records.loads`
+    reads it.
 
-    Raises `TooMuch` for one that would take long, `ValueError` or `RecursionError` for what is no JSON.
+    Raises `TooMuch` for one that would take long, `ValueError` for what is no JSON.
     """
     if len(raw) > SMALL_BYTES:
         check_cost(raw)
         try:
             return from_json(raw)
         except ValueError as error:
-            if "hex escape" not in str(error) and "out of range" not in str(error):
+            if not any(sign in str(error) for sign in ("hex escape", "out of range", "recursion limit")):
                 raise
-    return json.loads(raw or b"{}", parse_int=whole_number)
+    return loads(raw.decode("utf-8-sig", "surrogatepass") or "{}")
 
 
 def check_cost(raw: bytes) -> None:

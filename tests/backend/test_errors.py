@@ -7,6 +7,7 @@ import json
 import re
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from backend import errors
 from backend.errors import (
@@ -56,6 +57,10 @@ def test_a_reason_is_our_own_words_or_the_kind_and_first_line_of_others() -> Non
     assert reason_of(ValueError("first\nsecond")) == "ValueError: first"
     assert reason_of(KeyError()) == "KeyError: "
     assert len(reason_of(ValueError("x" * 9999))) < 400
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(dict[str, int]).validate_python({"a": "secret"})
+    assert reason_of(caught.value).startswith("a: Input should be a valid integer")
+    assert "secret" not in reason_of(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -52,6 +53,43 @@ def test_what_is_no_video_is_a_sentence(tmp_path: Path) -> None:
         (tmp_path / "broken.mp4").write_bytes(content)
         with pytest.raises(ImageError, match=r"expected a video with frames, got none in broken\.mp4"):
             Video(tmp_path / "broken.mp4")
+
+
+def test_a_file_that_does_not_say_how_long_it_is_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Browsers record so: without it, one frame of them was read."""
+    honest = cv2.VideoCapture
+
+    class Silent:
+        def __init__(self, path: str) -> None:
+            self._file = honest(path)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._file, name)
+
+        def get(self, what: int) -> float:
+            known = {cv2.CAP_PROP_FRAME_COUNT: -9.2e16, cv2.CAP_PROP_FPS: 1000.0}
+            return known[what] if what in known else self._file.get(what)
+
+    path = write_video(tmp_path / "a.mp4")
+    monkeypatch.setattr(cv2, "VideoCapture", Silent)
+    video = Video(path)
+    assert (video.count, round(video.rate, 3)) == (12, 10.0)
+    assert [frame.number for frame in video.frames()] == list(range(12))
+
+
+def test_frames_that_take_gigabytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    monkeypatch.setattr(videos, "MOST_PIXELS", 95 * 96)
+    with pytest.raises(ImageError, match=r"got 96 x 96 in a\.mp4; make the video smaller"):
+        Video(path)
+
+
+@pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:2,\n{}", "ffconcat version 1.0\nfile '{}'", "<?xml?><MPD>{}</MPD>"])
+def test_a_list_of_other_files_is_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "list.mp4"
+    path.write_text(text.format(write_video(tmp_path / "a.mp4")))
+    with pytest.raises(ImageError, match="a list of others"):
+        Video(path)
 
 
 def test_hours_are_not_read_unless_somebody_asks_for_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

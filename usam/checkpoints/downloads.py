@@ -146,9 +146,29 @@ def download(
     Raises:
         DownloadError: the server cannot be reached or refuses, the connection breaks again and again (the
             partial file stays for the next try), the file is a wrong one or the disk is full (nothing
-            stays).
+            stays). A password in the address is not told.
         CheckpointError: a file is at `target` already and is another one; it is left as it is.
     """
+    try:
+        return _download(address, target, sha256, size, progress)
+    except DownloadError as error:
+        shown = without_user(address)
+        parts = [part.replace(address, shown) for part in (error.expected, error.got, error.remedy)]
+        raise DownloadError(*parts) from error.__cause__
+
+
+def without_user(address: str) -> str:
+    """An address to be shown: without the user and password that it may hold.
+
+    >>> without_user("https://ann:secret@files.example.com/sam2")
+    'https://files.example.com/sam2'
+    """
+    scheme, found, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{found}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _download(address: str, target: Path, sha256: str, size: int | None, progress: Progress | None) -> Path:
     partial = target.with_name(target.name + ".partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from usam.checkpoints.downloads import Progress, check_file, download
+from usam.checkpoints.downloads import Progress, check_file, download, without_user
 from usam.errors import CheckpointError, DownloadError
 
 if TYPE_CHECKING:
@@ -241,11 +241,15 @@ def mirrored(address: str, name: str) -> str:
     mirror = os.environ.get("USAM_MIRROR", "").strip()
     if not mirror:
         return address
-    parts = urlsplit(mirror)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(mirror)
+        is_folder = bool(parts.hostname) and not parts.query and not parts.fragment and parts.port != 0
+    except ValueError:  # half of an IPv6 address, or a port that is no number
+        is_folder = False
+    if not is_folder or parts.scheme not in ("http", "https"):
         raise DownloadError(
             "an address such as https://files.example.com/sam2 in USAM_MIRROR",
-            repr(mirror),
+            repr(without_user(mirror)),
             "set it to the folder that has the files under their own names, or leave it empty",
         )
     return f"{mirror.rstrip('/')}/{quote(name)}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from usam.checkpoints.registry import DEFAULT_MODEL
-from usam.cli.library import Device, Heads, Model, _as_prompt, _heads, _parse_numbers, _parse_points
+from usam.cli.library import Device, Heads, Model, _as_prompt, _heads, _parse_numbers, _parse_points, check_apart
 from usam.errors import PromptError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def demo(
     corners = _parse_numbers(box, 4, "--box x0,y0,x1,y1") if box else None
     if not points and corners is None:
         raise PromptError("an object to follow", "none", "give --point x,y or --box x0,y0,x1,y1")
+    check_apart(out, video)
     from usam.prompts import Prompt
 
     coords, signs, edges = _as_prompt(points, labels, corners)

@@ -10,7 +10,7 @@ import typer
 
 from usam.checkpoints.registry import DEFAULT_MODEL
 from usam.cli.report import Report, ReportFile, check_report
-from usam.errors import PromptError
+from usam.errors import ImageError, PromptError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -205,6 +205,7 @@ def predict(
     if not points and corners is None:
         raise PromptError("a prompt", "none", "give --point x,y or --box x0,y0,x1,y1")
 
+    check_apart(out, image)
     if report is not None:
         check_report(report)
     from usam.images import read_image
@@ -236,6 +237,12 @@ def predict(
         typer.echo(json.dumps(told, indent=2))
     else:
         _print_scores(ious, scores)
+
+
+def check_apart(out: Path | None, source: Path) -> None:
+    """Raise `ImageError` where a picture would be written over the one that is looked at."""
+    if out is not None and out.exists() and source.exists() and out.samefile(source):
+        raise ImageError("another file to write to", f"{out}, the one that is read", "give --out another name")
 
 
 def _as_prompt(points: list[list[float]], labels: list[int], box: list[float] | None) -> tuple[Any, Any, Any]:

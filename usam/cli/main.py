@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
 import sys
 import warnings
@@ -24,17 +25,38 @@ TOPICS = ("library", "demo", "science", "nano", "simulate")
 
 
 class ErrorGroup(TyperGroup):
-    """A group that prints an error of ours as one line and exits with 2, unless `--debug` was given."""
+    """A group that prints an error as one line and exits with 2, with 1 where it is none of ours, unless `--debug` was
+    given. What no stream of this machine's encoding can show is shown as an escape."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
-        except UsamError as error:
-            if ctx.params.get("debug"):
+        except Exception as error:
+            is_the_parser_s = isinstance(error, typer.Abort | BrokenPipeError) or hasattr(error, "exit_code")
+            if is_the_parser_s or ctx.params.get("debug"):
                 raise
-            typer.echo("usam: " + " ".join(str(error).split()), err=True)
-            raise typer.Exit(2) from None
+            typer.echo("usam: " + " ".join(told(error).split()), err=True)
+            raise typer.Exit(2 if isinstance(error, UsamError | OSError) else 1) from None
+
+
+def told(error: Exception) -> str:
+    """An error in a sentence.
+
+    >>> told(FileExistsError(17, "File exists", "/data"))
+    "expected files to be as this command needs them, got '/data': File exists; correct it or its rights"
+    """
+    if isinstance(error, UsamError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename!r}: " if error.filename else ""
+        got = f"{where}{error.strerror}"
+        return f"expected files to be as this command needs them, got {got}; correct it or its rights"
+    got = f"{type(error).__name__}: {error}"[:500]
+    return f"expected this to work, got {got}; put --debug before the command to see where, and report it"
 
 
 app = typer.Typer(

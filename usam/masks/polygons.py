@@ -24,6 +24,8 @@ from scipy.spatial import cKDTree
 from usam.errors import MaskError
 from usam.masks.overlap import BoolMask, FloatArray, as_mask, mask_box
 
+CROSSINGS_AT_ONCE, MOST_CROSSINGS = 1_000_000, 20_000_000
+"""Of rows by edges: each takes some dozen bytes while it is looked at, and edges may run to and fro."""
 STAIRCASE = 1.25
 """Pixels: just above the 1 by which pixel edges leave a slanted line, so that its stairs, and little else, vanish."""
 
@@ -108,14 +110,14 @@ def polygon_to_mask(polygons: npt.ArrayLike | Sequence[npt.ArrayLike], image_hw:
     """(H, W) bool: the pixels whose centre lies in a ring (K, 2) or in any of several, by the even-odd rule.
 
     Rings may leave the image, cross themselves and have fractional vertices. Raises `MaskError` for a ring of
-    fewer than three vertices, other shapes, NaN, or a size of 0.
+    fewer than three vertices, other shapes, NaN, a size of 0, or one that crosses more rows than any outline does.
     """
     height, width = image_hw
     if height < 1 or width < 1:
         raise MaskError("an image size (H, W) of at least 1 x 1", f"{image_hw}")
     inside = np.zeros((height, width), np.bool_)
     for ring in _rings(polygons):
-        inside |= _fill(ring, height, width)
+        _fill(ring, inside)
     return inside
 
 
@@ -175,19 +177,34 @@ def _rings(polygons: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[npt.NDArra
     return rings
 
 
-def _fill(ring: npt.NDArray[np.float64], height: int, width: int) -> BoolMask:
-    """Even-odd filling: every edge flips, in each row whose centre it crosses, all pixels right of the
-    crossing."""
-    ends = np.stack([ring, np.roll(ring, -1, axis=0)], axis=1)
+def _fill(ring: npt.NDArray[np.float64], inside: BoolMask) -> None:
+    """Even-odd filling, in the ring's own box: every edge flips, in each row whose centre it crosses, all pixels right
+    of the crossing."""
+    size = np.array(inside.shape[::-1])
+    left, top = (int(low) for low in np.clip(np.floor(ring.min(0)), 0, size))
+    right, bottom = (int(high) for high in np.clip(np.ceil(ring.max(0)), 0, size))
+    height, width = bottom - top, right - left
+    if height < 1 or width < 1:
+        return
+    local = ring - (left, top)
+    ends = np.stack([local, np.roll(local, -1, axis=0)], axis=1)
     downward = ends[:, 0, 1] > ends[:, 1, 1]
     ends[downward] = ends[downward, ::-1]
-    (upper_x, upper_y), (lower_x, lower_y) = ends[:, 0].T, ends[:, 1].T
-    first = np.clip(np.ceil(upper_y - 0.5), 0, height).astype(np.int64)
-    crossed = np.clip(np.ceil(lower_y - 0.5), 0, height).astype(np.int64) - first
-    edge = np.repeat(np.arange(len(ring)), crossed)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(crossed) - crossed, crossed) + first[edge]
-    along = (row + 0.5 - upper_y[edge]) / (lower_y - upper_y)[edge]
-    x = upper_x[edge] + along * (lower_x - upper_x)[edge]
-    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-    flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1))
-    return np.asarray(np.cumsum(flips.reshape(height, width + 1)[:, :width], axis=1) % 2 == 1)
+    first, last = np.clip(np.ceil(ends[..., 1] - 0.5), 0, height).astype(np.int64).T
+    crossed = np.cumsum(last - first)
+    if crossed[-1] == 0:
+        return
+    if crossed[-1] > MOST_CROSSINGS:
+        raise MaskError(f"a ring that crosses at most {MOST_CROSSINGS:,} rows", f"{crossed[-1]:,}", "draw it simpler")
+    flips = np.zeros(height * (width + 1), np.uint8)  # of which only the last bit counts
+    bounds = np.searchsorted(crossed, np.arange(0, crossed[-1], CROSSINGS_AT_ONCE), side="right")
+    for start, end in zip(bounds, [*bounds[1:], len(ring)], strict=True):
+        rows, (begins, goals) = last[start:end] - first[start:end], ends[start:end].transpose(1, 0, 2)
+        edge = np.repeat(np.arange(len(rows)), rows)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows, rows) + first[start:end][edge]
+        along = (row + 0.5 - begins[edge, 1]) / (goals - begins)[edge, 1]
+        x = begins[edge, 0] + along * (goals - begins)[edge, 0]
+        column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+        np.add.at(flips, row * (width + 1) + column, np.uint8(1))
+    odd = np.bitwise_xor.accumulate(flips.reshape(height, width + 1)[:, :width] & 1, axis=1)
+    inside[top:bottom, left:right] |= odd.view(np.bool_)

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import parse_qs
 
+from pydantic import TypeAdapter
+
 from backend.errors import QueueError, RegistryError, StoreError
 from backend.web.dashboard.versions import BASE_HEADS, BASE_NAME
 from usam.errors import UsamError
@@ -67,6 +69,9 @@ class Done:
     project: int
     version: str
     outcome: str
+
+
+_DONE = TypeAdapter(Done)
 
 
 class Tokens:
@@ -118,8 +123,8 @@ class ActionLog:
         found: list[Done] = []
         for line in reversed(lines):
             try:
-                done = Done(**json.loads(line))
-            except (ValueError, TypeError):
+                done = _DONE.validate_json(line)
+            except ValueError:  # a line that was cut off, or is none
                 continue
             if done.project == project:
                 found.append(done)

@@ -102,7 +102,7 @@ class Place:
 
 def render_live(template: str, query: dict[str, str], **values: Any) -> tuple[str, str]:
     """The live part of a page, and its digest. `query` is what the page was asked with."""
-    content = _templates().get_template(template).render(**values)
+    content = render_still(template, **values)
     digest = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
     again = urlencode({**query, "part": "live", "seen": digest})
     shell = _templates().get_template("live.html")
@@ -118,12 +118,16 @@ def render_page(place: Place, content: str) -> str:
     """The whole document around what `render_live` or `render_still` made."""
     files = {name: asset.name for name, asset in assets().items()}
     page = _templates().get_template("page.html")
-    return page.render(place=place, content=Markup(content), files=files, out_of_band=False)  # noqa: S704
+    return _whole(page.render(place=place, content=Markup(content), files=files, out_of_band=False))  # noqa: S704
 
 
 def render_still(template: str, **values: Any) -> str:
-    """A part of a page that stays as it is."""
-    return _templates().get_template(template).render(**values)
+    """A part of a page that stays as it is, in whole letters: names may hold halves of surrogate pairs."""
+    return _whole(_templates().get_template(template).render(**values))
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def words(text: str) -> Markup:
@@ -155,6 +159,8 @@ def few(seconds: float) -> str:
     >>> few(8), few(100), few(5000), few(200000)
     ('8 s', '2 min', '1 h 23 min', '2 days')
     """
+    if not seconds < 1e11:
+        return "a time that is not known"
     if seconds < 60:
         return f"{max(seconds, 0):.0f} s"
     minutes = round(seconds / 60)
@@ -173,4 +179,7 @@ def ago(at: float) -> str:
 
 def moment(at: float) -> str:
     """A time as date and clock of this machine."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+    except (ValueError, OverflowError, OSError):
+        return "at a time that is not known"

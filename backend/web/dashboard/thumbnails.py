@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
     from backend.store.records import KnownTask, ProposalRow, ScoreRow
 
-MADE_AS = 1
+DIGEST_BYTES = 16
+"""Behind each picture on disk: a damaged one is made again."""
+MADE_AS = 2
 """Raised when the same task gives another picture."""
 SIDE = 480
 """Longest side in pixels: twice what is shown, for dense screens."""
@@ -110,10 +112,8 @@ class Thumbnails:
             return None
         config = self._label_config(project)
         path = self._path(f"{MADE_AS}|{view}|{project}|{task}|{key}|{config}")
-        with suppress(OSError):
-            content = path.read_bytes()
-            path.touch()
-            return Picture(content)
+        if kept := self._kept(path):
+            return Picture(kept)
         if failure := self._failure(path.name):
             return Picture(sentence_picture(failure), "image/svg+xml", failed=True)
         try:
@@ -153,6 +153,15 @@ class Thumbnails:
             while len(self._failures) > FAILURES_KEPT:
                 self._failures.popitem(last=False)
 
+    def _kept(self, path: Path) -> bytes:
+        """What was kept, empty where there is nothing, or not what was written."""
+        with suppress(OSError):
+            content, digest = (file := path.read_bytes())[:-DIGEST_BYTES], file[-DIGEST_BYTES:]
+            if _digest(content) == digest:
+                path.touch()
+                return content
+        return b""
+
     def _keep(self, path: Path, content: bytes) -> None:
         if len(content) > self._kept_bytes:
             return
@@ -161,7 +170,7 @@ class Thumbnails:
                 if self._size is None or self._size + len(content) > self._kept_bytes:
                     self._size = self._make_room(len(content))
                 with replacing(path) as partial:
-                    partial.write_bytes(content)
+                    partial.write_bytes(content + _digest(content))
                 self._size += len(content)
         except OSError as error:
             _log.warning("a small picture was not kept: %s", error)
@@ -182,6 +191,10 @@ class Thumbnails:
             path.unlink(missing_ok=True)
             total -= file_size
         return total
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
 def image_value(label_config: str, data: Mapping[str, Any]) -> str:

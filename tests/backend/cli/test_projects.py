@@ -9,10 +9,12 @@ import pytest
 import typer
 
 from backend.cli.main import app
+from backend.label_studio.records import Task
 from backend.queue import JobQueue
 from backend.store import Store
 from backend.store.head_registry import POINTER_FILE, Registry
 from backend.store.kept_twice import copy_of
+from backend.store.records import ScoreRow
 from tests.backend.cli.conftest import Command
 from tests.backend.store.test_head_registry import head_set
 from tests.decoders import shaken_decoder
@@ -30,6 +32,40 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     queued: list[tuple[int, str]] = []
     monkeypatch.setattr(JobQueue, "enqueue", lambda self, project, job, **_: queued.append((project, job)))
     return queued
+
+
+def test_names_and_reasons_stand_as_they_are(command: Command, data: Path) -> None:
+    """To the library that prints tables, `[/b]` ends a style that nobody began: `status` ended with a traceback."""
+    store = Store(f"sqlite:///{data / 'usam.db'}")
+    names = {2: "cat[red]:smile:.jpg", 3: "half\ud800.jpg"}
+    store.record_tasks(3, [Task(number, {"image": f"/data/{name}"}, "t", 0) for number, name in names.items()])
+    store.put_scores(3, [ScoreRow(number, "v", 1.0, 0.1, number, False, "why") for number in names])
+    store.finish_run(store.start_run(3, "sync"), "done", "1 set aside: region [/bold]")
+    store.close()
+    done = command("status", "--project", "3")
+    assert done.exit_code == 0, done.exception
+    for words in ("cat[red]:smile:.jpg", "half\\ud800.jpg", "[/bold]"):
+        assert words in done.stdout
+
+
+def test_what_is_no_error_of_ours_is_a_sentence_too(
+    command: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("backend.store.Store.work", fail)
+    done = command("status", "--project", "3")
+    assert (done.exit_code, "Traceback" in done.stderr) == (1, False)
+    assert "usam: expected this to work, got KeyError: 'x'; put --debug before the command" in done.stderr
+    assert isinstance(command("--debug", "status", "--project", "3").exception, KeyError)
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("USAM_DATA_DIR", str(tmp_path / "file"))
+    done = command("connect", "--project", "3")
+    assert done.exit_code == 2
+    assert "File exists; correct it or its rights" in done.stderr
+    done = command("connect", "--project", str(10**30))
+    assert "expected the number of a project, from 1" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["status", "score", "retrain", "versions", "rollback", "repair", "plan"])

@@ -50,5 +50,5 @@ def test_a_task_that_is_set_aside_is_named_and_ends_with_2(command: Command, kep
     kept.items[2]["annotations"] = [{"id": 2, "result": [region(key(0))]}]
     done = command("track", "--project", "3", "--task", "2", "--task", "1")
     assert done.exit_code == 2
-    assert "task 2 is set aside: expected a key frame from 1" in done.stderr
+    assert "task 2 is set aside: region r1: expected a key frame from 1" in done.stderr
     assert [len(kept.of(number)) for number in (1, 2)] == [1, 0]

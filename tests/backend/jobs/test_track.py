@@ -31,7 +31,7 @@ def test_what_was_followed_and_what_was_not_is_in_the_run_record(place: Resource
     place.label_studio = copy
     assert track.run(place, 3) == "done"
     (run,) = place.store.runs(3, "track")
-    assert run.reason.startswith("1 followed, 1 set aside: task 2: expected a key frame from 1")
+    assert run.reason.startswith("1 followed; 1 set aside: task 2: region r1: expected a key frame from 1")
     assert run.details["tasks"][0]["task"] == 1
     assert copy.kept.model_version == run.details["version"] == copy.of(1)[0]["model_version"]
 

@@ -123,3 +123,27 @@ def test_one_unreadable_item_of_many_is_left_out_by_name(
     predictions = [{"id": 5, "score": 10**400, "result": 3}]
     script.answers = [(200, json.dumps({"tasks": [{"id": 1, "predictions": predictions}], "total": 1}))]
     assert [(one.score, one.result) for one in client.predictions(1, [1])] == [(None, [])]
+
+
+def test_what_is_nested_without_end_is_nothing_and_the_rest_is_read(script: Script, client: LabelStudio) -> None:
+    """Label Studio on a newer Python takes what this one cannot read."""
+    deep = "[" * 100_000 + '"\\"]"' + "]" * 100_000
+    rows = [{"id": 1, "data": {"image": "a", "x": "deep", "y": "[{"}}, {"id": 2, "data": {"image": "b"}}]
+    script.answers = [(200, json.dumps({"tasks": rows, "total": 2}).replace('"deep"', deep))]
+    first, second = client.tasks(1)
+    assert (first.data["image"], first.data["y"], second.data) == ("a", "[{", {"image": "b"})
+    json.dumps(first.data)
+    script.answers = [(200, "[" * 100_000)]
+    with pytest.raises(LabelStudioError, match="JSON from"):
+        client.project(1)
+
+
+def test_one_odd_project_hides_no_other(script: Script, client: LabelStudio) -> None:
+    """Label Studio takes a negative number of annotations."""
+    odd = '{"id": 2, "maximum_annotations": -1}, {"id": 3, "task_number": "x"}, {"id": null}'
+    script.answers = [(200, f'{{"results": [{PROJECT}, {odd}], "next": null}}')]
+    assert [(one.id, one.maximum_annotations, one.task_number) for one in client.projects()] == [
+        (1, 1, 0),
+        (2, 1, 0),
+        (3, 1, 0),
+    ]

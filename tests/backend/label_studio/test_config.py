@@ -223,3 +223,19 @@ def test_a_repeater_is_refused_with_a_way_out() -> None:
             '<View><Repeater on="$pages" indexFlag="{{idx}}"><Image name="page_{{idx}}" value="$pages[{{idx}}].url"/>'
             '<BrushLabels name="b_{{idx}}" toName="page_{{idx}}"><Label value="x"/></BrushLabels></Repeater></View>'
         )
+
+
+def test_of_two_generic_labels_each_takes_its_own() -> None:
+    """The second of them was never looked at: `tree` became `cat`, the only label of the first."""
+    config = (
+        '<View><Image name="img" value="$image"/><Labels name="animals" toName="img"><Label value="cat"/></Labels>'
+        '<Labels name="plants" toName="img"><Label value="tree"/></Labels><Brush name="b" toName="img"/></View>'
+    )
+    controls = parse_config(config)
+    assert controls.labels == ["cat", "tree"]
+    for label, source in (("cat", "animals"), ("tree", "plants")):
+        placement = controls.place(label)
+        assert placement.output.source is not None
+        assert (placement.output.name, placement.output.source.name, placement.label) == ("b", source, label)
+        assert placement.note == ""
+    assert controls.place("stone").label is None

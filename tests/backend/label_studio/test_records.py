@@ -129,3 +129,9 @@ def test_the_digest_of_an_annotation_is_of_what_is_marked() -> None:
     for other in ([one], [one, {**two, "value": {"rle": [1, 3], "labels": ["A"]}}], [one, {**two, "id": "c"}], []):
         assert Annotation(1, 2, "t", other).content != digest
     assert Annotation(1, 2, "t", [{"value": {"\ud800": float("nan")}}]).content
+
+
+@pytest.mark.parametrize("moment", [None, 5, [], "\ud800", "a\0", "\u0663"])
+def test_a_time_that_no_store_could_hold_is_none(moment: object) -> None:
+    assert Task.read({"id": 1, "updated_at": moment}).updated_at == ""
+    assert Annotation.read({"id": 1, "updated_at": moment}, 1).updated_at == ""

@@ -43,19 +43,42 @@ def test_boxes_on_a_single_frame_wait_to_be_followed() -> None:
         region(key(1), kind="timelinelabels"),
         {"id": "no value", "type": "videorectangle", "to_name": "video"},
     ]
-    one, bounded = drawn_boxes(result, CONFIG)
-    assert one == DrawnBox("r1", 3, (10, 20, 40, 60), 0.0, ("car",), 50, 0)
+    (one, bounded), left_out = drawn_boxes(result, CONFIG)
+    assert left_out == []
+    assert one == DrawnBox("r1", 3, (10, 20, 40, 60), 0.0, ("car",), 50, 0, "box")
     assert (bounded.frame, bounded.until) == (5, 20)
     assert is_finished(result, CONFIG)
     assert not is_finished([region(key(3))], CONFIG)
 
 
-@pytest.mark.parametrize(
-    "bad", [key(0), key(3, x=float("nan")), {"frame": 3}, key(3) | {"width": "wide"}, key(10**9)], ids=str
-)
-def test_a_box_that_is_none_is_a_sentence(bad: dict[str, Any]) -> None:
-    with pytest.raises(RegionError, match="draw the box again"):
-        drawn_boxes([region(bad)], CONFIG)
+BAD = [key(0), key(3, x=float("nan")), {"frame": 3}, key(3) | {"width": "wide"}, key(10**9), key(2, x=10**400)]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: str(bad)[:60])
+def test_a_box_that_is_none_is_a_sentence_and_harms_no_other(bad: dict[str, Any]) -> None:
+    boxes, (reason,) = drawn_boxes([region(bad, name="bad"), region(key(3))], CONFIG)
+    assert [one.id for one in boxes] == ["r1"]
+    assert reason.startswith("region bad: expected a ")
+    assert reason.endswith("; draw the box again")
+
+
+def test_a_box_keeps_its_control_and_one_on_another_video_is_said() -> None:
+    more = '<Video name="rear" value="$rear"/><VideoRectangle name="people" toName="video"/>'
+    more += '<VideoRectangle name="behind" toName="rear"/>'
+    config = parse_video_config(VIDEO.replace("</View>", more + "</View>"))
+    drawn = region(key(1)) | {"from_name": "people"}
+    (one,), (reason,) = drawn_boxes([drawn, region(key(1), to="rear", name="r2")], config)
+    assert "region r2: expected a box on the video 'video', got one on 'rear'" in reason
+    track = BoxTrack(1, np.array([[0.0, 0, 10, 10]] * 2), np.ones(2))
+    assert to_region(track, one, config, (100, 100), 2, 10.0, "id")["from_name"] == "people"
+
+
+def test_what_is_no_sequence_is_no_box() -> None:
+    for sequence in (5, True, "x", {}, [5], None):
+        bad = region()
+        bad["value"]["sequence"] = sequence
+        assert drawn_boxes([bad], CONFIG) == ([], [])
+        assert not is_finished([bad], CONFIG)
 
 
 def test_corners_in_pixels_are_cut_at_the_edge_and_a_turned_box_gets_one_around_it() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from backend.errors import StoreError
 from backend.inference.model import ObjectLooks
@@ -147,5 +148,27 @@ def test_a_model_without_features_has_no_examples_and_damage_is_said() -> None:
     made = make_examples(Annotation(1, 1, "t", []), [], (empty, np.zeros((0, SIDE, SIDE), bool)), None)
     assert made is None
     row = example(1, 1.0, "cat")
-    with pytest.raises(StoreError, match="annotation 1"):
-        join_examples([ExampleRow(1, 1, "t", VERSION, row.arrays[:30])])
+    with pytest.raises(StoreError, match="save these annotations again"):
+        join_examples([ExampleRow(9, 9, "t", VERSION, row.arrays[:30])])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"features": np.full((1, 3), 1, np.float16)},
+        {"features": np.ones(1, np.float16)},
+        {"features": np.zeros((0, 4), np.float16)},
+        {"about": np.frombuffer(b'{"labels": null}', np.uint8)},
+        {"shapes": None},
+        "not finite",
+    ],
+    ids=str,
+)
+def test_one_damaged_row_harms_no_other(damage: Any) -> None:
+    arrays = load(example(9, 1.0, "cat").arrays)
+    damage = {"features": arrays["features"] * np.float16("nan")} if damage == "not finite" else damage
+    arrays = {name: array for name, array in (arrays | damage).items() if array is not None}
+    good = [example(number, 1.0, "cat") for number in (1, 2)]
+    joined, alone = join_examples([ExampleRow(9, 9, "t", VERSION, save(arrays)), *good]), join_examples(good)
+    assert (joined.images, joined.regions) == (alone.images, alone.regions)
+    assert len(joined.features) == len(alone.features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,19 @@ def test_a_plan_is_read_as_it_was_kept(tmp_path: Path, planned: ProjectPlan) -> 
     assert plans.get(4) is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"measured": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"measured": 3}', "[" * 10_000, "\0"], ids=str.strip)
 def test_a_damaged_plan_is_none(tmp_path: Path, content: str) -> None:
     plans = KeptPlans(tmp_path)
     plans.folder.mkdir()
     (plans.folder / "3.json").write_text(content)
     assert plans.get(3) is None
+
+
+def test_of_a_plan_each_field_is_what_it_has_to_be(tmp_path: Path, planned: ProjectPlan) -> None:
+    plans = KeptPlans(tmp_path)
+    plans.put(3, KeptPlan.of(planned))
+    path = plans.folder / "3.json"
+    whole = json.loads(path.read_text())
+    for name in whole:
+        path.write_text(json.dumps({**whole, name: {"x": []}}))
+        assert plans.get(3) is None, name

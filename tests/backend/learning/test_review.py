@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from backend.errors import StoreError
 from backend.label_studio.records import Annotation
 from backend.learning.review import FOLDER, keep_review, kept_review, review_project
 from backend.settings import Settings
@@ -51,10 +52,36 @@ def test_what_is_answered_again_leaves_the_list(settings: Settings, store: Store
     assert {line.annotation for line in found.lines} - {line.annotation for line in now.lines} == {answered.annotation}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"lines": [{"task": 1}], "labels": 1, "tasks": 1, "at": 0}'])
-def test_a_damaged_list_is_said(settings: Settings, store: Store, content: str) -> None:
+LINES = '{"lines": %s, "labels": 1, "tasks": 1, "at": 0}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "\0\0",
+        "{",
+        "[]",
+        "[" * 10_000,
+        LINES % '[{"task": 1}]',
+        LINES % "null",
+        LINES.replace("1", "Infinity") % "[]",
+        LINES.replace("1", "1" * 400) % "[{}]",
+    ],
+    ids=lambda content: content[:30],
+)
+def test_a_damaged_list_is_none_and_made_anew(settings: Settings, store: Store, content: str) -> None:
     path = settings.data_dir / FOLDER / "3.json"
     path.parent.mkdir()
     path.write_text(content)
-    with pytest.raises(StoreError, match="usam-backend review --project 3"):
-        kept_review(settings, store, 3)
+    assert kept_review(settings, store, 3) is None
+
+
+def test_of_a_list_each_field_is_what_it_has_to_be(settings: Settings, store: Store) -> None:
+    keep_review(settings, 3, review_project(store, 3, "nano-s", None))
+    path = settings.data_dir / FOLDER / "3.json"
+    whole = json.loads(path.read_text())
+    for name in whole["lines"][0]:
+        damaged = {**whole, "lines": [{**whole["lines"][0], name: {"x": []}}]}
+        path.write_text(json.dumps(damaged))
+        assert kept_review(settings, store, 3) is None, name

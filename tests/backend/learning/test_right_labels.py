@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from backend.errors import StoreError
+from backend.errors import RegionError
 from backend.label_studio.records import Annotation
 from backend.learning.review import Review, keep_review, review_project
 from backend.learning.right_labels import doubt_again, say_right, split
@@ -77,13 +77,13 @@ def test_it_comes_back_when_the_annotation_changes(settings: Settings, store: St
 def test_a_label_that_is_not_listed_is_a_sentence(
     settings: Settings, store: Store, review: Review, key: str, reason: str
 ) -> None:
-    with pytest.raises(StoreError, match="usam-backend review --project 3"):
+    with pytest.raises(RegionError, match="usam-backend review --project 3"):
         say_right(settings, store, 3, key, reason, "ann")
-    with pytest.raises(StoreError, match="a reason out of"):
+    with pytest.raises(RegionError, match="a reason out of"):
         say_right(settings, store, 3, review.lines[0].key, "mask", "ann")
     assert store.right_labels(3) == []
 
 
 def test_without_a_list_nothing_is_right(settings: Settings, store: Store) -> None:
-    with pytest.raises(StoreError, match="ANNOTATION/REGION"):
+    with pytest.raises(RegionError, match="ANNOTATION/REGION"):
         say_right(settings, store, 3, "1/r", "", "ann")

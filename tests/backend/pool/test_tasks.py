@@ -84,3 +84,12 @@ def test_a_time_that_nobody_can_read_asks_for_everything(store: Store, studio: F
     refresh_tasks(store, studio, 1)
     assert studio.asked_since == ["", ""]
     assert len(store.tasks(1)) == 3
+
+
+def test_a_task_that_cannot_be_stored_is_set_aside_and_the_others_are_stored(
+    store: Store, studio: FakeLabelStudio
+) -> None:
+    studio.task_list[1] = dataclasses.replace(studio.task_list[1], annotations=2**70)
+    (reason,) = refresh_tasks(store, studio, 1).set_aside
+    assert reason.startswith("task 2: expected what a store can hold")
+    assert [task.id for task in store.tasks(1)] == [1, 3]

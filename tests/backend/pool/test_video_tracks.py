@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
+import math
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as some
 
 import usam
-from backend.errors import LabelConfigError
+from backend.errors import LabelConfigError, LabelStudioError, RegionError
 from backend.label_studio.records import Project, Task
+from backend.label_studio.video_config import parse_video_config
 from backend.label_studio.video_regions import boxes_of
 from backend.pool import video_tracks
-from backend.pool.video_tracks import VideoFollower, serve_version
+from backend.pool.video_tracks import VideoFollower, read_task, serve_version
 from backend.settings import Settings
 from tests.backend.label_studio.test_video_config import IMAGE, VIDEO
 from tests.backend.label_studio.test_video_regions import key, region
@@ -183,7 +191,7 @@ def test_what_cannot_be_used_is_set_aside_by_name(
     assert reasons == {
         1: "expected a video with frames, got none in its file",
         2: "expected the address of a video in the task's data under `video`, got nothing",
-        3: "expected a key frame from 1 to 1000000, got -4",
+        3: "region r1: expected a key frame from 1 to 1000000, got -4",
         4: "expected a box on one of 12 frames, got frame 500",
         5: "expected an http(s), s3, gs or data: address, or a path of Label Studio, got 'ftp://host/a.mp4'",
         99: "project 3 has no such task",
@@ -194,6 +202,47 @@ def test_what_cannot_be_used_is_set_aside_by_name(
     client.items[6]["predictions"] = []
     assert "expected at most 0 minutes of video" in follower(client, predictor).run([6]).set_aside[6]
     assert follower(client, predictor, seconds=0.5).run([6]).tasks, "a part of a long video is followed"
+
+
+def test_a_box_that_cannot_be_used_harms_no_other_of_its_task(predictor: Any, data: dict[str, str]) -> None:
+    bad = [region(key(3, x=float("nan")), name="nan"), region(key(500), name="late"), region(key(2, x=150), name="out")]
+    client = Copy(annotated(1, data, *bad, box(1, name="good")))
+    client.items[1]["drafts"] = 5
+    done = follower(client, predictor).run()
+    (prediction,) = client.of(1)
+    assert len(prediction["result"]) == 1
+    assert [part.partition(":")[0] for part in done.left_out[1].split("; ") if part.startswith("region")] == [
+        "region nan",
+        "region late",
+        "region out",
+    ]
+    again = follower(client, predictor).run()
+    assert (again.unchanged, again.tasks) == ([1], []), "what cannot be followed is not tried each time"
+
+
+def test_a_prediction_that_is_refused_stops_no_other_task(
+    predictor: Any, data: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task was deleted while the video was looked at."""
+    client = Copy(annotated(1, data, box()), annotated(2, data, box()))
+    taken = client.import_predictions
+
+    def refuse(project: int, predictions: list[dict[str, Any]]) -> int:
+        if predictions[0]["task"] == 1:
+            raise LabelStudioError("success", "HTTP 400", "check the request", status=400)
+        return taken(project, predictions)
+
+    monkeypatch.setattr(client, "import_predictions", refuse)
+    done = follower(client, predictor).run()
+    assert ([one.task for one in done.tasks], list(done.set_aside)) == ([2], [1])
+
+
+def test_a_count_far_from_the_file_s_is_not_believed(predictor: Any, data: dict[str, str]) -> None:
+    drawn = box()
+    drawn["value"]["framesCount"] = 900_000
+    client = Copy(annotated(1, data, drawn))
+    follower(client, predictor).run()
+    assert client.of(1)[0]["result"][0]["value"]["framesCount"] == 12
 
 
 def test_a_video_that_ends_before_it_says(
@@ -247,3 +296,45 @@ def test_the_version_is_served_where_images_have_no_order_of_their_own(predictor
         one.run()
         assert serve_version(client, client.kept, one.version) is is_served
         assert client.kept.model_version == (one.version if is_served else "")
+
+
+ODD = [None, True, -1, 0.5, 10**30, 10**400, math.nan, math.inf, 1e308, "", "\ud800", "a\0b", "7", [], {}, [[]], [None]]
+ODD += [{"a": 1}, [math.nan] * 4, "x" * 5000, 5, 1_000_000, -(2**63)]
+
+
+def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something stands in a value of JSON."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inside:
+        yield (*above, name)
+        yield from places(one, (*above, name))
+
+
+def video_task() -> dict[str, Any]:
+    """Two boxes of one person, one of another, and a prediction of ours."""
+    ours = {"id": 7, "model_version": "nano-m+h1.followed", "result": [{"id": "a", "meta": {"left_out": ["b"]}}]}
+    item = annotated(2, {"video": "v"}, box(2), box(3)) | {"predictions": [ours], "drafts": []}
+    item["annotations"].append({"id": 9, "result": [box(4, name="good")]})
+    return item
+
+
+KEPT = {("id",), ("annotations",)}
+PLACES = [place for place in places(video_task()) if place not in KEPT and place[:2] != ("annotations", 1)]
+
+
+@given(some.sampled_from(PLACES), some.sampled_from(ODD))
+@hypothesis_settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_whatever_a_task_holds_its_other_boxes_are_read(place: tuple[Any, ...], odd: Any) -> None:
+    """Anything in place of anything: no task raises, and what is taken for a box is one."""
+    item: Any = video_task()
+    *above, last = place
+    holder = functools.reduce(operator.getitem, above, item)
+    holder[last] = odd
+    task = read_task(item, parse_video_config(CONFIG))
+    assert any(one.id == "good" for one in task.boxes)
+    for one in task.boxes:
+        one.key("v")
+        with contextlib.suppress(RegionError):
+            corners = one.pixels(96, 96)
+            assert ((corners >= 0) & (corners <= 96)).all()
+    assert all(isinstance(name, str) for one in task.ours for name in video_tracks._names_in(one))

@@ -40,3 +40,15 @@ def test_a_number_that_is_not_known_is_no_number_in_the_store_and_none_outside()
     assert column.process_bind_param(math.nan, DIALECT) is None
     assert math.isnan(column.process_result_value(None, DIALECT))
     assert column.process_result_value(column.process_bind_param(0.0, DIALECT), DIALECT) == 0.0
+
+
+@pytest.mark.parametrize("value", ["", "{", "nonsense", '["x"]', "[" * 10_000, "3", b"\0"])
+def test_a_damaged_row_is_an_empty_one_and_harms_no_other(value: str) -> None:
+    assert JsonText(dict).process_result_value(value, DIALECT) == {}
+    assert Numbers().process_result_value(value, DIALECT) == ()
+    assert isinstance(JsonText(list).process_result_value(value, DIALECT), list)
+
+
+def test_half_floats_that_are_cut_off_have_no_width() -> None:
+    assert HalfFloats(4).process_result_value(b"\0" * 7, DIALECT).shape == (4, 0)
+    assert HalfFloats().process_result_value(b"\0" * 7, DIALECT).shape == (0,)

@@ -44,3 +44,11 @@ def test_a_pointer_names_a_version_and_how_it_came_to_be() -> None:
     for content in (b"{}", b"[]", json.dumps({"version": "../x", "history": []}).encode()):
         with pytest.raises(ValueError, match=r"history|list|no version"):
             parse_pointer(content)
+
+
+@pytest.mark.parametrize("field", ["version", "before", "kind", "at", "reason"])
+def test_of_a_pointer_each_step_is_what_it_has_to_be(field: str) -> None:
+    step = {"version": "a", "before": "", "kind": "promotion", "at": 1.0, "reason": "better"}
+    assert parse_pointer(json.dumps({"version": "a", "history": [step]}).encode())["version"] == "a"
+    with pytest.raises(ValueError, match=field):
+        parse_pointer(json.dumps({"version": "a", "history": [step | {field: ["x"]}]}).encode())

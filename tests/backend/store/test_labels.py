@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import sqlalchemy as sql
 
 from backend.label_studio.records import Annotation
 from backend.store import Store
@@ -41,6 +42,17 @@ def test_samples_follow_their_annotation(store: Store) -> None:
     assert [row.annotation for row in store.samples(1, "nano-s")] == [8]
     assert store.task_of(1, 7) == 1
     assert [one.id for one in store.annotations(1)] == [8]
+
+
+def test_a_damaged_sample_harms_no_other(store: Store) -> None:
+    store.record_annotation(1, annotation(7, 1), [sample(7, 1)], sampled_for="k")
+    for number, damage in enumerate(({"iou_token": b"\0"}, {"mask_tokens": b""}, {"targets": "{"}), 8):
+        store.record_annotation(1, annotation(number, 1), [sample(number, 1)], sampled_for="k")
+        with store._engine.begin() as connection:
+            (name,) = damage
+            query = sql.text(f"UPDATE samples SET {name} = :value WHERE annotation = :number")
+            connection.execute(query, {"value": damage[name], "number": number})
+    assert [row.annotation for row in store.samples(1, "nano-s")] == [7]
 
 
 def test_tokens_come_back_as_half_floats(store: Store) -> None:

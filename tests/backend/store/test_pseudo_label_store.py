@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from backend.errors import StoreError
 from backend.store.kept_twice import copy_of
 from backend.store.pseudo_label_store import (
     ACCEPTED_VERSION,
+    RECORD_FILE,
     PseudoLabel,
     PseudoLabelRun,
     PseudoLabelStore,
@@ -90,6 +92,23 @@ def test_a_record_that_cannot_be_read_is_named_and_not_passed_over(records: Pseu
     assert str(path) in line
     assert [record.run for record in records.records(1)] == [4]
     assert records.repair(1) == []
+
+
+def test_of_a_record_each_field_is_what_it_has_to_be(records: PseudoLabelStore) -> None:
+    """One of another type ended the page of trust."""
+    records.put(1, run_record())
+    path = records.folder_of(1, 4) / RECORD_FILE
+    whole = json.loads(path.read_text())
+    damaged = [{**whole, name: {"x": []}} for name in whole if name != "drift"]
+    damaged += [
+        {**whole, "calibration": {**whole["calibration"], name: "x"}} for name in ("images", "threshold", "steps")
+    ]
+    damaged += [{**whole, "labels": {**whole["labels"], "predicted_iou": ["x", 0]}}]
+    for one in damaged:
+        for file in (path, copy_of(path)):
+            file.write_text(json.dumps(one))
+        with pytest.raises(StoreError, match="usam-backend repair"):
+            records.records(1)
 
 
 def test_a_record_that_is_gone_comes_back_from_its_copy(records: PseudoLabelStore) -> None:

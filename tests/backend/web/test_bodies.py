@@ -58,6 +58,13 @@ def test_what_one_item_holds_refuses_no_other() -> None:
         assert parse_json(body) == {"tasks": [{"id": math.inf}, {"id": -math.inf}, {"a": "\ud800"}, {"id": 1}]}
 
 
+@pytest.mark.parametrize("depth", [500, 100_000])
+def test_what_is_nested_without_end_is_its_item_s_trouble(depth: int) -> None:
+    raw = b'{"tasks": [{"id": 1, "data": ' + b"[" * depth + b"]" * depth + b'}, {"id": 2, "data": {"a": "]"}}]}'
+    for body in (raw, raw + b" " * SMALL_BYTES):
+        assert [task["id"] for task in read_message(PredictRequest, body).tasks] == [1, 2]
+
+
 @pytest.mark.parametrize(
     "body", [b"{", b"[" * 100_000, b"\xff\xfe", b"9" * 5000, b'["\\ud800"', b'{"tasks": "\\ud800"}']
 )

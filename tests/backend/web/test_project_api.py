@@ -134,6 +134,7 @@ def test_a_doubted_label_is_said_to_be_right(
     assert call(app, "3/doubt-again", {"label": line.key}).status_code == 200
     assert store.right_labels(3) == []
     assert call(app, "3/right", {"label": line.key, "reason": "mask"}).status_code == 400
+    assert call(app, "3/right", {"label": "1/none"}).status_code == 400, "nothing to try again later"
 
 
 @pytest.mark.parametrize(

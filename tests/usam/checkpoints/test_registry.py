@@ -212,7 +212,16 @@ def test_a_mirror_gives_files_by_their_names_and_is_not_trusted(
 
 
 @pytest.mark.parametrize(
-    "mirror", ["files.example.com", "ftp://files.example.com/", "https://", "https://a.example/?x=1"]
+    "mirror",
+    [
+        "files.example.com",
+        "ftp://files.example.com/",
+        "https://",
+        "https://a.example/?x=1",
+        "http://[",
+        "http://a:x/",
+        "https://@/",
+    ],
 )
 def test_a_mirror_that_is_no_address_is_said(
     own_registry: Any, home: Path, mirror: str, monkeypatch: pytest.MonkeyPatch
@@ -221,6 +230,16 @@ def test_a_mirror_that_is_no_address_is_said(
     own_registry(entry("small", CONTENT, f"{NOWHERE}/small.pt"))
     with pytest.raises(DownloadError, match="in USAM_MIRROR"):
         checkpoints.fetch("small")
+
+
+def test_a_password_in_a_mirror_is_not_told(own_registry: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_registry(entry("small", CONTENT, f"{NOWHERE}/small.pt"))
+    for mirror in (NOWHERE.replace("://", "://ann:hush@") + "/sam2", "ftp://ann:hush@files.example.com"):
+        monkeypatch.setenv("USAM_MIRROR", mirror)
+        with pytest.raises(DownloadError) as caught:
+            checkpoints.fetch("small")
+        assert "hush" not in str(caught.value)
+        assert mirror.rpartition("@")[2] in str(caught.value)
 
 
 def test_a_sam2_is_built_as_the_sam2_package_builds_it() -> None:

@@ -61,6 +61,18 @@ def test_bad_input_is_a_sentence_and_writes_nothing(tmp_path: Path, words: tuple
     assert not (tmp_path / "b.mp4").exists()
 
 
+def test_neither_a_video_nor_a_picture_is_written_over(tmp_path: Path) -> None:
+    video, picture = write_video(tmp_path / "a.mp4"), tmp_path / "a.png"
+    picture.write_bytes(png(moving_square(0)))
+    before = video.read_bytes(), picture.read_bytes()
+    told = run(video, "--point", "26,46", "--out", video, "--model", "nano-s")
+    told_too = CliRunner().invoke(app, ["predict", str(picture), "--point", "26,46", "--out", str(picture)])
+    for done in (told, told_too):
+        assert done.exit_code == 2
+        assert "give --out another name" in done.stderr
+    assert (video.read_bytes(), picture.read_bytes()) == before
+
+
 def test_the_picture_shows_what_is_known_and_says_when_it_is_not_found() -> None:
     image = moving_square(0)
     mask = np.zeros((96, 96), bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -11,7 +13,7 @@ from scipy import ndimage
 from skimage.measure import points_in_poly
 
 from usam.errors import MaskError
-from usam.masks import count_holes, iou, mask_to_polygons, polygon_to_mask, trace_regions
+from usam.masks import count_holes, iou, mask_to_polygons, polygon_to_mask, polygons, trace_regions
 
 MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=16))
 
@@ -154,3 +156,23 @@ def test_several_rings_are_united() -> None:
 def test_malformed_input_is_named(call, said: str) -> None:
     with pytest.raises(MaskError, match=said):
         call()
+
+
+def test_a_polygon_costs_what_its_own_box_costs() -> None:
+    hw = (3000, 4000)
+    tracemalloc.start()
+    mask = polygon_to_mask([(10, 10), (60, 10), (60, 60)], hw)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert mask[12:20, 30:58].all()
+    assert peak < 2 * mask.size, "the mask itself, and little more"
+
+
+def test_edges_to_and_fro_are_drawn_in_parts_and_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    to_and_fro = np.stack([np.linspace(0, 40, 60), np.tile([0, 30], 30)], 1)
+    whole = polygon_to_mask(to_and_fro, (30, 40))
+    monkeypatch.setattr(polygons, "CROSSINGS_AT_ONCE", 7)
+    assert (polygon_to_mask(to_and_fro, (30, 40)) == whole).all()
+    monkeypatch.setattr(polygons, "MOST_CROSSINGS", 1000)
+    with pytest.raises(MaskError, match="draw it simpler"):
+        polygon_to_mask(to_and_fro, (30, 40))

@@ -106,3 +106,14 @@ def test_times_are_said_as_people_say_them() -> None:
     assert ago(time.time() - 5) == "just now"
     assert ago(time.time() - 180) == "3 min ago"
     assert moment(0).startswith("19")
+
+
+@pytest.mark.parametrize("at", [float("nan"), float("inf"), -1e300, 1e300])
+def test_a_time_that_cannot_be_is_words(at: float) -> None:
+    assert moment(at) == "at a time that is not known"
+    assert ago(at)
+
+
+def test_half_a_surrogate_pair_ends_no_page() -> None:
+    content, _ = render_live("message.html", {}, heading="\ud800", text="a", remedy="")
+    assert render_page(Place("\ud800"), content).encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -110,6 +110,18 @@ def test_a_file_that_is_no_picture_is_a_sentence(store: Store, thumbnails: Thumb
         found = thumbnails.picture(3, task)
         assert found is not None
         assert found.failed
+
+
+@pytest.mark.parametrize("damage", [lambda file: b"", lambda file: bytes(len(file)), lambda file: file[:-40]])
+def test_a_picture_that_is_damaged_on_disk_is_made_again(
+    thumbnails: Thumbnails, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    made = thumbnails.picture(3, 20)
+    (path,) = (tmp_path / "thumbnails").glob("*.jpg")
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert thumbnails.picture(3, 20) == made
+    assert path.read_bytes() == whole
 
 
 def test_the_disk_is_used_within_a_bound(
