@@ -156,7 +156,7 @@ def _shown(project: Project) -> list[Row]:
         labelled, rest = _draw(project, images, draw)
         rng = np.random.default_rng(draw)
         heads = fit_project(_examples(project, labelled), classes, features_version="bench", checkpoint="nano-m")
-        grid = _grid(project, heads, labelled)
+        grid = _grid(project, heads, labelled, classes)
         most = grid.most
         for image, seen in zip(rest, _looked_at(project, grid, rest), strict=True):
             kept, names = seen.shown_by(heads, most)
@@ -203,19 +203,24 @@ def _looked_at(project: Project, grid: Any, images: Sequence[PoolImage]) -> list
     return seen_by(project.dataset, [image.name for image in images], grid.points_per_side, grid.tiles)
 
 
-def _grid(project: Project, heads: Any, labelled: Sequence[PoolImage]) -> Any:
-    """The grid that the service would choose by the work that it leaves on labelled images (`with_grid`)."""
+def _grid(project: Project, heads: Any, labelled: Sequence[PoolImage], classes: Sequence[str]) -> Any:
+    """The grid that the service would choose by the work that it leaves on labelled images, shown by what the others
+    taught (`with_grid`)."""
     from backend.learning.grid_choice import LOOKED_AT, cheapest_good, grids_to_try
     from backend.settings import Settings
+    from usam.objects.project_heads import fit_project
 
-    grids, seconds = grids_to_try(Settings(model=MODEL), heads), []
-    for grid in grids if len(grids) > 1 else ():
+    grids, seconds, looked = grids_to_try(Settings(model=MODEL), heads), [], min(LOOKED_AT, len(labelled) // 2)
+    if len(grids) == 1:
+        return grids[0]
+    others = fit_project(_examples(project, labelled[looked:]), classes, features_version="bench", checkpoint="nano-m")
+    for grid in grids if others.selector is not None else ():
         total = Counts()
-        for image in _looked_at(project, grid, labelled[:LOOKED_AT]):
-            rows, names = image.shown_by(heads, grid.most)
+        for image in _looked_at(project, grid, labelled[:looked]):
+            rows, names = image.shown_by(others, grid.most)
             _count(project, image, rows, names, total)
         seconds.append(total.seconds_by_click)
-    return grids[cheapest_good(seconds)] if seconds else grids[0]
+    return grids[cheapest_good(seconds) if seconds else 1]
 
 
 Figure = tuple[float, float, float, int]

@@ -4,11 +4,12 @@ them, what the project wants and calls things is learnt anew, and a mask decoder
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.learning.examples import known_figures, learn_project, learnt_line
-from backend.learning.grid_choice import with_grid
+from backend.learning.grid_choice import Relearn, with_grid
 from backend.learning.own_decoder import OwnDecoder, tune_project
 from backend.learning.samples import sampled_by
 from backend.learning.training import MIN_TASKS, Trained, fingerprint, train_and_judge
@@ -60,8 +61,12 @@ def run(resources: Resources, project_id: int) -> str:
             )
         else:
             before = _selection(resources, project_id)
-            learnt = _learn(resources, project_id, [row for row in examples if row.task not in audits], classes)
-            learnt = _with_grid(resources, project_id, learnt, train, progress)
+
+            def learn(left_out: Collection[int] = ()) -> ProjectHeads | None:
+                known = [row for row in examples if row.task not in audits and row.task not in left_out]
+                return _learn(resources, project_id, known, classes)
+
+            learnt = _with_grid(resources, project_id, learn(), train, learn, progress)
             own = _tune(resources, project_id, sorted({row.task for row in rows}), audits, decoder, progress)
             _train(resources, project_id, own.samples or rows, audits, learnt, own.decoder or decoder, own, progress)
             store.mark_labels_used(project_id, progress.id, {row.annotation for row in rows})
@@ -92,6 +97,7 @@ def _with_grid(
     project_id: int,
     learnt: ProjectHeads | None,
     train: list[SampleRow],
+    relearn: Relearn,
     progress: RunProgress,
 ) -> ProjectHeads | None:
     """What was learnt, with how densely images are to be looked at; as it is where that cannot be told."""
@@ -99,7 +105,7 @@ def _with_grid(
         return None
     try:
         told = partial(progress.step, what="grid")
-        return with_grid(resources, project_id, learnt, learnt_in_use(resources, project_id), train, told)
+        return with_grid(resources, project_id, learnt, learnt_in_use(resources, project_id), train, relearn, told)
     except UsamError as error:
         _log.warning("how densely project %s is to be looked at was not chosen: %s", project_id, error)
         return learnt

@@ -2,12 +2,13 @@
 have left on labelled images.
 
 A denser grid, and more so a second pass over parts of an image, finds smaller objects, shows more for nothing and takes
-longer. So it must pay: each is taken where it leaves clearly less work than the cheaper ones.
+longer. So it must pay: each is taken where it leaves clearly less work than the cheaper ones. What is shown there is
+chosen by what the other images taught: heads know the candidates that taught them better than those of another grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
     from usam.objects.project_heads import ProjectHeads
 
 LOOKED_AT = 6
-"""Labelled images on which grids are compared."""
+"""Labelled images, half of them all at most, on which grids are compared."""
 PARTS = ProposalGrid(12, 0, 2)
 """The second pass that is tried: 2 x 2 parts, and points a side in each and on the whole."""
 LEAST_GAIN = 0.05
 """Share of the work that a dearer way must save."""
 Progress = Callable[[int, int], None]
+Relearn = Callable[[Collection[int]], "ProjectHeads | None"]
+"""What labels teach without those of some tasks."""
 
 
 def with_grid(
@@ -49,11 +52,12 @@ def with_grid(
     learnt: ProjectHeads,
     before: ProjectHeads | None,
     rows: Sequence[SampleRow],
+    relearn: Relearn,
     on_progress: Progress | None = None,
 ) -> ProjectHeads:
     """What was learnt, with the grid that it should be shown by, compared on the tasks of `rows` that were labelled
-    last. Nothing is tried where objects are large or the settings name a grid; what was chosen `before` stays until
-    there are twice as many labelled tasks.
+    last. Nothing is tried where objects are large, where the settings name a grid, or where too little is left to learn
+    from without these tasks; what was chosen `before` stays until there are twice as many labelled tasks.
 
     Raises `LabelStudioError` where Label Studio does not answer.
     """
@@ -68,8 +72,11 @@ def with_grid(
     if before is not None and len(tasks) < 2 * known:
         kept = {name: value for name, value in before.figures.items() if name.startswith("grid_")}
         return replace(learnt, grid=before.grid, figures={**learnt.figures, **kept})
-    newest = sorted(tasks, key=lambda task: tasks[task], reverse=True)[:LOOKED_AT]
-    work = compare_grids(resources, project_id, newest, grids, learnt, on_progress)
+    newest = sorted(tasks, key=lambda task: tasks[task], reverse=True)[: min(LOOKED_AT, len(tasks) // 2)]
+    others = relearn(newest) if newest else None
+    if others is None or others.selector is None:
+        return learnt
+    work = compare_grids(resources, project_id, newest, grids, others, on_progress)
     if work is None:
         return learnt
     seconds = [each.seconds(Prices()) for each in work]

@@ -113,8 +113,11 @@ def test_how_densely_to_look_is_chosen_with_what_is_wanted_and_part_of_the_versi
 ) -> None:
     learnt = ProjectHeads(("thing",), "v", "nano-s", None, None, Threshold(0.5, 0.5, 0.5))
 
-    def choose(resources: Resources, project: int, learnt: ProjectHeads, before: Any, rows: Any, told: Any) -> Any:
+    def choose(
+        resources: Resources, project: int, learnt: ProjectHeads, before: Any, rows: Any, relearn: Any, told: Any
+    ) -> Any:
         assert {row.task for row in rows} == set(range(1, 13))
+        assert relearn([1, 2]) is learnt
         told(0, 1)
         if fails:
             raise StoreError("a task", "none")
