@@ -99,8 +99,7 @@ def _examples(project: Project, images: Sequence[PoolImage]) -> Any:
 @dataclass
 class Counts:
     """Of one image, draws added up: objects shown, wanted ones among them, right labels among those, wanted objects,
-    those that all proposals hold, seconds of work as the service leaves it, and without any machine, and by clicks with
-    labels aside; wanted objects of over and under 1 % of the image, and those of them that were shown."""
+    those that all proposals hold, seconds of work as the service leaves it, and without any machine, and with labels aside; wanted objects of over and under 1 % of the image, and those of them that were shown."""
 
     shown: float = 0
     kept: float = 0
@@ -109,7 +108,7 @@ class Counts:
     held: float = 0
     seconds: float = 0
     by_hand: float = 0
-    seconds_by_click: float = 0
+    outlines_by_hand: float = 0
     large: float = 0
     large_kept: float = 0
     small: float = 0
@@ -142,7 +141,7 @@ def _count(project: Project, image: PoolImage, rows: Indices, labels: Sequence[s
     into.seconds += count_work(partner, iou, right, int(wanted.sum()), good_iou=0.5).seconds(by_hand)
     into.by_hand += int(wanted.sum()) * by_hand.add
     outlines = count_work(partner, iou, np.ones(len(rows), bool), int(wanted.sum()), good_iou=0.5)
-    into.seconds_by_click += outlines.seconds(Prices())
+    into.outlines_by_hand += outlines.seconds(by_hand)
 
 
 def _shown(project: Project) -> list[Row]:
@@ -219,7 +218,7 @@ def _grid(project: Project, heads: Any, labelled: Sequence[PoolImage], classes: 
         for image in _looked_at(project, grid, labelled[:looked]):
             rows, names = image.shown_by(others, grid.most)
             _count(project, image, rows, names, total)
-        seconds.append(total.seconds_by_click)
+        seconds.append(total.outlines_by_hand)
     return grids[cheapest_good(seconds) if seconds else 1]
 
 

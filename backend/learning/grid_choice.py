@@ -4,6 +4,7 @@ have left on labelled images.
 A denser grid, and more so a second pass over parts of an image, finds smaller objects, shows more for nothing and takes
 longer. So it must pay: each is taken where it leaves clearly less work than the cheaper ones. What is shown there is
 chosen by what the other images taught: heads know the candidates that taught them better than those of another grid.
+What a grid does not find is priced as drawn by hand.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def with_grid(
     work = compare_grids(resources, project_id, newest, grids, others, on_progress)
     if work is None:
         return learnt
-    seconds = [each.seconds(Prices()) for each in work]
+    seconds = [each.seconds(Prices.by_hand()) for each in work]
     best = cheapest_good(seconds)
     chosen = grids[best]
     figures = {"grid_tasks": float(len(tasks)), "grid_work": seconds[best], "grid_work_before": seconds[0]}

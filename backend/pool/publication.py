@@ -126,7 +126,7 @@ def delete_gently(
     which nobody can submit. So all but the last `AT_ONCE` go one by one, which costs Label Studio many times as
     much and keeps a *Submit* waiting for one of them at most. *Delete predictions* of selected tasks is as cheap as a
     version, but takes whatever another model has just written on them, and overwriting costs as much as deleting.
-    After each page of predictions `go_on` is asked; what is left when it says no goes the next time.
+    After each prediction `go_on` is asked; what is left when it says no goes the next time.
     """
     gone: list[str] = []
     for name, count in versions.items():
@@ -148,10 +148,10 @@ def _shrink(client: LabelStudio, project: int, version: str, count: int, go_on: 
             started = time.perf_counter()
             client.delete_prediction(prediction)
             time.sleep(PAUSE * min(time.perf_counter() - started, 1.0))
+            if not go_on():
+                return False
         count -= len(found)
         page += not found
-        if count > AT_ONCE and not go_on():
-            return False
     return True
 
 

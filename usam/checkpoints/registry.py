@@ -104,9 +104,8 @@ def cache_dir() -> Path:
 
 
 _parsed: dict[Path, tuple[int, dict[str, Any]]] = {}
-"""Registries as they were read last: a pool asks for the same one with every task."""
 _made: dict[str, tuple[dict[str, Any], dict[str, Checkpoint]]] = {}
-"""The checkpoints, and the registry that they were made of."""
+"""Registries as they were read last, and the checkpoints of one: a pool asks for the same one with every task."""
 
 
 def _read_registry() -> dict[str, Any]:

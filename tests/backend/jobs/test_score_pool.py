@@ -175,7 +175,7 @@ def test_deleting_earlier_rankings_leaves_off_where_other_jobs_wait(
     studio.import_predictions(1, [{"task": 1, "result": [], "score": 0, "model_version": old}] * 100)
     queue.busy = True
     score_pool.tidy(place, 1)
-    assert studio.model_versions(1)[old] == 75
+    assert studio.model_versions(1)[old] == 99
     queue.busy = False
     score_pool.tidy(place, 1)
     assert old not in studio.model_versions(1)
