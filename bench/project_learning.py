@@ -99,7 +99,8 @@ def _examples(project: Project, images: Sequence[PoolImage]) -> Any:
 @dataclass
 class Counts:
     """Of one image, draws added up: objects shown, wanted ones among them, right labels among those, wanted objects,
-    those that all proposals hold, seconds of work as the service leaves it, and without any machine, and with labels aside; wanted objects of over and under 1 % of the image, and those of them that were shown."""
+    those that all proposals hold, seconds of work as the service leaves it, and without any machine, and with labels
+    aside; wanted objects of over and under 1 % of the image, and those of them that were shown."""
 
     shown: float = 0
     kept: float = 0
