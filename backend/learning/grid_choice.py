@@ -13,8 +13,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from backend.errors import ITEM_ERRORS
 from backend.inference.candidates import propose
 from backend.inference.model import ProposalGrid
@@ -29,9 +27,9 @@ from backend.learning.samples import marked_objects
 from backend.resources import Resources
 from backend.settings import Settings
 from backend.store.records import KnownTask, SampleRow
-from usam.objects.effort import Prices, Work, count_work
+from usam.objects.effort import Prices, Work
 from usam.objects.project_heads import ChosenGrid
-from usam.objects.rule_tuning import match_objects
+from usam.objects.rule_tuning import outline_work
 
 if TYPE_CHECKING:
     from usam.objects.project_heads import ProjectHeads
@@ -149,8 +147,5 @@ def _works(
     for grid in grids:
         found = finish(propose(model, embedding, (), None, "predicted-iou", settings, grid, source.read_pixels))
         rows = choose_shown(found.layout, found.looks, found.objects.iou, settings, learnt).rows
-        overlap = overlaps_of(found.objects.logits[rows] > 0, regions)
-        partner = match_objects(overlap)
-        iou = np.array([overlap[row, one] if one >= 0 else 0.0 for row, one in enumerate(partner)])
-        works.append(count_work(partner, iou, np.ones(len(rows), bool), len(regions), good_iou=0.5))
+        works.append(outline_work(overlaps_of(found.objects.logits[rows] > 0, regions)))
     return works

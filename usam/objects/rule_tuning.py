@@ -43,16 +43,19 @@ def match_objects(overlap: Floats, least: float = 0.5) -> npt.NDArray[np.int64]:
     return partner
 
 
+def outline_work(overlap: Floats) -> Work:
+    """The work that K objects shown leave, of (K, T) IoUs with the wanted ones, labels and outlines aside: an outline
+    that is found by hand needs as much correction as one that was shown."""
+    partner = match_objects(overlap)
+    iou = np.array([overlap[row, column] if column >= 0 else 0.0 for row, column in enumerate(partner)])
+    return count_work(partner, iou, np.ones(len(overlap), bool), overlap.shape[1], good_iou=0.5)
+
+
 def work_left(images: Iterable[LabelledProposals], rules: ProposalRules) -> Work:
-    """The work that these rules would have left in all images, labels and outlines aside: an outline that is found by
-    hand needs as much correction as one that was shown."""
+    """The work that these rules would have left in all images (`outline_work`)."""
     total = Work()
     for image in images:
-        rows = clean_proposals(image.layout, image.rank, rules)
-        overlap = image.overlap[rows]
-        partner = match_objects(overlap)
-        iou = np.array([overlap[row, column] if column >= 0 else 0.0 for row, column in enumerate(partner)])
-        total += count_work(partner, iou, np.ones(len(rows), bool), image.overlap.shape[1], good_iou=0.5)
+        total += outline_work(image.overlap[clean_proposals(image.layout, image.rank, rules)])
     return total
 
 
