@@ -245,6 +245,7 @@ def _one(model: Any, settings: Any, record: Any, grid: Any) -> PoolImage | None:
     from backend.inference.candidates import propose
     from backend.inference.model import enlarged
     from backend.inference.scheduler import finish
+    from backend.learning.examples import INSIDE, _squeezed
     from usam.research.nano.stored_images import nano_split
 
     truths = [(each.category, mask) for each in record.instances if (mask := each.read_mask()).any()]
@@ -256,7 +257,9 @@ def _one(model: Any, settings: Any, record: Any, grid: Any) -> PoolImage | None:
     objects, side = found.objects, found.objects.logits.shape[-1]
     true_masks = np.stack([mask for _, mask in truths])
     small = np.stack([_squeezed(mask, side) for mask in true_masks])
-    true_looks = model.looks(embedding, np.where(small, 8.0, -8.0).astype(np.float32), np.ones(len(small), np.float32))
+    true_looks = model.looks(
+        embedding, np.where(small, INSIDE, -INSIDE).astype(np.float32), np.ones(len(small), np.float32)
+    )
     return PoolImage(
         name=record.group,
         part=nano_split(record.group),
@@ -280,10 +283,3 @@ def _overlaps(masks: npt.NDArray[np.bool_], truths: npt.NDArray[np.bool_]) -> Fl
     rows, columns = (part.reshape(len(part), -1).astype(np.float32) for part in (masks, truths))
     both = rows @ columns.T
     return np.asarray(both / np.maximum(rows.sum(1)[:, None] + columns.sum(1)[None] - both, 1), np.float32)
-
-
-def _squeezed(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.bool_]:
-    import cv2
-
-    cells = cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
-    return np.asarray(cells >= min(0.5, cells.max()))
