@@ -7,6 +7,7 @@ owner only.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -67,15 +68,26 @@ class Account:
 
 
 def find_label_studio(root: Path) -> Path | None:
-    """The `label-studio` program: $USAM_LABEL_STUDIO (program or environment), else `root`'s own, else
-    None."""
+    """The `label-studio` program: $USAM_LABEL_STUDIO (program or environment), else `root`'s own where its
+    installation came to its end, else None."""
     given = os.environ.get("USAM_LABEL_STUDIO", "")
-    for place in (Path(given) if given else None, root / ENVIRONMENT_NAME):
-        if place is not None:
-            program = place / "bin" / "label-studio" if place.is_dir() else place
-            if os.access(program, os.X_OK) and program.is_file():
-                return program
-    return None
+    if given:
+        place = Path(given)
+        program = place / "bin" / "label-studio" if place.is_dir() else place
+        if os.access(program, os.X_OK) and program.is_file():
+            return program
+    return _whole(root / ENVIRONMENT_NAME, LABEL_STUDIO_VERSION)
+
+
+def _whole(folder: Path, version: str) -> Path | None:
+    """The program of an environment that has its marker, which is written last: else it was cut short, or another
+    process is at it."""
+    program = folder / "bin" / "label-studio"
+    return program if _marker(folder, version).exists() and os.access(program, os.X_OK) else None
+
+
+def _marker(folder: Path, version: str) -> Path:
+    return folder / f".label-studio-{version}"
 
 
 def install_label_studio(
@@ -83,15 +95,22 @@ def install_label_studio(
 ) -> Path:
     """`label-studio` in an environment of its own under `root`, installed where it is missing (1-2 minutes).
 
-    A marker written last tells a whole environment from one whose installation was cut short.
-    Raises `ServerError` with the end of the installer's output.
+    Of several processes at once one installs, the others wait for it. Raises `ServerError` with the end of the
+    installer's output.
     """
     folder = root / ENVIRONMENT_NAME
-    program, marker = folder / "bin" / "label-studio", folder / f".label-studio-{version}"
-    if marker.exists() and program.exists():
-        return program
-    say(f"installing Label Studio {version} into {folder} (a minute or two)")
-    shutil.rmtree(folder, ignore_errors=True)
+    with (root / f"{ENVIRONMENT_NAME}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (program := _whole(folder, version)) is not None:
+            return program
+        say(f"installing Label Studio {version} into {folder} (a minute or two)")
+        shutil.rmtree(folder, ignore_errors=True)
+        _make_environment(folder, version)
+        _marker(folder, version).touch()
+    return folder / "bin" / "label-studio"
+
+
+def _make_environment(folder: Path, version: str) -> None:
     base = getattr(sys, "_base_executable", None) or sys.executable
     quiet = ["--quiet", "--disable-pip-version-check"]
     for command in (
@@ -103,8 +122,6 @@ def install_label_studio(
             raise ServerError(
                 f"Label Studio {version} to install", done.stderr.strip()[-500:], "check the network and start again"
             )
-    marker.touch()
-    return program
 
 
 def has_projects(database: Path) -> bool:

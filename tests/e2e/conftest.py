@@ -7,6 +7,7 @@ minute; that database is kept in pytest's cache and copied by later runs.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -43,13 +44,15 @@ def label_studio_server(
 ) -> Iterator[LabelStudioServer]:
     """A started Label Studio with an account, shared by the whole session: make a project of your own in it."""
     template = pytestconfig.cache.mkdir(f"label-studio-{LABEL_STUDIO_VERSION}")  # type: ignore[union-attr]
+    with (template.parent / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes one prepares it
+        if not (template / "complete").exists():
+            first = tmp_path_factory.mktemp("label-studio-first")
+            with LabelStudioServer(label_studio_program, first):
+                _keep(first, template)
     folder = tmp_path_factory.mktemp("label-studio")
-    fresh = not (template / "complete").exists()
-    if not fresh:
-        shutil.copytree(template, folder, dirs_exist_ok=True)
+    shutil.copytree(template, folder, dirs_exist_ok=True)
     with LabelStudioServer(label_studio_program, folder) as server:
-        if fresh:
-            _keep(folder, template)
         yield server
 
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from backend.errors import ServerError
-from backend.local.label_studio_server import SHORT_IMPORTS, Account, LabelStudioServer, find_label_studio
+from backend.local import label_studio_server
+from backend.local.label_studio_server import (
+    LABEL_STUDIO_VERSION,
+    SHORT_IMPORTS,
+    Account,
+    LabelStudioServer,
+    find_label_studio,
+    install_label_studio,
+)
 
 
 def test_the_account_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
@@ -102,6 +112,25 @@ def test_secrets_travel_in_the_environment_and_nothing_phones_home(
     assert told[SHORT_IMPORTS] == "true"
 
 
+def test_two_processes_install_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Path] = []
+
+    def make_slowly(folder: Path, version: str) -> None:
+        begun.append(folder)
+        (folder / "bin").mkdir(parents=True)
+        program = folder / "bin" / "label-studio"
+        program.touch(0o755)
+        assert find_label_studio(tmp_path) is None
+        time.sleep(0.2)
+
+    monkeypatch.delenv("USAM_LABEL_STUDIO", raising=False)
+    monkeypatch.setattr(label_studio_server, "_make_environment", make_slowly)
+    with ThreadPoolExecutor(3) as threads:
+        programs = list(threads.map(lambda _: install_label_studio(tmp_path), range(3)))
+    assert len(begun) == 1
+    assert programs == [find_label_studio(tmp_path)] * 3
+
+
 def test_the_program_is_found_by_variable_then_beside_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +143,8 @@ def test_the_program_is_found_by_variable_then_beside_the_project(
         program.write_text("#!/bin/sh\n")
         assert find_label_studio(tmp_path) != program
         program.chmod(0o755)
+    assert find_label_studio(tmp_path) is None  # cut short, or still at it
+    (tmp_path / ".venv-label-studio" / f".label-studio-{LABEL_STUDIO_VERSION}").touch()
     assert find_label_studio(tmp_path) == own
     for given in (named, tmp_path / "named"):
         monkeypatch.setenv("USAM_LABEL_STUDIO", str(given))
