@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -59,7 +60,7 @@ def train(
 ) -> None:
     """Train a nano model against the clock or for so many steps; resumable at any moment."""
     from usam.research.nano.samples import PromptCounts
-    from usam.research.nano.stored_images import load_store, sets_named, training_records
+    from usam.research.nano.stored_images import IMAGE_SIDE, MappedStore, sets_named, training_records
     from usam.research.nano.trainer import NanoSettings
     from usam.research.nano.training import load_start, train_nano
 
@@ -75,10 +76,12 @@ def train(
         corrected=8,
         joined=joined,
     )
-    store = load_store(training_records(data, sets_named(sets)))
-    typer.echo(f"{len(store)} images")
     begin = load_start(start) if start is not None else None
-    path = train_nano(name, store, out, settings, begin, log=typer.echo)
+    with TemporaryDirectory() as folder:
+        records = training_records(data, sets_named(sets))
+        store = MappedStore.of(records, Path(folder) / "pixels", max(IMAGE_SIDE, side or 0))
+        typer.echo(f"{len(store)} images")
+        path = train_nano(name, store, out, settings, begin, log=typer.echo)
     typer.echo(f"wrote {path}")
 
 

@@ -1,16 +1,16 @@
-"""Images that the nano family learns from: which may be used for what, and held small in memory.
+"""Images that the nano family learns from: which may be used for what, and held small in one file.
 
-Legend: N masks of one image, h, w its size in memory.
+Legend: N masks of one image, h, w its stored size.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, overload
 
 import cv2
 import numpy as np
@@ -20,11 +20,13 @@ from usam.research.datasets.record import Record
 from usam.research.nano.scenes import ByteArray
 
 Part = Literal["train", "heads", "test"]
+Place = tuple[int, tuple[int, ...]]
+"""Offset and shape of an array in a file."""
 
 IMAGE_SIDE = 480
-"""Longer side of an image in memory; masks are kept at half of it."""
+"""Longer side of a stored image, or the side of the training pictures where that is more; masks have half of it."""
 MOST_MASKS = 24
-"""Masks of one image in memory; of more, some of every size are kept, so that no set of cells drowns the rest."""
+"""Masks of one stored image; of more, some of every size are kept, so that no set of cells drowns the rest."""
 SMALLEST_STORED = 0.0005
 """Smallest share of an image that is kept: a crop makes it larger."""
 MOST_FRAMES = 12
@@ -56,10 +58,10 @@ class StoredImage:
     dataset: str = ""
 
 
-def store_record(record: Record) -> StoredImage | None:
-    """Shrink one record for memory; None where nothing in it is large enough."""
+def store_record(record: Record, longest: int = IMAGE_SIDE) -> StoredImage | None:
+    """Shrink one record to `longest` pixels a side at most; None where nothing in it is large enough."""
     image = record.read_image()
-    scale = min(1.0, IMAGE_SIDE / max(image.shape[:2]))
+    scale = min(1.0, longest / max(image.shape[:2]))
     width, height = (max(2, round(side * scale)) for side in image.shape[1::-1])
     half = (width // 2, height // 2)
     masks = []
@@ -131,9 +133,71 @@ def training_records(root: Path, sets: Sets = "AB") -> Iterator[Record]:
         raise DatasetError("a folder with the training data sets", str(root), "see models/NANO.md")
 
 
-def load_store(records: Iterable[Record]) -> list[StoredImage]:
-    """All usable records in memory, images with several annotations (COCO's two kinds) once for each."""
-    store: list[StoredImage] = []
+class Places(NamedTuple):
+    """Where the parts of one image lie, and its data set."""
+
+    image: Place
+    masks: Place
+    ignored: Place | None
+    dataset: str
+
+
+class MappedStore(Sequence[StoredImage]):
+    """Stored images whose pixels lie in one file: processes that train together share them, where a list would be
+    copied into each. Images with several annotations (COCO's two kinds) are there once for each.
+    """
+
+    def __init__(self, path: Path, places: list[Places]) -> None:
+        self.path, self.places = path, places
+        self._bytes = np.memmap(path, np.uint8, "r")
+
+    @classmethod
+    def of(cls, records: Iterable[Record], path: Path, longest: int = IMAGE_SIDE) -> MappedStore:
+        """Write all usable records to `path`, images of at most `longest` pixels a side.
+
+        Raises `DatasetError` when none is usable.
+        """
+        places: list[Places] = []
+        with path.open("wb") as file:
+
+            def write(pixels: ByteArray) -> Place:
+                place = file.tell(), pixels.shape
+                file.write(pixels.tobytes())
+                return place
+
+            for stored in _usable(records, longest):
+                ignored = None if stored.ignored is None else write(stored.ignored)
+                places.append(Places(write(stored.image), write(stored.masks), ignored, stored.dataset))
+        if not places:
+            raise DatasetError("images with masks to train on", "none", "check the data folder")
+        return cls(path, places)
+
+    def __reduce__(self) -> tuple[type[MappedStore], tuple[Path, list[Places]]]:
+        return MappedStore, (self.path, self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredImage: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[StoredImage]: ...
+
+    def __getitem__(self, index: int | slice) -> StoredImage | list[StoredImage]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        image, masks, ignored, dataset = self.places[index]
+        return StoredImage(
+            self._read(image), self._read(masks), None if ignored is None else self._read(ignored), dataset
+        )
+
+    def _read(self, place: Place) -> ByteArray:
+        offset, shape = place
+        return self._bytes[offset : offset + int(np.prod(shape))].reshape(shape)
+
+
+def _usable(records: Iterable[Record], longest: int) -> Iterator[StoredImage]:
     frames: Counter[str] = Counter()
     for record in records:
         group = f"{record.dataset}/{record.group}"
@@ -141,11 +205,8 @@ def load_store(records: Iterable[Record]) -> list[StoredImage]:
             continue
         frames[group] += 1
         try:
-            stored = store_record(record)
+            stored = store_record(record, longest)
         except UsamError:
             continue
         if stored is not None:
-            store.append(stored)
-    if not store:
-        raise DatasetError("images with masks to train on", "none", "check the data folder")
-    return store
+            yield stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,8 @@ from usam.research.nano.scenes import Scene
 from usam.research.nano.stored_images import (
     MOST_FRAMES,
     MOST_MASKS,
+    MappedStore,
     StoredImage,
-    load_store,
     nano_split,
     sets_named,
     store_record,
@@ -77,9 +78,14 @@ def test_record_is_stored_small(tmp_path: Path) -> None:
     only_dot = Record("d", "a", "a", tmp_path / "a.png", (Instance("2", lambda: dot),))
     assert store_record(only_dot) is None
     with pytest.raises(DatasetError, match="images with masks"):
-        load_store([only_dot])
+        MappedStore.of([only_dot], tmp_path / "none")
     frames = [Record("d", str(i), "clip", tmp_path / "a.png", record.instances) for i in range(MOST_FRAMES + 5)]
-    assert len(load_store(frames)) == MOST_FRAMES
+    store = MappedStore.of(frames, tmp_path / "pixels", longest=240)
+    assert len(store) == MOST_FRAMES
+    read = pickle.loads(pickle.dumps(store))[-1]
+    assert read.image.shape == (150, 240, 3)
+    assert (read.masks == small.masks[:, ::2, ::2]).mean() > 0.99
+    assert (read.ignored, read.dataset) == (None, "d")
 
 
 def test_no_training_data_is_an_error(tmp_path: Path) -> None:
