@@ -20,11 +20,11 @@ SLOW = (
     "tests/backend/local/test_label_studio_server.py",
     "tests/backend/test_compose.py",
     "tests/backend/test_plugin.py",
-    "tests/usam/research/nano/",
-    "tests/usam/research/tokens/",
+    "tests/usam/research/",
     "tests/usam/training/test_search.py",
 )
-"""Files and folders that start servers, train, or read tables of real pictures; as are tests that need PostgreSQL."""
+"""Files and folders that start servers, train, or repeat research on real pictures; as are tests that need
+PostgreSQL."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
