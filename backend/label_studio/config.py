@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from backend.errors import LabelConfigError, RegionError
+from backend.label_studio.records import is_text
 
 if TYPE_CHECKING:
     from label_studio_sdk.label_interface.interface import LabelInterface
@@ -191,8 +192,10 @@ class LabelConfig:
                 "nothing" if value in (None, "") else type(value).__name__,
                 "check the Image tag's value against the imported tasks",
             )
-        if any("\ud800" <= sign <= "\udfff" for sign in value):
-            raise LabelConfigError("an address of whole letters", "half of a surrogate pair", "import the task again")
+        if not is_text(value):
+            raise LabelConfigError(
+                "an address of whole letters", "half of a surrogate pair, or NUL", "import the task again"
+            )
         return value.strip()
 
     def place(

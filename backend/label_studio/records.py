@@ -23,7 +23,13 @@ MAX_DIGITS = 4000
 
 
 MAX_NESTING = 100
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+def is_text(given: str) -> bool:
+    """Whether every database keeps it as it is: no half of a surrogate pair, no NUL."""
+    return "\0" not in given and (given.isascii() or not HALF_PAIR.search(given))
 
 
 def whole_number(digits: str) -> float:

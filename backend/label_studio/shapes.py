@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import RegionError
+from backend.label_studio.records import is_text
 from usam.errors import ImageError
 
 BoolMask = npt.NDArray[np.bool_]
@@ -77,7 +78,7 @@ def drawn_masks(result: Iterable[Any]) -> tuple[list[DrawnMask], list[str]]:
         name = _storable_name(given, number)
         own = label_of(region)
         label = own if own is not None else labels.get(str(given))
-        if not _is_storable(label or ""):
+        if not is_text(label or ""):
             left_out.append(f"region {name}: its label is no text that can be stored")
             continue
         earlier = drawn.get(name)
@@ -145,16 +146,11 @@ def region_to_mask(region: dict[str, Any], image_hw: tuple[int, int]) -> BoolMas
 def _storable_name(given: Any, number: int) -> str:
     if isinstance(given, int) and not isinstance(given, bool) and abs(given) < 10**18:
         given = str(given)
-    if isinstance(given, str) and 0 < len(given) <= MAX_NAME and _is_storable(given) and given[0] != "#":
+    if isinstance(given, str) and 0 < len(given) <= MAX_NAME and is_text(given) and given[0] != "#":
         return given
     if isinstance(given, str) and given:
         return "#" + hashlib.blake2b(given.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
     return f"#{number}"
-
-
-def _is_storable(text: str) -> bool:
-    """Whether every database keeps this text: no lone surrogates, no NUL."""
-    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _text(value: Any) -> str:

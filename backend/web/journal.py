@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from backend.label_studio.records import MAX_ID
+from backend.label_studio.records import MAX_ID, is_text
 
 PATTERN = "events-*.jsonl"
 ASIDE = "set-aside.jsonl"
@@ -40,7 +40,7 @@ class EventNote:
             return f"a project's number is 1 to {MAX_ID}"
         if not all(0 <= number <= MAX_ID for number in self.subjects):
             return f"ids are 0 to {MAX_ID}"
-        if "\0" in self.action or any("\ud800" <= sign <= "\udfff" for sign in self.action):
+        if not is_text(self.action):
             return "the action holds signs that are no text"
         return ""
 

@@ -18,6 +18,7 @@ from backend.label_studio.records import (
     Task,
     View,
     Webhook,
+    is_text,
     number,
 )
 
@@ -135,3 +136,8 @@ def test_the_digest_of_an_annotation_is_of_what_is_marked() -> None:
 def test_a_time_that_no_store_could_hold_is_none(moment: object) -> None:
     assert Task.read({"id": 1, "updated_at": moment}).updated_at == ""
     assert Annotation.read({"id": 1, "updated_at": moment}, 1).updated_at == ""
+
+
+@pytest.mark.parametrize(("given", "whole"), [("", True), ("äß犬\U0001f415", True), ("a\ud800", False), ("a\0", False)])
+def test_text_is_what_every_database_keeps(given: str, whole: bool) -> None:
+    assert is_text(given) is whole
