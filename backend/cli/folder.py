@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backend.local.running import RunningStack
     from backend.queue import JobName
     from backend.store import Store
+    from backend.web.dashboard.actions import ActionLog, ActionName
 
 ProjectId = Annotated[int, typer.Option("--project", help="Number of the Label Studio project.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
@@ -145,6 +146,34 @@ def ask_for(settings: Settings, project_id: int, job: JobName) -> None:
     from backend.queue import open_queue
 
     open_queue(settings).enqueue(project_id, job)
+
+
+def act(settings: Settings, action: ActionName, project_id: int, version: str = "") -> str:
+    """Do what a button of the page does, in the name of who sits here; returns what came of it.
+
+    Raises `UsamError` where nothing did. Either is written down with the page's.
+    """
+    from backend.queue import open_queue
+    from backend.store.head_registry import Registry
+    from backend.web.dashboard.actions import Actions, Wish
+
+    with open_store(settings) as store:
+        actions = Actions(store, Registry(settings.registry_dir), open_queue(settings), action_log(settings), settings)
+        return actions.do(Wish(action, project_id, version), at_this_machine())
+
+
+def write_down(settings: Settings, action: ActionName, project_id: int, outcome: str) -> None:
+    """Keep what a command did itself, beside what is done from the page."""
+    from backend.web.dashboard.actions import Done
+
+    action_log(settings).add(Done.now(at_this_machine(), action, project_id, outcome))
+
+
+def action_log(settings: Settings) -> ActionLog:
+    """What was done from the page, by calls and by commands, with who and when."""
+    from backend.web.dashboard.actions import LOG_FILE, ActionLog
+
+    return ActionLog(settings.data_dir / LOG_FILE, aloud=False)
 
 
 def at_this_machine() -> str:

@@ -15,6 +15,7 @@ import typer
 from backend.cli.folder import (
     AsJson,
     ProjectId,
+    act,
     ask_for,
     check_project,
     console,
@@ -66,11 +67,14 @@ def score(
 ) -> None:
     """Rank the tasks without an annotation again, in a worker, where their order is out of date."""
     settings = settings_in_use()
-    with open_store(settings, project) as store:
-        if force:
-            store.ask_again(project, "score_pool", "ranking asked for on the command line")
-    ask_for(settings, project, "score_pool")
-    say(f"project {project}: ranking asked for; see usam-backend status --project {project}")
+    with open_store(settings, project):
+        pass
+    outcome = "ranking asked for, where it is due"
+    if force:
+        outcome = act(settings, "rank", project)
+    else:
+        ask_for(settings, project, "score_pool")
+    say(f"project {project}: {outcome}; see usam-backend status --project {project}")
 
 
 def retrain(project: ProjectId) -> None:
@@ -78,8 +82,8 @@ def retrain(project: ProjectId) -> None:
     settings = settings_in_use()
     with open_store(settings, project):
         pass
-    ask_for(settings, project, "retrain")
-    say(f"project {project}: retraining asked for; see usam-backend status --project {project}")
+    outcome = act(settings, "train", project)
+    say(f"project {project}: {outcome}; see usam-backend status --project {project}")
 
 
 def versions(project: ProjectId, as_json: AsJson = False) -> None:
@@ -106,14 +110,14 @@ def versions(project: ProjectId, as_json: AsJson = False) -> None:
 
 def rollback(
     project: ProjectId,
-    to: Annotated[str, typer.Option(help="Version to go back to; the one before where none is given.")] = "",
+    to: Annotated[
+        str,
+        typer.Option(help="Version to go back to, `base` for the checkpoint's; else the one before."),
+    ] = "",
 ) -> None:
     """Go back to an earlier head set; the pool is ranked again with it."""
-    settings, registry = _registry_of(project)
-    now = registry.rollback(project, to or None, "asked for on the command line")
-    say(f"project {project}: now {now.version if now else BASE_HEADS}")
-    ask_for(settings, project, "score_pool")
-    say("the pool is being ranked with it")
+    settings, _ = _registry_of(project)
+    say(f"project {project}: {act(settings, 'rollback', project, to)}")
 
 
 def repair(

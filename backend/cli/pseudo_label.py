@@ -15,6 +15,7 @@ from backend.cli.folder import (
     print_json,
     say,
     settings_in_use,
+    write_down,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def pseudo_label(
     from backend.jobs.acceptance import perform
     from backend.jobs.pseudo_label import Undone
     from backend.resources import Resources
+    from backend.web.dashboard.actions import promise_words
     from usam.pseudo_labels.calibration import RiskGuarantee
 
     promise = RiskGuarantee(iou, risk, confidence, per_image, whole_images=as_annotations)
@@ -58,11 +60,15 @@ def pseudo_label(
             found = perform(resources, project, request, tried_again=False)
         if isinstance(found, Undone):
             _tell_undone(project, found, as_json)
+            outcome = f"{len(found.versions)} versions, {found.annotations} annotations taken back"
+            write_down(settings, "take-back", project, outcome)
             return
         if found is None:
             say(f"project {project}: neither annotations nor tasks have changed since the last time")
         else:
             _report(resources, project, found)
+            outcome = f"{len(found.masks)} masks on {len(found.tasks)} tasks accepted as {found.version}"
+            write_down(settings, "accept", project, f"{outcome}, {promise_words(promise)}")
         if as_json:
             print_json({"project": project, "changed": found is not None, **(_facts(found) if found else {})})
 

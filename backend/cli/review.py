@@ -19,6 +19,7 @@ from backend.cli.folder import (
     print_json,
     say,
     settings_in_use,
+    write_down,
 )
 from backend.cli.projects import picture_name
 from usam.cli.report import Report, ReportFile, check_report
@@ -103,10 +104,12 @@ def _say(
             for line in say_right(settings, store, project, key, reason, at_this_machine()):
                 say(f"task {line.task}, {line.key}: right, though {line.why}")
                 told.append({"key": line.key, "reason": line.reason, "right": True})
+                write_down(settings, "right", project, f"said to be right, on task {line.task}: {line.why}")
         for key in doubt:
             for line in doubt_again(settings, store, project, key, reason):
                 say(f"task {line.task}, {line.key}: doubted again, {line.why}")
                 told.append({"key": line.key, "reason": line.reason, "right": False})
+                write_down(settings, "doubt-again", project, f"doubted again, on task {line.task}: {line.why}")
     if as_json:
         print_json({"project": project, "said": told})
 

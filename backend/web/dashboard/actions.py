@@ -48,8 +48,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wish:
-    """One thing that is asked for. `version` is how an address calls a head set, for a roll-back; `promise` what is
-    promised of the masks that are accepted; `label` and `reason` which doubted label is right (`ReviewedLabel.key`)."""
+    """One thing that is asked for.
+
+    `version` is how an address calls a head set, for a roll-back (the one before where it is empty); `promise` what is
+    promised of the masks that are accepted; `label` and `reason` which doubted label is right (`ReviewedLabel.key`).
+    """
 
     action: ActionName
     project: int
@@ -69,6 +72,11 @@ class Done:
     project: int
     version: str
     outcome: str
+
+    @classmethod
+    def now(cls, who: str, action: ActionName, project: int, outcome: str, version: str = "") -> Done:
+        """A line of this moment."""
+        return cls(round(time.time(), 1), who, action, project, version, outcome[:500])
 
 
 _DONE = TypeAdapter(Done)
@@ -90,15 +98,16 @@ class Tokens:
 
 
 class ActionLog:
-    """What was done from the page, in a file of JSON lines. Safe to share between threads."""
+    """What was done from the page, by calls and by commands, in a file of JSON lines. Safe to share between threads."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, aloud: bool = True) -> None:
+        self.path, self.aloud = path, aloud
         self._lock = threading.Lock()
 
     def add(self, done: Done) -> None:
-        """Write a line, here and to the service's log."""
-        _log.warning("%s of project %s %sby %s: %s", *_told(done))
+        """Write a line, here and, `aloud`, to the service's log."""
+        if self.aloud:
+            _log.warning("%s of project %s %sby %s: %s", *_told(done))
         line = json.dumps(asdict(done)).encode() + b"\n"
         with self._lock:
             try:
@@ -172,7 +181,7 @@ class Actions:
     def _rollback(self, wish: Wish, who: str) -> str:
         if self.registry is None:
             raise RegistryError("a registry of versions", "none", "start the service with one")
-        to = "" if wish.version == BASE_NAME else wish.version
+        to = "" if wish.version == BASE_NAME else wish.version or None
         now = self.registry.rollback(wish.project, to, f"asked for by {who}")
         name = now.version if now is not None else f"the {BASE_HEADS}"
         try:
@@ -224,7 +233,7 @@ class Actions:
         self.queue.enqueue(project, job)
 
     def _note(self, wish: Wish, who: str, outcome: str) -> None:
-        self.log.add(Done(round(time.time(), 1), who, wish.action, wish.project, wish.version, outcome[:500]))
+        self.log.add(Done.now(who, wish.action, wish.project, outcome, wish.version))
 
 
 def promise_words(promise: RiskGuarantee) -> str:

@@ -15,6 +15,7 @@ from backend.store import Store
 from backend.store.head_registry import POINTER_FILE, Registry
 from backend.store.kept_twice import copy_of
 from backend.store.records import ScoreRow
+from backend.web.dashboard.actions import LOG_FILE, ActionLog
 from tests.backend.cli.conftest import Command
 from tests.backend.store.test_head_registry import head_set
 from tests.decoders import shaken_decoder
@@ -127,6 +128,15 @@ def test_without_redis_nothing_is_said_to_be_asked_for(command: Command) -> None
     assert "asked for" not in done.stderr
 
 
+def test_what_commands_do_stands_beside_what_is_done_from_the_page(
+    command: Command, here: Path, asked: list[tuple[int, str]]
+) -> None:
+    command("retrain", "--project", "3")
+    command("score", "--project", "3", "--force")
+    told = [(line.action, line.outcome) for line in ActionLog(here / LOG_FILE).last(3)]
+    assert told == [("rank", "ranking asked for"), ("train", "training asked for")]
+
+
 def test_versions_repair_and_rollback(command: Command, here: Path, asked: list[tuple[int, str]]) -> None:
     registry = Registry(here / "heads")
     first = registry.publish(3, head_set(0), samples=7).version
@@ -154,9 +164,18 @@ def test_versions_repair_and_rollback(command: Command, here: Path, asked: list[
     assert f"{record} set aside" in command("repair", "--project", "3").stdout
     assert not record.exists()
 
-    assert command("rollback", "--project", "3").exit_code == 0
-    assert registry.champion(3) == ""
+    done = command("rollback", "--project", "3")
+    assert (done.exit_code, registry.champion(3)) == (0, "")
     assert asked == [(3, "score_pool")]
+    assert command("rollback", "--project", "3", "--to", first).exit_code == 0
+    assert registry.champion(3) == first
+    assert command("rollback", "--project", "3", "--to", "base").exit_code == 0
+    assert registry.champion(3) == ""
+    assert command("rollback", "--project", "3", "--to", "nothing").exit_code == 2
+    lines = ActionLog(here / LOG_FILE).last(3)
+    assert [(line.action, line.version) for line in lines] == [("rollback", v) for v in ("nothing", "base", first, "")]
+    assert lines[0].outcome.startswith("not done: expected")
+    assert lines[1].who.endswith(" on the command line")
 
 
 def test_every_command_and_option_explains_itself_and_what_prints_data_has_json() -> None:
