@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.pool import tasks
 from backend.pool.tasks import refresh_tasks
 from backend.store import Store
 from tests.factories import FakeLabelStudio
@@ -53,6 +54,19 @@ def test_a_pool_that_was_imported_in_one_go_is_not_read_again_for_ever(store: St
     studio.add_task(4, updated_at="2026-01-01T00:06:00.000000Z")
     refresh_tasks(store, studio, 1)
     assert [task.id for task in store.tasks(1)] == [1, 2, 3, 4]
+
+
+def test_everything_is_read_now_and_then_a_large_pool_less_often(
+    store: Store, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refresh_tasks(store, studio, 1)
+    monkeypatch.setattr(tasks.time, "time", lambda: store.synced_at(1) + 1000)
+    with monkeypatch.context() as large:
+        large.setattr(tasks, "FULL_TASK_S", 500.0)
+        refresh_tasks(store, studio, 1)
+        assert studio.asked_since[-1] != "", "three tasks of 500 s each: not before 1,500 s"
+    refresh_tasks(store, studio, 1)
+    assert studio.asked_since[-1] == ""
 
 
 def test_a_task_that_is_gone_is_missed_by_number(store: Store, studio: FakeLabelStudio) -> None:
