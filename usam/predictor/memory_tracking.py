@@ -274,7 +274,7 @@ class MemoryTracker:
     def _tracked(self, low_res: Tensor, tokens: ObjectTokens, image_hw: tuple[int, int]) -> TrackedFrame:
         heads = self._predictor.heads
         iou, logit, *values = score_table(heads, tokens)[:, 0].tolist()
-        visibility = float(1 / (1 + np.exp(-np.float64(logit))))
+        visibility = float(0.5 + 0.5 * np.tanh(logit / 2))
         scores = dict(zip(heads.names if heads is not None else (), values, strict=True))
         mask = (F.interpolate(low_res, image_hw, mode="bilinear", align_corners=False) > 0)[0, 0].cpu().numpy()
         if logit <= 0 or not mask.any():
