@@ -12,20 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import usam
 from tests.e2e.chromium import CHROMIUM, DRIVER, FLAGS, needs_chromium, wait_for
 from tests.factories import png
-from tests.usam.small_sam2 import plain, random_heads
+from tests.usam.small_sam2 import seeing, set_object_bias
 from tests.usam.test_videos import moving_square, write_video
-from usam.checkpoints.registry import build_model
 from usam.cli.demo_page import PAGES, Click, Stream, mask_picture, server_of
 from usam.cli.doubt_picture import LEGEND_HEIGHT, PLOT_HEIGHT, draw_doubt, share_of
 from usam.cli.main import app
 from usam.errors import ImageError
-from usam.predictor.patch import patch
 from usam.predictor.tracking import TrackedFrame
 from usam.videos import Video
 
@@ -65,15 +62,7 @@ def test_a_later_click_corrects(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def small_sam2() -> Any:
-    """SAM 2.1 Tiny at a small size, random weights: it sees an object in every frame."""
-    base = build_model("sam2.1_hiera_tiny", weights=False, image_size=128)
-    set_object_bias(base, 5.0)
-    return patch(plain(base), random_heads())
-
-
-def set_object_bias(base: Any, bias: float) -> None:
-    with torch.no_grad():
-        base.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(bias)
+    return seeing()
 
 
 def test_a_sam_2_checkpoint_follows_by_its_memory(
@@ -86,9 +75,9 @@ def test_a_sam_2_checkpoint_follows_by_its_memory(
     told = json.loads(run(*words, "--json").stdout)["frames"]
     assert [frame["out_of_sight"] for frame in told] == [False] * 6
     assert {"task_gap", "prompt_gap", "model_gap"} <= told[5]["scores"].keys()
-    set_object_bias(small_sam2.model, -5.0)
+    set_object_bias(-5.0, small_sam2.model)
     done = run(*words, "--out", out)
-    set_object_bias(small_sam2.model, 5.0)
+    set_object_bias(5.0, small_sam2.model)
     assert done.exit_code == 0, done.output
     assert "found on 0 of 6 frames, out of sight on 6" in done.stdout
     assert Video(out).count == 6
@@ -181,9 +170,9 @@ def test_the_page_follows_by_sam_2s_memory_and_says_out_of_sight(small_sam2: Any
     stream = Stream(small_sam2)
     assert stream.answer(png(moving_square(0)), Click(0.27, 0.48))["found"]
     before = stream.answer(png(moving_square(1)), None)
-    set_object_bias(small_sam2.model, -5.0)
+    set_object_bias(-5.0, small_sam2.model)
     gone = stream.answer(png(moving_square(2)), None)
-    set_object_bias(small_sam2.model, 5.0)
+    set_object_bias(5.0, small_sam2.model)
     assert (gone["found"], gone["out_of_sight"], gone["area_px"]) == (False, True, 0)
     back = stream.answer(png(moving_square(3)), Click(0.9, 0.9, 0))
     assert (before["found"], back["found"], back["out_of_sight"]) == (True, True, False)

@@ -11,11 +11,9 @@ import torch
 from PIL import Image
 
 import usam
-from tests.usam.small_sam2 import picture, plain, random_heads
-from usam.checkpoints.registry import build_model
+from tests.usam.small_sam2 import picture, seeing, set_object_bias
 from usam.errors import ImageError, PromptError, UsamError
 from usam.predictor.memory_tracking import MemoryTracker, VideoMemory, tracker_for
-from usam.predictor.patch import patch
 from usam.predictor.tracking import MaskTracker, TrackedFrame
 from usam.prompts import Prompt
 
@@ -28,15 +26,13 @@ FIRST = Prompt([[30, 30]], [1])
 
 
 @pytest.fixture(scope="module")
-def base() -> Any:
-    """SAM 2.1 Tiny at 128 px with random weights."""
-    torch.manual_seed(0)
-    return build_model("sam2.1_hiera_tiny", weights=False, image_size=SIDE)
+def predictor() -> Any:
+    return seeing()
 
 
 @pytest.fixture(scope="module")
-def predictor(base: Any) -> Any:
-    return patch(plain(base), random_heads())
+def base(predictor: Any) -> Any:
+    return predictor.model
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +57,6 @@ def sam2_video(base: Any) -> Any:
 def _visible(base: Any, sam2_video: Any) -> None:
     """The object is in every frame, unless a test says otherwise."""
     set_object_bias(5.0, base, sam2_video)
-
-
-def set_object_bias(bias: float, *models: Any) -> None:
-    for model in models:
-        with torch.no_grad():
-            model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(bias)
 
 
 def state_of(sam2_video: Any, predictor: Any, frames: list[Any], folder: Path) -> Any:
