@@ -29,6 +29,7 @@ from backend.label_studio.video_regions import (
     to_region,
 )
 from backend.settings import Settings
+from usam.checkpoints.registry import registry
 from usam.errors import ImageError
 from usam.predictor.box_tracks import BoxTrack, follow_boxes
 from usam.videos import LONGEST_S, Video
@@ -119,8 +120,8 @@ class VideoFollower:
     ) -> None:
         self._client, self._settings, self._project, self._load = client, settings, project, load
         self._config = parse_video_config(project.label_config)
-        self.version = f"{settings.model}+{heads_version or 'no-heads'}{ENDING}"
-        """Of the predictions: checkpoint, heads, and that they were followed."""
+        self.version = f"{settings.model}+{heads_version or 'no-heads'}{method_of(settings.model)}{ENDING}"
+        """Of the predictions: checkpoint, heads, and that and how they were followed."""
         self._seconds = seconds
         self._model: PatchedImagePredictor | None = None
 
@@ -262,6 +263,16 @@ class VideoFollower:
             raise RegionError(f"a box on one of {count} frames", f"frame {box.frame}", "draw it again")
         end = min(box.until or count, count)
         return end if self._seconds is None else min(end, box.frame + max(round(self._seconds * rate), 1))
+
+
+def method_of(model: str) -> str:
+    """How a checkpoint follows, as versions name it: what was followed in another way is followed again.
+
+    >>> method_of("sam2.1_hiera_tiny"), method_of("nano-m")
+    ('.memory', '')
+    """
+    known = registry().get(model)
+    return ".memory" if known is not None and known.family.startswith("sam2") else ""
 
 
 def read_task(item: Json, config: VideoConfig) -> VideoTask:

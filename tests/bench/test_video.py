@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.video import rows_of
+from bench.video import memory_speed, rows_of
 from tests.usam.test_videos import moving_square
 from usam.predictor.tracking import TrackedFrame
 
@@ -33,3 +33,12 @@ def test_what_lags_behind_is_worse_than_a_still_click() -> None:
     assert still.value == 1.0
     assert followed.value == np.float64(30 / 34)
     assert gained.value < 0
+
+
+def test_the_speed_of_video_memory_is_told_beside_that_of_encoding() -> None:
+    followed, encoded = memory_speed(image_size=128)
+    assert followed.unit == "frames a second"
+    assert followed.value > 0
+    assert "random weights, input 128 px" in followed.note
+    assert encoded.unit == "share of seconds"
+    assert encoded.value > 0

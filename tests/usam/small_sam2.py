@@ -52,6 +52,24 @@ def plain(base: Any | None = None) -> Any:
     return predictor
 
 
+def seeing() -> Any:
+    """A patched predictor of a new model for 128 px with heads, which sees an object in every frame."""
+    from usam.checkpoints.registry import build_model
+    from usam.predictor.patch import patch
+
+    torch.manual_seed(0)
+    base = build_model("sam2.1_hiera_tiny", weights=False, image_size=128)
+    set_object_bias(5.0, base)
+    return patch(plain(base), random_heads())
+
+
+def set_object_bias(bias: float, *models: Any) -> None:
+    """Let models see an object in every frame (5) or in none (-5)."""
+    for one in models:
+        with torch.no_grad():
+            one.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(bias)
+
+
 def picture(seed: int = 0, image_hw: tuple[int, int] = IMAGE_HW) -> npt.NDArray[np.uint8]:
     """Noise over a few flat shapes, (H, W, 3)."""
     random = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from functools import cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from usam.errors import ImageError, PromptError, UsamError
@@ -34,16 +34,25 @@ PAGES = {
 }
 
 
+class Click(NamedTuple):
+    """A click at x, y, shares of the frame's sides in 0..1. `label` None begins with another object; 1 says that this
+    belongs to the object that is followed, 0 that it does not."""
+
+    x: float
+    y: float
+    label: int | None = None
+
+
 class Stream:
     """One object in one stream of frames. Safe to share between threads; one frame at a time."""
 
     def __init__(self, predictor: PatchedImagePredictor) -> None:
-        from usam.predictor.tracking import MaskTracker
+        from usam.predictor.memory_tracking import tracker_for
 
-        self._tracker, self._lock = MaskTracker(predictor), threading.Lock()
+        self._tracker, self._lock = tracker_for(predictor), threading.Lock()
 
-    def answer(self, frame: bytes, point: tuple[float, float] | None) -> dict[str, Any]:
-        """What is seen on a frame, a JPEG; `point` (x, y, shares of its sides in 0..1) begins with another object.
+    def answer(self, frame: bytes, click: Click | None) -> dict[str, Any]:
+        """What is seen on a frame, a JPEG, where `click` was clicked in it, if anywhere.
 
         Raises `ImageError` where it is no picture and where nothing was begun, `PromptError` for a point outside.
         """
@@ -55,12 +64,17 @@ class Stream:
 
         image = read_image(frame, MAX_FRAME_PIXELS, MAX_FRAME_BYTES)
         height, width = image.shape[:2]
+        prompt, begins = None, click is not None and click.label is None
+        if click is not None:
+            place = np.array([[min(click.x * width, width - 1), min(click.y * height, height - 1)]], np.float32)
+            prompt = Prompt(place, np.array([1 if begins else click.label], np.int32))
         with self._lock:
-            if point is None:
-                tracked = self._tracker.follow(image)
+            if prompt is not None and begins:
+                tracked = self._tracker.begin(image, prompt)
             else:
-                clicked = np.array([[min(point[0] * width, width - 1), min(point[1] * height, height - 1)]], np.float32)
-                tracked = self._tracker.begin(image, Prompt(clicked, np.ones(1, np.int32)))
+                tracked = self._tracker.follow(image)
+                if prompt is not None:
+                    tracked = self._tracker.correct(prompt)
         return {**facts_of(0, 0.0, tracked), "mask": mask_picture(tracked.mask)}
 
 
@@ -80,9 +94,9 @@ def serve(
     model: str, device: str, heads: str | None, port: int, open_browser: bool, say: Callable[[str], object]
 ) -> None:
     """Serve the page until Ctrl-C. Raises `ImageError` where the port is taken."""
-    from usam.predictor.load import load
+    from usam.cli.demo import load_for_streams
 
-    server = server_of(load(model, device, heads), port)
+    server = server_of(load_for_streams(model, device, heads), port)
     address = f"http://{HOST}:{server.server_address[1]}/"
     say(f"doubt in a video stream: {address} (Ctrl-C ends it; pictures stay on this machine)")
     if open_browser:
@@ -134,7 +148,7 @@ class PageHandler(BaseHTTPRequestHandler):
             return
         frame = self.rfile.read(size)
         try:
-            self._tell(HTTPStatus.OK, self.stream.answer(frame, point_of(parts.query)))
+            self._tell(HTTPStatus.OK, self.stream.answer(frame, click_of(parts.query)))
         except UsamError as error:
             self._tell(HTTPStatus.UNPROCESSABLE_ENTITY, {"error": str(error)})
 
@@ -163,22 +177,23 @@ class PageHandler(BaseHTTPRequestHandler):
         """Keep quiet."""
 
 
-def point_of(query: str) -> tuple[float, float] | None:
-    """The point (x, y in 0..1) that a query names, None where it names none. Raises `PromptError` for others.
+def click_of(query: str) -> Click | None:
+    """The click that a query names, None where it names none. Raises `PromptError` for others.
 
-    >>> point_of("x=0.5&y=0.25"), point_of("")
-    ((0.5, 0.25), None)
+    >>> click_of("x=0.5&y=0.25"), click_of("x=0.5&y=0.25&label=0"), click_of("")
+    (Click(x=0.5, y=0.25, label=None), Click(x=0.5, y=0.25, label=0), None)
     """
     values = parse_qs(query)
     if not values:
         return None
+    label = values.get("label", [""])[0]
     try:
         x, y = float(values["x"][0]), float(values["y"][0])
     except (KeyError, ValueError):
         x = y = -1.0
-    if not (0 <= x <= 1 and 0 <= y <= 1):
-        raise PromptError("a point x, y in 0..1", query[:80])
-    return x, y
+    if not (0 <= x <= 1 and 0 <= y <= 1) or label not in ("", "0", "1"):
+        raise PromptError("a point x, y in 0..1, and a label 0 or 1 if any", query[:80])
+    return Click(x, y, int(label) if label else None)
 
 
 @cache

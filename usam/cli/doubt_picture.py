@@ -29,15 +29,16 @@ _TINT = np.array([0, 114, 255], np.float32)
 
 
 def draw_frame(image: UInt8Image, tracked: TrackedFrame) -> UInt8Image:
-    """The frame (H, W, 3) with its object tinted and outlined; words where it was not found."""
+    """The frame (H, W, 3) with its object tinted and outlined; words where it is out of sight or was not found."""
     drawn = image.copy()
     if tracked.is_found:
         drawn[tracked.mask] = (0.55 * drawn[tracked.mask] + 0.45 * _TINT).astype(np.uint8)
         outlines, _ = cv2.findContours(tracked.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(drawn, outlines, -1, (255, 255, 255), 2)
     else:
-        _write(drawn, "not found", (16, 32), (255, 255, 255), 0.8, 4)
-        _write(drawn, "not found", (16, 32), (213, 94, 0), 0.8, 2)
+        words = "out of sight" if tracked.is_out_of_sight else "not found"
+        _write(drawn, words, (16, 32), (255, 255, 255), 0.8, 4)
+        _write(drawn, words, (16, 32), (213, 94, 0), 0.8, 2)
     return drawn
 
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from usam.errors import ImageError
 from usam.masks.overlap import mask_box
 from usam.predictor.image import PatchedImagePredictor
-from usam.predictor.tracking import MaskTracker
+from usam.predictor.memory_tracking import tracker_for
+from usam.predictor.tracking import ObjectTracker
 from usam.prompts import Prompt
 from usam.videos import Frame
 
@@ -54,7 +55,8 @@ class BoxTrack:
 def follow_boxes(
     predictor: PatchedImagePredictor, frames: Iterable[Frame], begin: Sequence[tuple[int, npt.ArrayLike]]
 ) -> list[BoxTrack]:
-    """Follow objects, each from a box in pixels on one frame to the last of `frames`, all in one pass.
+    """Follow objects, each from a box in pixels on one frame to the last of `frames`, all in one pass: by SAM 2's video
+    memory where the model has it, else by the box before.
 
     Parameters
     ----------
@@ -64,7 +66,7 @@ def follow_boxes(
         Frames in order, none left out, the first of them not after the first box.
     begin
         Frame number and box (4,) of each object. The box itself is the track's first; an object of which no mask is
-        found in it is lost from there on.
+        found in it is lost from there on, unless video memory sees it later.
 
     Raises
     ------
@@ -82,7 +84,7 @@ def follow_boxes(
     nowhere: FloatArray = np.full(4, np.nan)
     no_points = np.empty((0, 2), np.float32)
     given: list[FloatArray] = [np.asarray(box, np.float64) for _, box in begin]
-    trackers: dict[int, MaskTracker] = {}
+    trackers: dict[int, ObjectTracker] = {}
     boxes: list[list[FloatArray]] = [[] for _ in begin]
     confidence: list[list[float]] = [[] for _ in begin]
     for frame in frames:
@@ -97,7 +99,7 @@ def follow_boxes(
                 if tracked is not None and tracked.is_found:
                     box = mask_box(tracked.mask).astype(np.float64)
             else:
-                tracker, box, is_sought = MaskTracker(predictor, margin=MARGIN, with_mask=False), given[one], True
+                tracker, box, is_sought = tracker_for(predictor, margin=MARGIN, with_mask=False), given[one], True
                 trackers[one] = tracker
                 prompt = Prompt(no_points, np.empty(0, np.int32), box.astype(np.float32))
                 tracked = tracker.begin(frame.image, prompt, is_encoded=is_encoded)

@@ -134,7 +134,7 @@ class _BlockedAttention(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is F.scaled_dot_product_attention and len(args) == 3 and not kwargs:
+        if func is F.scaled_dot_product_attention and len(args) == 3 and kwargs in (None, {}, {"dropout_p": 0.0}):
             query, key, value = args
             if query.dtype == key.dtype == value.dtype == torch.bfloat16 and not query.requires_grad:
                 return _attend(query, key, value)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from sam2.modeling.backbones.hieradet import Hiera
+from sam2.modeling.backbones.image_encoder import FpnNeck
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.transformer import Attention
 from sam2.modeling.sam2_base import SAM2Base
@@ -30,7 +31,24 @@ USED: Mapping[type, Sequence[str]] = {
         "reset_predictor",
     ),
     SAM2VideoPredictor: ("_run_single_frame_inference", "add_new_points_or_box", "propagate_in_video"),
-    SAM2Base: ("_forward_sam_heads", "_track_step", "track_step"),
+    SAM2Base: (
+        "_encode_memory_in_output",
+        "_encode_new_memory",
+        "_forward_sam_heads",
+        "_prepare_memory_conditioned_features",
+        "_track_step",
+        "_use_multimask",
+        "binarize_mask_from_pts_for_mem_enc",
+        "directly_add_no_mem_embed",
+        "max_obj_ptrs_in_encoder",
+        "memory_attention",
+        "memory_temporal_stride_for_eval",
+        "no_mem_embed",
+        "num_maskmem",
+        "track_step",
+        "use_obj_ptrs_in_encoder",
+    ),
+    FpnNeck: ("position_encoding",),
     MaskDecoder: (
         "_get_stability_scores",
         "dynamic_multimask_stability_thresh",

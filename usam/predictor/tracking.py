@@ -4,19 +4,19 @@ Legend: H, W height and width of a frame in pixels; h, w sides of the low-resolu
 
 On a new frame the model is prompted with what is known of the object: the box of the mask before, a little larger, and
 that mask itself. Of the three answers the one is taken that a person would take for the same object: its predicted IoU
-times its overlap with the mask before. SAM 2 checkpoints have a memory of their own (`usam.predictor.video`), which is
-better; this is for the nano family and for pictures that come one by one.
+times its overlap with the mask before. SAM 2 checkpoints have a memory of their own and are followed by it
+(`usam.predictor.memory_tracking`); this is for the nano family and for other models without one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from usam.errors import ImageError
+from usam.errors import ImageError, PromptError
 from usam.masks.overlap import iou, mask_box
 from usam.predictor.image import PatchedImagePredictor
 from usam.prompts import Prompt
@@ -39,12 +39,19 @@ class TrackedFrame:
              where it was not found
     scores   of every head, {name: value}; gaps in -0.5..0.5, higher = more to gain
     is_found whether the object was found
+    visibility  SAM 2's probability that the object is in the frame at all, 0..1; None where the model does not tell
     """
 
     mask: BoolMask
     iou: float
     scores: dict[str, float] = field(default_factory=dict)
     is_found: bool = True
+    visibility: float | None = None
+
+    @property
+    def is_out_of_sight(self) -> bool:
+        """Whether the model says that the object is not in the frame, rather than that it did not find it."""
+        return self.visibility is not None and self.visibility <= 0.5
 
     @property
     def gaps(self) -> dict[str, float]:
@@ -52,8 +59,21 @@ class TrackedFrame:
         return {name: value for name, value in self.scores.items() if name.endswith("_gap")}
 
 
+class ObjectTracker(Protocol):
+    """What follows one object from frame to frame: `MaskTracker`, or `usam.predictor.memory_tracking.MemoryTracker`."""
+
+    @property
+    def has_begun(self) -> bool: ...
+    @property
+    def has_given_up(self) -> bool: ...
+    def begin(self, frame: npt.NDArray[np.uint8], prompt: Prompt, *, is_encoded: bool = False) -> TrackedFrame: ...
+    def follow(self, frame: npt.NDArray[np.uint8], *, is_encoded: bool = False) -> TrackedFrame: ...
+    def correct(self, prompt: Prompt) -> TrackedFrame: ...
+
+
 class MaskTracker:
-    """Follows one object. `begin` says which, `follow` finds it on the frame after.
+    """Follows one object. `begin` says which, `follow` finds it on the frame after, `correct` says more of it with
+    clicks on the frame that was followed last.
 
     Parameters
     ----------
@@ -68,9 +88,9 @@ class MaskTracker:
     Raises
     ------
     ImageError
-        `follow` before `begin`, or a frame of another size.
+        `follow` or `correct` before `begin`, or a frame of another size.
     PromptError
-        A prompt outside of the frame.
+        A prompt outside of the frame, a correction by a box, or one that says only where a lost object is not.
 
     Examples
     --------
@@ -85,6 +105,7 @@ class MaskTracker:
         self._quality = heads.quality_for(str(predictor.checkpoint_name)) if heads is not None else None
         self._last: TrackedFrame | None = None
         self._low_res: npt.NDArray[np.float32] | None = None
+        self._frame: npt.NDArray[np.uint8] | None = None
         self._missed = 0
 
     @property
@@ -107,7 +128,7 @@ class MaskTracker:
             self._predictor.set_image(frame)
         points, labels = (prompt.points, prompt.labels) if len(prompt.points) else (None, None)
         masks, ious, low_res, scores = self._predictor.predict(points, labels, prompt.box)
-        self._last, self._missed = None, 0
+        self._last, self._missed, self._frame = None, 0, frame
         return self._take(masks.astype(bool), low_res, self._rated(ious, scores), scores)
 
     def follow(self, frame: npt.NDArray[np.uint8], *, is_encoded: bool = False) -> TrackedFrame:
@@ -115,12 +136,8 @@ class MaskTracker:
         if self._last is None or self._low_res is None:
             raise ImageError("an object to follow", "none", "call begin first")
         before = self._last.mask
-        if frame.shape[:2] != before.shape:
-            raise ImageError(
-                f"frames of {before.shape[1]} x {before.shape[0]} pixels",
-                f"one of {frame.shape[1]} x {frame.shape[0]}",
-                "begin again after a change of size",
-            )
+        check_size(frame, (before.shape[0], before.shape[1]))
+        self._frame = frame
         if self.has_given_up:
             return TrackedFrame(np.zeros_like(before), 0.0, is_found=False)
         if not is_encoded:
@@ -133,6 +150,22 @@ class MaskTracker:
             self._missed += 1
             return TrackedFrame(np.zeros_like(before), 0.0, is_found=False)
         return self._take(found, low_res, self._rated(ious, scores) * overlap, scores, ious)
+
+    def correct(self, prompt: Prompt) -> TrackedFrame:
+        """The object on the frame that was followed last (or begun on), once clicks have said more of it: 1 belongs to
+        it, 0 does not. Where it was found there, its mask goes on from there; else the clicks say where it is."""
+        if self._frame is None:
+            raise ImageError("an object to follow", "none", "call begin first")
+        check_clicks(prompt, (self._frame.shape[0], self._frame.shape[1]))
+        given = self._low_res if self._last is not None and self._missed == 0 else None
+        if given is None and not prompt.labels.any():
+            raise PromptError("a click on the object", "only clicks beside it", "it was lost: click it")
+        self._predictor.set_image(self._frame)
+        masks, ious, low_res, scores = self._predictor.predict(prompt.points, prompt.labels, mask_input=given)
+        found = masks.astype(bool)
+        x, y = prompt.points.T.astype(int)
+        obeyed = (found[:, y, x] == prompt.labels.astype(bool)).mean(1)
+        return self._take(found, low_res, self._rated(ious, scores) * obeyed, scores, ious)
 
     def _rated(self, ious: Any, scores: dict[str, Any]) -> npt.NDArray[np.float64]:
         return np.asarray(ious if self._quality is None else scores[self._quality], np.float64)
@@ -148,6 +181,23 @@ class MaskTracker:
         if taken.is_found:
             self._last, self._low_res, self._missed = taken, np.asarray(low_res[best], np.float32), 0
         return taken
+
+
+def check_size(frame: npt.NDArray[np.uint8], image_hw: tuple[int, int]) -> None:
+    """Raises `ImageError` unless a frame (H, W, 3) has the size of those before it."""
+    if frame.shape[:2] != image_hw:
+        raise ImageError(
+            f"frames of {image_hw[1]} x {image_hw[0]} pixels",
+            f"one of {frame.shape[1]} x {frame.shape[0]}",
+            "begin again after a change of size",
+        )
+
+
+def check_clicks(prompt: Prompt, image_hw: tuple[int, int]) -> None:
+    """Raises `PromptError` unless a correction is of clicks inside of the frame alone."""
+    if prompt.box is not None:
+        raise PromptError("clicks to correct by", "a box", "begin again with the box, or click")
+    prompt.check(image_hw)
 
 
 def widened_box(mask: BoolMask, margin: float = MARGIN) -> npt.NDArray[np.float32]:

@@ -192,7 +192,7 @@ class PatchedVideoPredictor(_TokenModel, SAM2VideoPredictor):  # type: ignore[mi
         table = np.full((len(names) + 2, len(obj_ids)), np.nan, dtype=np.float32)
         tokens = ObjectTokens.join([part for part in found if part is not None]) if rows else None
         if tokens is not None:
-            table[:, rows] = _table(heads, tokens)
+            table[:, rows] = score_table(heads, tokens)
         scores = dict(zip(names, table[2:], strict=True))
         return FrameScores(obj_ids, scores, table[0], table[1], tokens)
 
@@ -228,7 +228,7 @@ def _tokens_on(inference_state: dict[str, Any], index: int, frame: int) -> Objec
     return None
 
 
-def _table(heads: HeadSet | None, tokens: ObjectTokens) -> FloatArray:
+def score_table(heads: HeadSet | None, tokens: ObjectTokens) -> FloatArray:
     """IoU, object logit and one row per head, (2 + heads, B) float32, in one device-to-host copy."""
     rows = [tokens.iou.T.float(), tokens.object_logits.T.float()]
     if heads is not None:

@@ -27,8 +27,10 @@ from backend.pool.video_tracks import VideoFollower, read_task, serve_version
 from backend.settings import Settings
 from tests.backend.label_studio.test_video_config import IMAGE, VIDEO
 from tests.backend.label_studio.test_video_regions import key, region
+from tests.usam.small_sam2 import seeing
 from tests.usam.test_videos import write_video
 from usam.predictor.box_tracks import paired_iou
+from usam.predictor.tracking import MaskTracker
 from usam.videos import Video
 
 CONFIG = VIDEO.replace('"25"', '"10"')
@@ -103,8 +105,10 @@ def uri(content: bytes) -> str:
     return "data:video/mp4;base64," + base64.b64encode(content).decode()
 
 
-def follower(client: Copy, predictor: Any, seconds: float | None = None, heads: str = "h1") -> VideoFollower:
-    settings, label_studio = Settings(), client
+def follower(
+    client: Copy, predictor: Any, seconds: float | None = None, heads: str = "h1", model: str = "nano-m"
+) -> VideoFollower:
+    settings, label_studio = Settings(model=model), client
     loaded = lambda: predictor  # noqa: E731
     return VideoFollower(label_studio, settings, client.kept, heads, loaded, seconds=seconds)  # type: ignore[arg-type]
 
@@ -140,6 +144,20 @@ def test_other_heads_follow_again_and_other_predictions_stay(predictor: Any, dat
     follower(client, predictor).run()
     follower(client, predictor, heads="h2").run()
     assert [one["model_version"] for one in client.of(1)] == ["somebody's", "nano-m+h2.followed"]
+
+
+def test_a_sam_2_project_is_followed_by_video_memory_and_what_was_followed_otherwise_once_more(
+    data: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MaskTracker, "begin", lambda *_, **__: pytest.fail("by the box before"))
+    client, sam2 = Copy(annotated(1, data, box(2))), seeing()
+    client.items[1]["predictions"] = [{"id": 7, "model_version": "sam2.1_hiera_tiny+h1.followed", "result": []}]
+    done = follower(client, sam2, model="sam2.1_hiera_tiny").run()
+    assert ([one.task for one in done.tasks], done.set_aside, client.deleted) == ([1], {}, [7])
+    (prediction,) = client.of(1)
+    assert prediction["model_version"] == "sam2.1_hiera_tiny+h1.memory.followed"
+    assert len(prediction["result"][0]["meta"]["confidence"]) == 11
+    assert follower(client, sam2, model="sam2.1_hiera_tiny").run().unchanged == [1]
 
 
 def test_two_boxes_of_two_people_and_a_draft_that_stands_in(predictor: Any, data: dict[str, str]) -> None:

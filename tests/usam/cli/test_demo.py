@@ -17,10 +17,12 @@ from typer.testing import CliRunner
 import usam
 from tests.e2e.chromium import CHROMIUM, DRIVER, FLAGS, needs_chromium, wait_for
 from tests.factories import png
+from tests.usam.small_sam2 import seeing, set_object_bias
 from tests.usam.test_videos import moving_square, write_video
-from usam.cli.demo_page import PAGES, mask_picture, server_of
+from usam.cli.demo_page import PAGES, Click, Stream, mask_picture, server_of
 from usam.cli.doubt_picture import LEGEND_HEIGHT, PLOT_HEIGHT, draw_doubt, share_of
 from usam.cli.main import app
+from usam.errors import ImageError
 from usam.predictor.tracking import TrackedFrame
 from usam.videos import Video
 
@@ -46,12 +48,50 @@ def test_a_file_is_followed_and_its_doubt_written(tmp_path: Path) -> None:
     assert {"task_gap", "prompt_gap", "model_gap"} <= told["frames"][0]["scores"].keys()
 
 
+def test_a_later_click_corrects(tmp_path: Path) -> None:
+    """A click beside the square takes it away again from the frame at 0.5 s on."""
+    video = write_video(tmp_path / "a.mp4")
+    words = ("--point", "26,46", "--json", "--model", "nano-s")
+    without = json.loads(run(video, *words).stdout)["frames"]
+    corrected = json.loads(run(video, *words, "--correct", "0.5:80,80,0", "--correct", "0.3:36,46").stdout)["frames"]
+    same = [one == other for one, other in zip(without, corrected, strict=True)]
+    assert same[:3] == [True] * 3
+    assert not same[3]
+    assert all(frame["found"] for frame in corrected)
+
+
+@pytest.fixture(scope="module")
+def small_sam2() -> Any:
+    return seeing()
+
+
+def test_a_sam_2_checkpoint_follows_by_its_memory(
+    tmp_path: Path, small_sam2: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usam.predictor.load.load", lambda *_: small_sam2)
+    monkeypatch.setattr("usam.predictor.tracking.MaskTracker.begin", lambda *_: pytest.fail("by the mask before"))
+    video, out = write_video(tmp_path / "a.mp4"), tmp_path / "doubt.mp4"
+    words = (video, "--point", "26,46", "--correct", "0.4:60,60,0", "--model", "sam2.1_hiera_tiny", "--seconds", "0.6")
+    told = json.loads(run(*words, "--json").stdout)["frames"]
+    assert [frame["out_of_sight"] for frame in told] == [False] * 6
+    assert {"task_gap", "prompt_gap", "model_gap"} <= told[5]["scores"].keys()
+    set_object_bias(-5.0, small_sam2.model)
+    done = run(*words, "--out", out)
+    set_object_bias(5.0, small_sam2.model)
+    assert done.exit_code == 0, done.output
+    assert "found on 0 of 6 frames, out of sight on 6" in done.stdout
+    assert Video(out).count == 6
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ((), "give --point x,y"),
         (("--point", "500,10"), "500"),
         (("--point", "26,46", "--start", "9"), "start earlier"),
+        (("--point", "26,46", "--correct", "3,4"), "--correct seconds:x,y"),
+        (("--point", "26,46", "--correct", "0.5:3,400"), "400"),
+        (("--point", "26,46", "--correct", "7:3,4"), "a correction between 0.00 and 1.10 s, got one at 7 s"),
     ],
 )
 def test_bad_input_is_a_sentence_and_writes_nothing(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
@@ -85,7 +125,9 @@ def test_the_picture_shows_what_is_known_and_says_when_it_is_not_found() -> None
     assert (share_of("iou", seen), share_of("task_gap", seen), share_of("model_gap", seen)) == (0.8, 0.5, 0.0)
     assert share_of("prompt_gap", seen) is None
     assert share_of("iou", lost) is None
+    hidden = TrackedFrame(np.zeros_like(mask), 0.0, is_found=False, visibility=0.2)
     assert (draw_doubt(image, [seen, lost], 4)[:60] != image[:60]).any(), "the words"
+    assert (draw_doubt(image, [seen, lost], 4)[:60] != draw_doubt(image, [seen, hidden], 4)[:60]).any(), "other words"
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +158,27 @@ def test_the_page_follows_what_is_clicked(address: str) -> None:
     again = json.loads(ask(f"{address}/frame", png(moving_square(1)))[1])
     assert again["found"]
     assert again["area_px"] == pytest.approx(seen["area_px"], rel=0.4)
+    corrected = json.loads(ask(f"{address}/frame?x=0.9&y=0.9&label=0", png(moving_square(2)))[1])
+    assert corrected["found"]
     for body, query, said in ((b"no picture", "", "got"), (png(moving_square(0)), "?x=7&y=0", "a point x, y in 0..1")):
         status, content, _ = ask(f"{address}/frame{query}", body)
         assert status == 422
         assert said in json.loads(content)["error"]
+
+
+def test_the_page_follows_by_sam_2s_memory_and_says_out_of_sight(small_sam2: Any) -> None:
+    stream = Stream(small_sam2)
+    assert stream.answer(png(moving_square(0)), Click(0.27, 0.48))["found"]
+    before = stream.answer(png(moving_square(1)), None)
+    set_object_bias(-5.0, small_sam2.model)
+    gone = stream.answer(png(moving_square(2)), None)
+    set_object_bias(5.0, small_sam2.model)
+    assert (gone["found"], gone["out_of_sight"], gone["area_px"]) == (False, True, 0)
+    back = stream.answer(png(moving_square(3)), Click(0.9, 0.9, 0))
+    assert (before["found"], back["found"], back["out_of_sight"]) == (True, True, False)
+    assert stream.answer(png(moving_square(4)), Click(0.5, 0.5))["found"], "another object"
+    with pytest.raises(ImageError, match="begin again after a change of size"):
+        stream.answer(png(moving_square(4)[:64, :64]), None)
 
 
 def test_the_page_is_of_this_machine_under_a_strict_policy(address: str) -> None:
@@ -144,6 +203,8 @@ def test_a_mask_is_a_clear_picture_with_a_tint() -> None:
 def test_a_webcam_in_a_real_browser(address: str, tmp_path: Path) -> None:
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
@@ -164,5 +225,10 @@ def test_a_webcam_in_a_real_browser(address: str, tmp_path: Path) -> None:
         drawn = "const c = document.getElementById('plot'); return c.getContext('2d').getImageData(0,0,c.width,c.height).data.some(v => v)"  # noqa: E501
         assert driver.execute_script(drawn), "the plot"
         wait_for(lambda: text("rate") not in ("", NOTHING), 30, "the rate")
+        stage = driver.find_element("id", "stage")
+        ActionChains(driver).key_down(Keys.SHIFT).click(stage).key_up(Keys.SHIFT).perform()
+        asked = "return performance.getEntriesByType('resource').some(entry => entry.name.endsWith('&label=1'))"
+        wait_for(lambda: driver.execute_script(asked), 30, "a click that adds to the object")
+        wait_for(lambda: text("say").startswith("Following. Shift-click adds"), 30, "the object is followed on")
     finally:
         driver.quit()

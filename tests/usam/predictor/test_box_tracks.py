@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import usam
+from tests.usam.small_sam2 import seeing, set_object_bias
 from tests.usam.test_videos import moving_square
 from usam.errors import ImageError, PromptError
+from usam.masks.overlap import mask_box
 from usam.predictor.box_tracks import (
     BoxTrack,
     follow_boxes,
@@ -21,6 +23,9 @@ from usam.predictor.box_tracks import (
     runs,
     steadied,
 )
+from usam.predictor.memory_tracking import MemoryTracker
+from usam.predictor.tracking import LOST_AFTER
+from usam.prompts import Prompt
 from usam.videos import Frame
 
 
@@ -61,6 +66,33 @@ def test_two_boxes_are_followed_in_one_pass(predictor: Any) -> None:
     assert paired_iou(early.boxes, [square(number) for number in range(12)]).mean() > 0.75
     assert paired_iou(late.boxes, [square(number) for number in range(4, 12)]).mean() > 0.75
     assert ((early.confidence > 0) & (early.confidence <= 1)).all()
+
+
+def test_video_memory_follows_boxes_with_one_encoding_a_frame() -> None:
+    sam2 = seeing()
+    counting: Any = Counting(sam2)
+    early, late = follow_boxes(counting, frames(6), [(0, square(0)), (2, square(2))])
+    assert counting.encoded == 6
+    for track, first in ((early, 0), (late, 2)):
+        tracker = MemoryTracker(sam2)
+        box = Prompt(np.empty((0, 2)), np.empty(0), square(first))
+        seen = [tracker.begin(moving_square(first), box)]
+        seen += [tracker.follow(moving_square(number)) for number in range(first + 1, 6)]
+        assert track.boxes[0].tolist() == list(square(first))
+        assert track.boxes[1:].tolist() == [mask_box(one.mask).tolist() for one in seen[1:]]
+        assert track.confidence.tolist() == [float(np.clip(one.iou, 0, 1)) for one in seen]
+
+
+def test_what_is_out_of_sight_has_no_box_and_is_looked_for_to_the_end() -> None:
+    sam2 = seeing()
+
+    def stream() -> Iterator[Frame]:
+        for number, frame in enumerate(frames(LOST_AFTER + 4)):
+            set_object_bias(5.0 if number in (0, LOST_AFTER + 3) else -5.0, sam2.model)
+            yield frame
+
+    (track,) = follow_boxes(sam2, stream(), [(0, square(0))])
+    assert track.is_found.tolist() == [True, *[False] * (LOST_AFTER + 2), True]
 
 
 def test_a_box_behind_the_last_frame_and_one_outside(predictor: Any) -> None:

@@ -55,7 +55,9 @@ def test_attention_in_blocks_is_attention(shape: tuple[int, ...]) -> None:
     calls = []
     with encoding(torch.device("cpu"), torch.bfloat16):
         calls.append(F.scaled_dot_product_attention(query, key, value))
+        calls.append(F.scaled_dot_product_attention(query, key, value, dropout_p=0.0))
     assert calls[0].dtype == torch.bfloat16
+    assert torch.equal(*calls), "memory attention says that it drops nothing"
     torch.testing.assert_close(calls[0].float(), wanted, atol=0.02, rtol=0.02)
     masked = torch.zeros(count, count, dtype=torch.bool).fill_diagonal_(True)
     with encoding(torch.device("cpu"), torch.bfloat16):

@@ -25,6 +25,14 @@ def test_a_renamed_method_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         check_sam2()
 
 
+def test_a_sam2_without_the_names_of_video_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_encode_new_memory", "_prepare_memory_conditioned_features"):
+        monkeypatch.delattr(SAM2Base, name)
+    said = r"SAM2Base\._encode_new_memory, SAM2Base\._prepare_memory_conditioned_features.*<1\.2"
+    with pytest.raises(UsamError, match=said):
+        check_sam2()
+
+
 def test_an_attribute_that_is_set_when_an_object_is_made_counts() -> None:
     class Parent:
         def __init__(self) -> None:
@@ -54,3 +62,13 @@ def test_importing_the_patch_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(SAM2Base, "_track_step")
     with pytest.raises(UsamError, match=r"SAM2Base\._track_step"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_every_name_of_the_model_that_following_uses_is_looked_for() -> None:
+    """What `memory_tracking` reads from a `SAM2Base` besides its modules stands in the list."""
+    from usam.predictor import memory_tracking
+
+    names = {name for name in SAM2Base.__init__.__code__.co_names if "mem" in name or "obj_ptr" in name}
+    with open(memory_tracking.__file__, encoding="utf-8") as file:
+        source = file.read()
+    assert {name for name in names if f"model.{name}" in source} <= set(USED[SAM2Base])

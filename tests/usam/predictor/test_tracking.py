@@ -122,3 +122,40 @@ def test_what_cannot_be_followed_is_said(predictor: Any) -> None:
     tracker.begin(moving_square(0), click(26, 46))
     with pytest.raises(ImageError, match="frames of 96 x 96 pixels, got one of 64 x 64"):
         tracker.follow(moving_square(0, 64)[:64, :64])
+
+
+def test_a_click_corrects_the_mask_and_finds_a_lost_object_again(predictor: Any) -> None:
+    tracker = MaskTracker(predictor)
+    with pytest.raises(ImageError, match="call begin first"):
+        tracker.correct(click(26, 46))
+    tracker.begin(moving_square(0), click(26, 46))
+    tracker.follow(moving_square(1))
+    more = tracker.correct(click(30, 50))
+    assert overlap(more.mask, square(1)) > 0.8
+    less = tracker.correct(Prompt(np.array([[80, 80]], np.float32), np.zeros(1, np.int32)))
+    assert not less.mask[80, 80]
+    assert overlap(tracker.follow(moving_square(2)).mask, square(2)) > 0.8
+    with pytest.raises(PromptError, match="begin again with the box"):
+        tracker.correct(Prompt([[30, 50]], [1], [10, 30, 42, 62]))
+
+
+def test_of_three_answers_to_a_correction_one_that_obeys_is_taken() -> None:
+    model: Any = Blank()
+    tracker = MaskTracker(model)
+    three = model.predict
+    model.predict = lambda *a, **k: (square(0)[None], np.array([0.6]), np.zeros((1, 16, 16)), {})
+    tracker.begin(moving_square(0), click(26, 46))
+    model.predict = three
+    corrected = tracker.correct(Prompt(np.array([[80, 80]], np.float32), np.zeros(1, np.int32)))
+    assert overlap(corrected.mask, square(0)) == 1, "not the better rated one of the whole frame"
+    far = np.zeros((96, 96), bool)
+    far[80:, 80:] = True
+    model.predict = lambda *a, **k: (far[None], np.array([0.95]), np.zeros((1, 16, 16)), {})
+    for _ in range(LOST_AFTER):
+        assert not tracker.follow(moving_square(1)).is_found
+    with pytest.raises(PromptError, match="it was lost: click it"):
+        tracker.correct(Prompt(np.array([[80, 80]], np.float32), np.zeros(1, np.int32)))
+    assert tracker.has_given_up
+    assert tracker.correct(click(90, 90)).is_found
+    assert not tracker.has_given_up
+    assert tracker.follow(moving_square(1)).is_found

@@ -3,7 +3,7 @@ const at = (name) => document.getElementById(name);
 const video = at("video"), mask = at("mask"), plot = at("plot"), stage = at("stage");
 const names = { iou: "--iou", task_gap: "--task", prompt_gap: "--prompt", model_gap: "--model" };
 const kept = 240, longest = 640, largestGap = 0.5;
-let history = [], point = null, following = false, busy = false, rate = 0;
+let history = [], click = null, following = false, busy = false, rate = 0;
 
 const say = (words) => { at("say").textContent = words; };
 
@@ -36,8 +36,10 @@ async function begin(words) {
 stage.addEventListener("click", (event) => {
   if (!video.videoWidth) return;
   const area = stage.getBoundingClientRect();
-  point = [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
-  following = true; history = [];
+  click = "?x=" + (event.clientX - area.left) / area.width + "&y=" + (event.clientY - area.top) / area.height;
+  if (following && (event.altKey || event.shiftKey)) click += "&label=" + (event.altKey ? 0 : 1);
+  else history = [];
+  following = true;
   step();
 });
 
@@ -47,8 +49,8 @@ async function step() {
   const started = performance.now();
   try {
     const picture = await grab();
-    const query = point ? "?x=" + point[0] + "&y=" + point[1] : "";
-    point = null;
+    const query = click || "";
+    click = null;
     const answer = await fetch("frame" + query, { method: "POST", body: picture });
     const seen = await answer.json();
     if (!answer.ok) { say(seen.error); following = false; }
@@ -72,7 +74,9 @@ async function grab() {
 
 function show(seen) {
   mask.src = seen.mask; mask.hidden = !seen.found;
-  say(seen.found ? "Following. Click another object to change." : "Not found on this frame. Click the object again.");
+  say(seen.found ? "Following. Shift-click adds to the object, Alt-click takes away; a click changes to another one."
+    : seen.out_of_sight ? "Out of sight. It goes on when the object comes back; or click it."
+    : "Not found on this frame. Click the object again.");
   const values = seen.found ? { iou: seen.iou, ...seen.scores } : {};
   history.push(values);
   history = history.slice(-kept);
