@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from backend.errors import LabelConfigError, RegionError
+from backend.label_studio.config_xml import interface_of
 
 if TYPE_CHECKING:
     from label_studio_sdk.label_interface.interface import LabelInterface
@@ -35,7 +36,6 @@ OUTPUTS: dict[str, OutputKind] = {
 """Tags that can hold a mask, the most faithful first."""
 PROMPTS = ("KeyPointLabels", "KeyPoint", "RectangleLabels", "Rectangle", "BrushLabels", "Brush")
 QUANTITIES = ("task_gap", "prompt_gap", "model_gap", "predicted_iou")
-MAX_CONFIG_CHARS = 1_000_000
 _VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 """What the editor takes from the task's data in a tag's value."""
 
@@ -274,7 +274,7 @@ def parse_config(label_config: str) -> LabelConfig:
         is_video = any(c.tag == "VideoRectangle" for c in interface.controls)
         raise LabelConfigError(
             "an Image tag with BrushLabels, BitmaskLabels, PolygonLabels or RectangleLabels on it",
-            ", ".join(sorted({c.tag for c in interface.controls})) or "no controls",
+            ", ".join(sorted({f"{c.tag} on {','.join(c.to_name)}" for c in interface.controls}))[:200] or "no controls",
             "boxes on videos are followed by usam-backend track"
             if is_video
             else "add one of them to the labelling configuration",
@@ -348,32 +348,6 @@ def _lookup(path: str, data: Mapping[str, Any]) -> Any:
         else:
             return None
     return found
-
-
-def interface_of(label_config: str) -> LabelInterface:
-    """The SDK's reading of a labelling configuration. Raises `LabelConfigError` where it is none, or too large."""
-    from label_studio_sdk.label_interface.interface import LabelInterface
-
-    if len(label_config) > MAX_CONFIG_CHARS or re.search(r"<!(doctype|entity)", label_config, re.I):
-        raise LabelConfigError(
-            f"a labelling configuration of at most {MAX_CONFIG_CHARS} characters without document types",
-            f"{len(label_config)} characters",
-            "send the configuration as Label Studio stores it",
-        )
-    if re.search(r"<repeater\b", label_config, re.I):
-        raise LabelConfigError(
-            "a labelling configuration that names each of its images",
-            "a Repeater, whose tags the editor makes anew for each task",
-            "write out one Image tag and its controls for each picture of a task, or import one picture a task",
-        )
-    try:
-        return LabelInterface(re.sub(r"^\s*<\?xml[^>]*\?>", "", label_config))
-    except Exception as error:
-        raise LabelConfigError(
-            "a labelling configuration in XML",
-            f"{type(error).__name__}: {error}",
-            "correct it in Label Studio",
-        ) from error
 
 
 def _is_smart(control: Any) -> bool:
