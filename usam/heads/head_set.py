@@ -223,7 +223,7 @@ class HeadSet:
             part if isinstance(part, torch.Tensor) else torch.as_tensor(numbers(part, "tokens", error=HeadsError))
             for part in (iou_token, mask_tokens)
         )
-        if iou.ndim != 2 or masks.ndim != 3:
+        if not (iou.ndim and masks.ndim):
             raise HeadsError("tokens (P, D) and (P, 4, D)", f"{tuple(iou.shape)} and {tuple(masks.shape)}")
         outputs = torch.tensor(_OUTPUTS[columns], device=masks.device).expand(masks.shape[0], -1)
         return self.as_dict(self.score_outputs(iou, masks, outputs))

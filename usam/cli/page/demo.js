@@ -3,6 +3,7 @@ const at = (name) => document.getElementById(name);
 const video = at("video"), mask = at("mask"), plot = at("plot"), stage = at("stage");
 const names = { iou: "--iou", task_gap: "--task", prompt_gap: "--prompt", model_gap: "--model" };
 const kept = 240, longest = 640, largestGap = 0.5;
+const page = Math.random().toString(36).slice(2);
 let history = [], point = null, following = false, busy = false, rate = 0;
 
 const say = (words) => { at("say").textContent = words; };
@@ -47,7 +48,7 @@ async function step() {
   const started = performance.now();
   try {
     const picture = await grab();
-    const query = point ? "?x=" + point[0] + "&y=" + point[1] : "";
+    const query = "?page=" + page + (point ? "&x=" + point[0] + "&y=" + point[1] : "");
     point = null;
     const answer = await fetch("frame" + query, { method: "POST", body: picture });
     const seen = await answer.json();
