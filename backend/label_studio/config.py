@@ -8,6 +8,7 @@ give the one that regions mean by their `to_name`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -130,6 +131,9 @@ class LabelConfig:
     interface: LabelInterface = field(repr=False, compare=False)
     others: tuple[LabelConfig, ...] = field(default=(), repr=False)
     """The same configuration seen from its other images."""
+    meanings: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Alias -> the label it stands for, in any control of the image: a click's own control may write it otherwise than
+    the one for masks."""
 
     @property
     def output(self) -> Output:
@@ -203,9 +207,9 @@ class LabelConfig:
         The first control that offers the label gets it. A label that nobody offers, or none at all, is never turned
         into one of several; the only one there is is given. `unknown="first"` gives the first instead, and says so.
         """
-        if wanted is not None:
+        for name in () if wanted is None else dict.fromkeys((wanted, self.meanings.get(wanted, wanted))):
             for output in self.outputs:
-                if output.source is not None and (label := output.source.find(wanted, data)) is not None:
+                if output.source is not None and (label := output.source.find(name, data)) is not None:
                     return Placement(output, label)
         known = {label: output for output in reversed(self.outputs) for label in reversed(output.labels)}
         labelled = [output for output in self.outputs if output.source is not None]
@@ -285,7 +289,14 @@ def parse_config(label_config: str) -> LabelConfig:
     views = [_seen_from(images[name], interface, candidates) for name in names]
     first, *others = views
     return LabelConfig(
-        first.outputs, first.smart, first.gauges, first.image_name, first.image_source, interface, tuple(others)
+        first.outputs,
+        first.smart,
+        first.gauges,
+        first.image_name,
+        first.image_source,
+        interface,
+        tuple(others),
+        first.meanings,
     )
 
 
@@ -309,7 +320,15 @@ def _seen_from(image: Any, interface: LabelInterface, candidates: Sequence[Any])
         image_name=image.name,
         image_source=value,
         interface=interface,
+        meanings=_meanings([_label_source(c) for c in here if c.tag.endswith("Labels")]),
     )
+
+
+def _meanings(sources: Sequence[LabelSource]) -> dict[str, str]:
+    """What each alias stands for, where all that have it agree."""
+    pairs = {(alias, label) for source in sources for label, alias in source.aliases.items()}
+    found = Counter(alias for alias, _ in pairs)
+    return {alias: label for alias, label in pairs if found[alias] == 1}
 
 
 def _output(control: Any, image_name: str, source: LabelSource | None) -> Output:
