@@ -108,6 +108,12 @@ def test_an_iterator_of_images_counts_each_time_it_is_asked() -> None:
     assert masks.digest() == Candidates("ab", "ab", np.array([0.5, 0.9]), audited="abc").digest()
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    promise: Any = {"iou": np.float32(0.5), "per_image": np.int64(2), "task_gap": np.float16(0.1)}
+    assert RiskGuarantee(**promise).per_image == 2
+    assert number(np.float32(0.5), "a share", 0, 1) == 0.5
+
+
 @pytest.mark.parametrize("promise", [{"iou": "a"}, {"risk": None}, {"task_gap": "a"}, {"per_image": 1.5}])
 def test_a_promise_of_no_number_is_refused(promise: dict[str, Any]) -> None:
     with pytest.raises(PseudoLabelError):
