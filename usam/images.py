@@ -138,7 +138,7 @@ def _read_bytes(source: ImageSource, max_bytes: int) -> bytes:
     elif isinstance(source, (str, os.PathLike)):
         data = _read_file(source, max_bytes)
     else:
-        data = source.read(max_bytes + 1)
+        data = _read_stream(source, max_bytes)
         if not isinstance(data, bytes):
             raise ImageError("a binary stream", f"one that gives {type(data).__name__}", "open it with mode 'rb'")
     if data is None or len(data) > max_bytes:
@@ -150,12 +150,25 @@ def _read_bytes(source: ImageSource, max_bytes: int) -> bytes:
     return data
 
 
+def _read_stream(stream: BinaryIO, max_bytes: int) -> bytes:
+    if not callable(getattr(stream, "read", None)):
+        raise ImageError(
+            "a path, a file's bytes or a binary stream",
+            type(stream).__name__,
+            "what is an array already need not be read",
+        )
+    try:
+        return stream.read(max_bytes + 1)
+    except (OSError, ValueError) as cause:
+        raise ImageError("a binary stream", _reason(cause), "open it again") from cause
+
+
 def _read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(max_bytes + 1)
     except (OSError, ValueError) as cause:
-        raise ImageError(f"a readable image file at {path}", _reason(cause), "check the path") from cause
+        raise ImageError(f"a readable image file at {str(path)[:200]}", _reason(cause), "check the path") from cause
 
 
 def _decoder(data: bytes) -> type[ImageFile] | None:

@@ -10,6 +10,7 @@ the "dense" prompt is meant.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from usam.arrays import numbers
 from usam.errors import PromptError
 from usam.masks.overlap import BoolMask, as_mask, mask_box
 
@@ -61,7 +63,8 @@ class Prompt:
     box: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        points, labels = _shaped_points(self.points if len(self.points) else np.empty((0, 2)), self.labels)
+        nothing = isinstance(self.points, Sized) and len(self.points) == 0
+        points, labels = _shaped_points(np.empty((0, 2)) if nothing else self.points, self.labels)
         if points.ndim != 2:
             raise PromptError("the points (K, 2) of one prompt", f"shape {points.shape}", "make one Prompt each")
         object.__setattr__(self, "points", points)
@@ -83,8 +86,10 @@ class Prompt:
 
     def with_point(self, xy: npt.ArrayLike, label: int) -> Prompt:
         """The same prompt with one click more at `xy` (2,)."""
-        points = np.concatenate([self.points, np.asarray(xy, np.float32).reshape(1, 2)])
-        return Prompt(points, np.append(self.labels, label).astype(np.int32), self.box)
+        point = numbers(xy, "a point (2,)", 1, PromptError)
+        if point.shape != (2,):
+            raise PromptError("a point (2,)", f"shape {point.shape}", "give x and y")
+        return Prompt(np.concatenate([self.points, point[None]]), np.append(self.labels, label), self.box)
 
 
 def centre_point(mask: npt.ArrayLike) -> FloatArray:

@@ -302,6 +302,8 @@ def stable_uniform(ids: Sequence[object], seed: int, purpose: str = "") -> Float
     """A number in [0, 1) for each id, (N,), that depends on id, seed and purpose only: not on who else is
     there.
     """
-    digests = (hashlib.blake2b(f"{seed}|{purpose}|{key}".encode(), digest_size=8).digest() for key in ids)
+    digests = (
+        hashlib.blake2b(f"{seed}|{purpose}|{key}".encode(errors="surrogatepass"), digest_size=8).digest() for key in ids
+    )
     integers = np.frombuffer(b"".join(digests), dtype=">u8")
     return (integers >> np.uint64(11)).astype(np.float64) * 2.0**-53

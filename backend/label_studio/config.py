@@ -8,12 +8,14 @@ give the one that regions mean by their `to_name`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from backend.errors import LabelConfigError, RegionError
+from backend.label_studio.config_xml import interface_of
 from backend.label_studio.records import is_text
 
 if TYPE_CHECKING:
@@ -36,7 +38,6 @@ OUTPUTS: dict[str, OutputKind] = {
 """Tags that can hold a mask, the most faithful first."""
 PROMPTS = ("KeyPointLabels", "KeyPoint", "RectangleLabels", "Rectangle", "BrushLabels", "Brush")
 QUANTITIES = ("task_gap", "prompt_gap", "model_gap", "predicted_iou")
-MAX_CONFIG_CHARS = 1_000_000
 _VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 """What the editor takes from the task's data in a tag's value."""
 
@@ -131,6 +132,9 @@ class LabelConfig:
     interface: LabelInterface = field(repr=False, compare=False)
     others: tuple[LabelConfig, ...] = field(default=(), repr=False)
     """The same configuration seen from its other images."""
+    meanings: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Alias -> the label it stands for, in any control of the image: a click's own control may write it otherwise than
+    the one for masks."""
 
     @property
     def output(self) -> Output:
@@ -206,9 +210,9 @@ class LabelConfig:
         The first control that offers the label gets it. A label that nobody offers, or none at all, is never turned
         into one of several; the only one there is is given. `unknown="first"` gives the first instead, and says so.
         """
-        if wanted is not None:
+        for name in () if wanted is None else dict.fromkeys((wanted, self.meanings.get(wanted, wanted))):
             for output in self.outputs:
-                if output.source is not None and (label := output.source.find(wanted, data)) is not None:
+                if output.source is not None and (label := output.source.find(name, data)) is not None:
                     return Placement(output, label)
         known = {label: output for output in reversed(self.outputs) for label in reversed(output.labels)}
         labelled = [output for output in self.outputs if output.source is not None]
@@ -277,7 +281,7 @@ def parse_config(label_config: str) -> LabelConfig:
         is_video = any(c.tag == "VideoRectangle" for c in interface.controls)
         raise LabelConfigError(
             "an Image tag with BrushLabels, BitmaskLabels, PolygonLabels or RectangleLabels on it",
-            ", ".join(sorted({c.tag for c in interface.controls})) or "no controls",
+            ", ".join(sorted({f"{c.tag} on {','.join(c.to_name)}" for c in interface.controls}))[:200] or "no controls",
             "boxes on videos are followed by usam-backend track"
             if is_video
             else "add one of them to the labelling configuration",
@@ -288,7 +292,14 @@ def parse_config(label_config: str) -> LabelConfig:
     views = [_seen_from(images[name], interface, candidates) for name in names]
     first, *others = views
     return LabelConfig(
-        first.outputs, first.smart, first.gauges, first.image_name, first.image_source, interface, tuple(others)
+        first.outputs,
+        first.smart,
+        first.gauges,
+        first.image_name,
+        first.image_source,
+        interface,
+        tuple(others),
+        first.meanings,
     )
 
 
@@ -312,7 +323,15 @@ def _seen_from(image: Any, interface: LabelInterface, candidates: Sequence[Any])
         image_name=image.name,
         image_source=value,
         interface=interface,
+        meanings=_meanings([_label_source(c) for c in here if c.tag.endswith("Labels")]),
     )
+
+
+def _meanings(sources: Sequence[LabelSource]) -> dict[str, str]:
+    """What each alias stands for, where all that have it agree."""
+    pairs = {(alias, label) for source in sources for label, alias in source.aliases.items()}
+    found = Counter(alias for alias, _ in pairs)
+    return {alias: label for alias, label in pairs if found[alias] == 1}
 
 
 def _output(control: Any, image_name: str, source: LabelSource | None) -> Output:
@@ -351,32 +370,6 @@ def _lookup(path: str, data: Mapping[str, Any]) -> Any:
         else:
             return None
     return found
-
-
-def interface_of(label_config: str) -> LabelInterface:
-    """The SDK's reading of a labelling configuration. Raises `LabelConfigError` where it is none, or too large."""
-    from label_studio_sdk.label_interface.interface import LabelInterface
-
-    if len(label_config) > MAX_CONFIG_CHARS or re.search(r"<!(doctype|entity)", label_config, re.I):
-        raise LabelConfigError(
-            f"a labelling configuration of at most {MAX_CONFIG_CHARS} characters without document types",
-            f"{len(label_config)} characters",
-            "send the configuration as Label Studio stores it",
-        )
-    if re.search(r"<repeater\b", label_config, re.I):
-        raise LabelConfigError(
-            "a labelling configuration that names each of its images",
-            "a Repeater, whose tags the editor makes anew for each task",
-            "write out one Image tag and its controls for each picture of a task, or import one picture a task",
-        )
-    try:
-        return LabelInterface(re.sub(r"^\s*<\?xml[^>]*\?>", "", label_config))
-    except Exception as error:
-        raise LabelConfigError(
-            "a labelling configuration in XML",
-            f"{type(error).__name__}: {error}",
-            "correct it in Label Studio",
-        ) from error
 
 
 def _is_smart(control: Any) -> bool:

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from backend.errors import LabelStudioError
 
@@ -18,6 +18,8 @@ MAX_ID = 2**63 - 1
 """Largest id there can be: what every store can hold. Checked where numbers come in, and nowhere else."""
 
 
+MAX_COUNT = 10**9
+"""Largest number of anything: databases add some of them up, and PostgreSQL refuses a sum beyond `MAX_ID`."""
 MAX_DIGITS = 4000
 """Whole numbers of more count as infinite in JSON: Python makes none of them."""
 
@@ -75,7 +77,7 @@ def _field(item: Mapping[str, Any], name: str, what: str) -> Any:
 
 def number(value: Any, what: str) -> int:
     """A whole number from 0 that can be stored. Raises `LabelStudioError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_ID:
+    if not _is_whole(value) or not 0 <= value <= MAX_ID:
         raise LabelStudioError(f"a {what} from 0 to {MAX_ID}", repr(value)[:40], "check that it is Label Studio 1.23")
     return value
 
@@ -83,12 +85,17 @@ def number(value: Any, what: str) -> int:
 def _count(item: Mapping[str, Any], name: str, otherwise: int) -> int:
     """How many there are; `otherwise` where it does not say, or says nonsense."""
     value = item.get(name)
-    return value if isinstance(value, int) and 0 < value <= MAX_ID else otherwise
+    return value if _is_whole(value) and 0 < value <= MAX_COUNT else otherwise
 
 
-def _moment(item: Mapping[str, Any]) -> str:
-    """When it was changed last; nothing that no store could hold."""
-    moment = item.get("updated_at")
+def _is_whole(value: Any) -> TypeGuard[int]:
+    """Whether it is a whole number: `true` is one to Python, and no database takes it for one."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _moment(item: Mapping[str, Any], name: str = "updated_at") -> str:
+    """When it was changed last, or made; nothing that no store could hold."""
+    moment = item.get(name)
     return moment[:40] if isinstance(moment, str) and moment.isascii() and "\0" not in moment else ""
 
 
@@ -120,7 +127,7 @@ class Project:
             label_config=str(item.get("label_config") or ""),
             model_version=str(item.get("model_version") or ""),
             sampling=str(item.get("sampling") or ""),
-            stamp=str(item.get("created_at") or ""),
+            stamp=_moment(item, "created_at"),
             task_number=_count(item, "task_number", 0),
             maximum_annotations=_count(item, "maximum_annotations", 1),
             show_overlap_first=bool(item.get("show_overlap_first")),
@@ -186,7 +193,7 @@ class Annotation:
             result=[one for one in result if isinstance(one, dict)] if isinstance(result, list) else [],
             cancelled=bool(item.get("was_cancelled")),
             lead_s=float(lead) if isinstance(lead, int | float) and 0 <= lead < 1e9 else None,
-            annotator=who if isinstance(who, int) and 0 < who <= MAX_ID else None,
+            annotator=who if _is_whole(who) and 0 < who <= MAX_ID else None,
         )
 
 

@@ -100,11 +100,14 @@ def masks_on(image: str, result: Iterable[Any]) -> list[DrawnMask]:
 
 
 def label_of(region: Mapping[str, Any]) -> str | None:
-    """The first label of a region, under its own type's key or `labels`; None where it has none."""
-    value = region.get("value")
+    """The first label of a region, under its own type's key or `labels`; None where it has none.
+
+    What a person chose about it (`Choices` with `perRegion`) is no label.
+    """
+    value, kind = region.get("value"), str(region.get("type", "")).lower()
     if not isinstance(value, dict):
         return None
-    for key in (str(region.get("type", "")).lower(), "labels"):
+    for key in (kind, "labels") if kind.endswith("labels") else ("labels",):
         labels = value.get(key)
         if isinstance(labels, list) and labels and isinstance(labels[0], str):
             return labels[0]

@@ -14,7 +14,8 @@ from functools import lru_cache
 from typing import Any
 
 from backend.errors import LabelConfigError
-from backend.label_studio.config import interface_of, parse_config, task_value
+from backend.label_studio.config import parse_config, task_value
+from backend.label_studio.config_xml import interface_of
 
 USUAL_RATE = 24.0
 """Frames a second where the configuration does not say."""

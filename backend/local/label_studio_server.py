@@ -62,9 +62,12 @@ class Account:
     @classmethod
     def _parse(cls, content: bytes) -> Account:
         try:
-            return cls(**json.loads(content))
-        except TypeError as error:
+            account = cls(**json.loads(content))
+        except (TypeError, RecursionError) as error:
             raise ValueError(str(error)) from None
+        if not all(isinstance(part, str) and part.isprintable() and part for part in asdict(account).values()):
+            raise ValueError("a name, a password and a token are texts")
+        return account
 
 
 def find_label_studio(root: Path) -> Path | None:
@@ -191,9 +194,10 @@ class LabelStudioServer:
         """
         try:
             self._start(timeout)
-        except ServerError:
+        except ServerError as error:
             aside = self._set_aside_unfinished()
             if not aside:
+                self._check_database(error)
                 raise
             self.say(
                 f"an earlier first start of Label Studio was interrupted; begun anew, its database kept as {aside}"
@@ -246,6 +250,18 @@ class LabelStudioServer:
         for suffix in ("-wal", "-shm", "-journal"):
             database.with_name(database.name + suffix).unlink(missing_ok=True)
         return str(target)
+
+    def _check_database(self, cause: ServerError) -> None:
+        """Raise `ServerError` where it is the database that keeps Label Studio from coming up."""
+        from backend.store.mending import damage_of
+
+        database = self.folder / "data" / "label_studio.sqlite3"
+        if database.exists() and (reason := damage_of(database)):
+            raise ServerError(
+                f"a Label Studio database that can be read in {database}",
+                reason,
+                "put a copy of it back; where it is moved away, Label Studio begins without projects",
+            ) from cause
 
     def answers(self) -> bool:
         """Whether it says it is healthy."""

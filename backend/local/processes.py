@@ -72,8 +72,8 @@ class ServerProcess:
         end."""
         if self._process is not None and self._process.poll() is None:
             return
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("ab") as output:
                 self._process = subprocess.Popen(  # noqa: S603 (the command is ours)
                     self.command,
@@ -83,8 +83,11 @@ class ServerProcess:
                     env=self.environment,
                     start_new_session=True,
                 )
-        except OSError as error:
-            raise ServerError(f"{self.name} to start", str(error), "check that the program is installed") from error
+        except (OSError, ValueError) as error:
+            remedy = "check that the program is installed"
+            if isinstance(error, OSError) and error.filename != self.command[0]:
+                remedy = "free space, remove what is in its place, or correct its rights"
+            raise ServerError(f"{self.name} to start", str(error), remedy) from error
         deadline = time.monotonic() + timeout
         while not ready():
             if not self.running or time.monotonic() > deadline:

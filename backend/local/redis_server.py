@@ -27,7 +27,7 @@ LONGEST_SOCKET_PATH = 100
 """Bytes; the system's limit on the path of a socket file is 107."""
 
 DATA_NAMES = ("appendonly.aof", "appendonlydir", "dump.rdb")
-UNREADABLE_WORDS = ("append only file", "aof", "rdb")
+UNREADABLE_WORDS = ("append only file", "append-only file", "aof", "rdb")
 
 
 def redis_binary() -> Path:
@@ -89,6 +89,8 @@ class RedisServer:
         self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.stop()
         self._end_orphan()
+        if self.socket.is_dir():  # a file there Redis replaces
+            self.socket.rename(self.socket.with_name(f"{self.socket.name}.damaged-{time.time_ns()}"))
         options = {
             "port": "0",
             "unixsocket": str(self.socket),

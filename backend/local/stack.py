@@ -85,6 +85,13 @@ class Stack:
     def __enter__(self) -> Stack:
         try:
             self.start()
+        except OSError as error:
+            self.stop()
+            raise ServerError(
+                f"the data folder {self.folder} to be used",
+                f"{error.filename or self.folder}: {error.strerror or error}",
+                "free space, remove what is in its place, correct its rights, or set USAM_DATA_DIR",
+            ) from error
         except BaseException:
             self.stop()
             raise

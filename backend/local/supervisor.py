@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from backend.errors import BackendError
+from backend.errors import reason_of
 from backend.local.processes import ServerProcess
 
 LOOK_EVERY_S = 1.0
@@ -59,8 +59,11 @@ class Supervisor:
 
         def loop() -> None:
             while not self._stopping.wait(LOOK_EVERY_S):
-                if self.look():
-                    after()
+                try:
+                    if self.look():
+                        after()
+                except Exception as error:  # such as a full disk: whoever looks after all must not end of it
+                    self._say(f"looking after what runs: {reason_of(error)}")
 
         self._thread = threading.Thread(target=loop, name="usam-supervisor", daemon=True)
         self._thread.start()
@@ -89,9 +92,11 @@ class Supervisor:
                 continue
             try:
                 watch.part.restart()
-            except BackendError as error:
+            except Exception as error:
                 self._pause(watch)
-                self._say(f"{name} did not come up: {error}; tried again in {watch.retry_at - self._clock():.0f} s")
+                self._say(
+                    f"{name} did not come up: {reason_of(error)}; tried again in {watch.retry_at - self._clock():.0f} s"
+                )
                 continue
             watch.started_at, watch.mourned = self._clock(), False
             self._say(f"{name} runs again")

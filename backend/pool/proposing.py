@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.errors import ITEM_ERRORS, reason_of
+from backend.errors import ITEM_ERRORS, LabelStudioUnreachable, TokenError, reason_of
 from backend.inference.intake import SourceImage
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Project
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from usam.objects.project_heads import ProjectHeads
     from usam.predictor.own_decoder import TunedDecoder
 
+_OF_ONE_IMAGE = (*ITEM_ERRORS, RuntimeError, MemoryError)
+"""What an image may raise: torch says in a `RuntimeError` that it fills the memory."""
 _KEPT_BEHIND = 2
 """Images whose masks may wait to be kept."""
 
@@ -82,7 +84,7 @@ def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[
             drawings = draw_shown(scored, controls, settings, task.data)
             validated(regions_of(scored, drawings, controls, settings, task.data), 0.5, controls)
             row = kept.pack(task.id, plan.key(task.data_key), drawings)
-        except ITEM_ERRORS as error:  # no key: asked again the next time
+        except _OF_ONE_IMAGE as error:  # no key: asked again the next time
             row = ProposalRow(task.id, "", b"", {}, storable_text(reason_of(error)))
         store.put_proposal(project, row)
 
@@ -94,11 +96,11 @@ def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[
         for done, (task, fetched) in enumerate(_fetch_ahead(ahead, resources, controls, missing)):
             on_step(done)
             others = []
-            if task.predictions > (task.id in served):
-                stored = resources.label_studio.predictions(project, [task.id])
-                others = [one for one in stored if not OWN_MODEL.fullmatch(one.model_version)]
             found: LabelledObjects | Exception
             try:
+                if task.predictions > (task.id in served):
+                    stored = resources.label_studio.predictions(project, [task.id])
+                    others = [one for one in stored if not OWN_MODEL.fullmatch(one.model_version)]
                 image = fetched.result()
                 model = resources.model_with(plan.decoder)
                 embedding = image.encoded_by(model)
@@ -106,7 +108,9 @@ def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[
                 found = propose_objects(
                     model, heads, image, settings, others, plan.selection, controls.image_name, learnt, embedding
                 )
-            except ITEM_ERRORS as error:
+            except (LabelStudioUnreachable, TokenError):
+                raise
+            except _OF_ONE_IMAGE as error:
                 found = error
             keeping.append(behind.submit(keep, task, found))
             if len(keeping) > _KEPT_BEHIND:

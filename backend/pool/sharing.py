@@ -8,6 +8,7 @@ heads, settings or another configuration apply finds no shard of its key, and on
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -23,6 +24,7 @@ from backend.store.database import STORE_ERRORS
 from backend.store.records import KnownTask
 from backend.store.shards import ShardRow
 
+_log = logging.getLogger(__name__)
 SHARD_TASKS = 16
 """So few that the last one is soon finished; a pool of no more is one shard, which nobody shares."""
 HELD_S = 20.0
@@ -31,6 +33,8 @@ MOST_TRIES = 2
 """How often helpers take a shard that ends the processes which are at it. Then only who ranks the pool does."""
 HELP_EVERY_S = 5.0
 _POLL_S = 0.25
+_MOST_POLLS = 8
+"""How often nobody may be at a shard that cannot be taken, before it counts as damaged."""
 _TOLD_EVERY_S = 0.5
 
 
@@ -57,7 +61,7 @@ def propose_missing(plan: ProposalPlan, pool: Sequence[KnownTask], progress: Run
         propose(plan, missing, lambda done: progress.step(before + done, total, "images"))
         return Shared(len(missing), min(len(missing), 1), min(len(missing), 1))
     count = store.start_shards(project, progress.id, plan.key(), [task.id for task in missing], SHARD_TASKS)
-    asked_for_help = float("-inf")
+    asked_for_help, idle = float("-inf"), 0
     while True:
         state = store.shard_progress(project, progress.id)
         if state.shards < count:
@@ -70,16 +74,23 @@ def propose_missing(plan: ProposalPlan, pool: Sequence[KnownTask], progress: Run
             resources.queue.wake_helpers(project, count - state.finished - 1)
         shard = store.take_shard(project, holder(), HELD_S, key=plan.key(), run=progress.id)
         if shard is None:
+            idle = 0 if state.held else idle + 1
+            if idle > _MOST_POLLS:
+                _log.warning(
+                    "%s shards of run %s can be neither taken nor waited for", count - state.finished, progress.id
+                )
+                break
             time.sleep(_POLL_S)
             continue
         others = before + state.done
         with suppress(ShardLost):
             finish(plan, shard, lambda done, others=others: progress.step(others + done, total, "images"))  # type: ignore[misc]
     store.drop_shards(project, progress.id)
-    if state.holders != {holder()}:  # another host may lack the way to a picture
+    again = plan.missing(missing)
+    if state.holders == {holder()}:  # else another host may lack the way to a picture
         unread = store.unreadable(project)
-        again = plan.missing([task for task in missing if task.id in unread])
-        propose(plan, again, lambda done: progress.step(total - len(again) + done, total, "images"))
+        again = [task for task in again if task.id not in unread]
+    propose(plan, again, lambda done: progress.step(total - len(again) + done, total, "images"))
     return Shared(len(missing), count, len(state.holders))
 
 

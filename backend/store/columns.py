@@ -28,7 +28,7 @@ class JsonText(TypeDecorator[Any]):
         self.kind = kind
 
     def process_bind_param(self, value: Any, _dialect: Dialect) -> str:
-        return json.dumps(value, separators=(",", ":"), sort_keys=True)
+        return json.dumps(value, separators=(",", ":"), sort_keys=True, default=_plain)
 
     def process_result_value(self, value: str | None, _dialect: Dialect) -> Any:
         try:
@@ -37,6 +37,11 @@ class JsonText(TypeDecorator[Any]):
             _log.warning("a row holds no JSON where it should: %.40r", value)
             found = None
         return found if self.kind is None or isinstance(found, self.kind) else self.kind()
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as JSON has them, what else it does not know as text."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)[:200]
 
 
 class Numbers(JsonText):

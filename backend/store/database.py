@@ -54,7 +54,7 @@ class Database:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with self._engine.connect() as connection:
+        with _holdable(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -64,16 +64,12 @@ class Database:
         with self._engine.connect() as connection:
             if self._sqlite:
                 connection = connection.execution_options(usam_immediate=True, usam_durable=durable)
-            try:
-                with connection.begin():
-                    yield connection
-            except (sql.exc.DataError, sql.exc.IntegrityError, OverflowError, UnicodeError) as error:
-                reason = str(getattr(error, "orig", None) or error).splitlines()[0][:200]
-                raise StoreError("what a store can hold", reason, "it is left out") from error
+            with _holdable(), connection.begin():
+                yield connection
 
     def _all(self, query: sql.Select[RowOf]) -> list[RowOf]:
         """The records that a query finds."""
-        with Session(self._engine) as session:
+        with _holdable(), Session(self._engine) as session:
             return list(session.scalars(query))
 
     def _upsert(
@@ -98,6 +94,16 @@ class Database:
                 continue
             rest = {name: statement.excluded[name] for name in part[0] if name not in (*keys, *keep)}
             connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=rest), part)
+
+
+@contextmanager
+def _holdable() -> Iterator[None]:
+    """What no store can hold is said as that, whether it was to be written or to be looked for."""
+    try:
+        yield
+    except (sql.exc.DataError, sql.exc.IntegrityError, OverflowError, UnicodeError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0][:200]
+        raise StoreError("what a store can hold", reason, "it is left out") from error
 
 
 def _open(url: str) -> Engine:

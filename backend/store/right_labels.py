@@ -43,7 +43,7 @@ class RightLabels(Database):
                 reason,
                 known.content,
                 known.updated_at,
-                who,
+                storable_text(who, 200),
                 time.time(),
             ).columns()
             for annotation, place, reason in labels

@@ -14,6 +14,8 @@ from backend.label_studio.records import Json
 from backend.store.database import Database
 from backend.store.records import Lease, Run, storable_text
 
+LONGEST_LEASE_S = 3600.0
+"""What is held for longer is free: its row is damaged, or a clock was far ahead."""
 KEEP_RUNS = 500
 """Records kept of each job and project."""
 
@@ -92,7 +94,7 @@ class Runs(Database):
                 connection.execute(sql.select(sql.func.pg_advisory_xact_lock(sql.func.hashtext(name))))
             query = sql.select(Lease.holder, Lease.until).where(Lease.name == name)
             row = connection.execute(query).first()
-            if row is not None and row.holder != holder and row.until > now and not is_dead(row.holder):
+            if row is not None and row.holder != holder and _holds(row.until, now) and not is_dead(row.holder):
                 return False
             self._upsert(connection, Lease, [Lease(name, holder, now + seconds).columns()])
         return True
@@ -103,6 +105,11 @@ class Runs(Database):
             connection.execute(sql.delete(Lease).where(Lease.name == name, Lease.holder == holder))
 
 
+def _holds(until: object, now: float) -> bool:
+    """Whether a lease that says `until` is held: not where it is no time at all, or far from now."""
+    return isinstance(until, float | int) and now < until <= now + LONGEST_LEASE_S
+
+
 def is_dead(holder: str) -> bool:
     """Whether `holder` (`host:pid`) ran on this machine and is gone."""
     host, _, pid = holder.rpartition(":")
@@ -111,7 +118,7 @@ def is_dead(holder: str) -> bool:
 
 def is_gone(host: str, pid: str) -> bool:
     """Whether a process ran on this machine and is gone. False for one of another host, and where nobody can tell."""
-    if host != socket.gethostname() or not pid.isdigit():
+    if host != socket.gethostname() or not pid.isdecimal() or len(pid) > 9:
         return False
     try:
         os.kill(int(pid), 0)

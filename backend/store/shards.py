@@ -16,6 +16,8 @@ from backend.store.runs import is_dead
 
 _LOOKED_AT = 8
 """Free shards that are read at once: others may be faster at the first."""
+LONGEST_HELD_S = 600.0
+"""What is held for longer than anybody holds a shard is free: its row is damaged, or a clock was far ahead."""
 
 
 class ShardRow(Row):
@@ -38,13 +40,14 @@ class ShardRow(Row):
 
 @dataclass(frozen=True)
 class ShardProgress:
-    """How far the shards of a run are: how many there are, how many of them are finished, tasks that are through, and
-    who has had one."""
+    """How far the shards of a run are: how many there are, how many of them are finished, tasks that are through, who
+    has had one, and how many are somebody's at present."""
 
     shards: int
     finished: int
     done: int
     holders: frozenset[str]
+    held: int = 0
 
 
 class Shards(Database):
@@ -85,8 +88,9 @@ class Shards(Database):
         in_order = sql.select(ShardRow).where(*mine).order_by(ShardRow.run, ShardRow.number)
         while True:
             now = time.time()
-            lost = [shard for shard in self._all(in_order.where(ShardRow.until > now)) if is_dead(shard.holder)]
-            free = lost or self._all(in_order.where(ShardRow.until <= now).limit(_LOOKED_AT))
+            is_held = _is_held(now)
+            lost = [shard for shard in self._all(in_order.where(is_held)) if is_dead(shard.holder)]
+            free = lost or self._all(in_order.where(~is_held).limit(_LOOKED_AT))
             for shard in free:
                 held, taken = _held_as(shard), {"holder": holder, "until": now + seconds, "tries": shard.tries + 1}
                 with self._write() as connection:
@@ -115,7 +119,8 @@ class Shards(Database):
         """How far the shards of a run are."""
         mine = (ShardRow.project == project, ShardRow.run == run)
         count, total = sql.func.count(), sql.func.coalesce(sql.func.sum(ShardRow.done), 0)
-        query = sql.select(ShardRow.holder, ShardRow.finished, count, total).where(*mine)
+        held = sql.func.coalesce(sql.func.sum(sql.case((_is_held(time.time()), 1), else_=0)), 0)
+        query = sql.select(ShardRow.holder, ShardRow.finished, count, total, held).where(*mine)
         with self._read() as connection:
             rows = connection.execute(query.group_by(ShardRow.holder, ShardRow.finished)).all()
         return ShardProgress(
@@ -123,6 +128,7 @@ class Shards(Database):
             finished=sum(int(row[2]) for row in rows if row[1]),
             done=sum(int(row[3]) for row in rows),
             holders=frozenset(row[0] for row in rows if row[0]),
+            held=sum(int(row[4]) for row in rows if not row[1]),
         )
 
     def drop_shards(self, project: int, run: int) -> None:
@@ -133,6 +139,10 @@ class Shards(Database):
     def _change(self, shard: ShardRow, **values: object) -> bool:
         with self._write() as connection:
             return bool(connection.execute(sql.update(ShardRow).where(*_held_as(shard)).values(**values)).rowcount)
+
+
+def _is_held(now: float) -> sql.ColumnElement[bool]:
+    return ShardRow.until.between(now, now + LONGEST_HELD_S)
 
 
 def _held_as(shard: ShardRow) -> tuple[sql.ColumnElement[bool], ...]:

@@ -7,13 +7,14 @@ served first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from usam.arrays import number, numbers
 from usam.errors import UsamError
 from usam.statistics import Float64s, stable_uniform
 
@@ -51,6 +52,9 @@ def diverse_order(
     not fit.
     """
     worth = np.nan_to_num(np.asarray(acquisition, np.float64), nan=-np.inf)
+    features = numbers(features, "features (N, F)")
+    number(similarity, "a cosine as similarity", -np.inf, np.inf)
+    number(spread, "a spread", -np.inf, np.inf)
     if worth.ndim != 1 or features.ndim != 2 or len(features) != len(worth):
         got = f"{worth.shape} and {features.shape}"
         raise UsamError("acquisition (N,) and features (N, F)", got, "pass one feature row an image")
@@ -138,8 +142,7 @@ def interleave_audit(order: Sequence[object], share: float, rng: int | np.random
     `rng` is the seed; keep it per project (a generator gives its next integer as seed). Raises `UsamError`
     where `share` is outside [0, 1].
     """
-    if not 0.0 <= share <= 1.0:
-        raise UsamError("an audit share in [0, 1]", str(share), "0.1 serves one audit in ten")
+    number(share, "an audit share", 0, 1)
     seed = int(rng.integers(2**62)) if isinstance(rng, np.random.Generator) else int(rng)
     draw = stable_uniform(order, seed, "audit")
     audits = np.flatnonzero(draw < share)
@@ -229,7 +232,7 @@ def rank_pool(
     Raises
     ------
     UsamError
-        A share outside 0..1, or features of another length.
+        A share outside 0..1, names, acquisitions and features of several lengths, or what are no numbers.
 
     Examples
     --------
@@ -239,7 +242,10 @@ def rank_pool(
     >>> ranking.confidence.round(2).tolist()
     [1.0, 0.33, 0.67]
     """
-    worth = np.nan_to_num(np.asarray(acquisition, np.float64), nan=-np.inf)
+    worth = np.nan_to_num(numbers(acquisition, "acquisition (N,)", 1).astype(np.float64), nan=-np.inf)
+    if not isinstance(task_ids, Sequence | np.ndarray) or len(task_ids) != len(worth):
+        got = f"{len(task_ids)} names" if isinstance(task_ids, Sized) else type(task_ids).__name__
+        raise UsamError(f"a sequence of {len(worth)} names, one for each acquisition", got, "pass both in one order")
     if features is None:
         order: Indices = np.argsort(-worth, kind="stable")
     else:

@@ -29,6 +29,10 @@ Progress = Callable[[int, "int | None"], None]
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 3
+_MOST_CONNECTIONS = 1000
+"""However little each brings: a server that sends a byte at a time sends no checkpoint."""
+_SLOWEST, _WATCHED_S = 1024.0, 60.0
+"""Bytes a second that must come, in each stretch of so many seconds."""
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
 
@@ -54,7 +58,8 @@ def check_file(path: Path, sha256: str, *, remember: bool = False) -> None:
             return
         found = sha256_of(path)
     except OSError as error:
-        raise CheckpointError(f"a readable file at {path}", _reason(error)) from error
+        remedy = "remove what is there and fetch it again, or correct its rights"
+        raise CheckpointError(f"a readable file at {path}", _reason(error), remedy) from error
     if found != sha256:
         raise CheckpointError(
             f"{path} with SHA-256 {sha256}",
@@ -183,6 +188,8 @@ def _download(address: str, target: Path, sha256: str, size: int | None, progres
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         kept = _length(partial)
         again = f"run it again to go on from {kept:,} bytes" if kept else "try again when online"
+        if isinstance(error, httpx.TooManyRedirects | httpx.UnsupportedProtocol | httpx.InvalidURL):
+            again = "the address, or USAM_MIRROR, leads nowhere: correct it"
         raise DownloadError(
             f"to receive {address}", _reason(error), f"{again}, or {_by_hand(address, partial)}"
         ) from error
@@ -192,7 +199,10 @@ def _download(address: str, target: Path, sha256: str, size: int | None, progres
             raise DownloadError(
                 f"room for {target}", "a full disk", "make room, or set USAM_HOME to a folder on another disk"
             ) from error
-        raise DownloadError(f"to write {target}", _reason(error)) from error
+        where = error.filename or target
+        raise DownloadError(
+            f"to write {where}", _reason(error), "remove what is there, or correct its rights"
+        ) from error
 
 
 def _fetch_verified(address: str, partial: Path, sha256: str, size: int | None, progress: Progress) -> None:
@@ -216,15 +226,15 @@ def _fetch_verified(address: str, partial: Path, sha256: str, size: int | None, 
 
 def _fetch_whole(client: httpx.Client, address: str, partial: Path, size: int | None, progress: Progress) -> None:
     """Request until the server has sent everything; give up when some tries in a row brought nothing."""
-    fruitless = 0
+    fruitless, connections = 0, 0
     while True:
-        before = _length(partial)
+        before, connections = _length(partial), connections + 1
         try:
             if _transfer(client, address, partial, size, progress):
                 return
         except httpx.TransportError:
             fruitless = 0 if _length(partial) > before else fruitless + 1
-            if fruitless >= _ATTEMPTS or before == _length(partial) == 0:
+            if fruitless >= _ATTEMPTS or before == _length(partial) == 0 or connections >= _MOST_CONNECTIONS:
                 raise
             time.sleep(0.2 * 2**fruitless)
 
@@ -256,13 +266,26 @@ def _transfer(client: httpx.Client, address: str, partial: Path, size: int | Non
             )
         if size is not None and total not in (None, size):
             partial.unlink(missing_ok=True)
-            raise DownloadError(f"a file of {size:,} bytes at {address}", f"one of {total:,} bytes")
+            raise DownloadError(
+                f"a file of {size:,} bytes at {address}",
+                f"one of {total:,} bytes",
+                f"the server or something on the way sends another file; {_by_hand(address, partial)}",
+            )
         total = size if total is None else total
         _require_room(partial, (total or 0) - have)
         progress(have, total)
+        since, from_here = time.monotonic(), have
         with partial.open("ab" if have else "wb") as stream:
             for block in response.iter_raw():
                 have += len(block)
+                if (passed := time.monotonic() - since) > _WATCHED_S:
+                    if have - from_here < _SLOWEST * passed:
+                        raise DownloadError(
+                            f"at least {_SLOWEST:,.0f} bytes a second from {address}",
+                            f"{(have - from_here) / passed:,.0f}",
+                            f"run it again to go on from there, or {_by_hand(address, partial)}",
+                        )
+                    since, from_here = time.monotonic(), have
                 if total is not None and have > total:
                     break
                 stream.write(block)
@@ -271,7 +294,9 @@ def _transfer(client: httpx.Client, address: str, partial: Path, size: int | Non
             os.fsync(stream.fileno())
     if total is not None and have > total:
         partial.unlink()
-        raise DownloadError(f"a file of {total:,} bytes at {address}", "a longer one")
+        raise DownloadError(
+            f"a file of {total:,} bytes at {address}", "a longer one", f"it was refused; {_by_hand(address, partial)}"
+        )
     if total is not None and have < total:
         raise httpx.RemoteProtocolError(f"the connection ended after {have:,} of {total:,} bytes")
     return True

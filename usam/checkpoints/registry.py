@@ -187,8 +187,8 @@ def published_heads() -> dict[str, PublishedHeads]:
 def find(name: str) -> Checkpoint:
     """The checkpoint of that name; CheckpointError when there is none."""
     known = registry()
-    if name not in known:
-        raise _unknown(name, list(known))
+    if not isinstance(name, str) or name not in known:
+        raise _unknown(str(name), list(known))
     return known[name]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -23,9 +24,14 @@ from usam.errors import ImageError, PromptError, UsamError
 
 if TYPE_CHECKING:
     from usam.predictor.image import PatchedImagePredictor
+    from usam.predictor.tracking import ObjectTracker
 
 HOST = "127.0.0.1"
 MAX_FRAME_BYTES, MAX_FRAME_PIXELS = 4 * 2**20, 4_000_000
+MOST_PAGES = 8
+"""Pages whose objects are remembered."""
+SILENT_S = 30.0
+"""How long a connection may say nothing."""
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self' blob:; connect-src 'self'; frame-ancestors 'none'"  # noqa: E501
 PAGES = {
     "/": ("demo.html", "text/html; charset=utf-8"),
@@ -43,16 +49,24 @@ class Click(NamedTuple):
     label: int | None = None
 
 
-class Stream:
-    """One object in one stream of frames. Safe to share between threads; one frame at a time."""
+class Streams:
+    """One object in the frames of each page that is open. Safe to share between threads; one frame at a time."""
 
     def __init__(self, predictor: PatchedImagePredictor) -> None:
+        self._predictor, self._lock = predictor, threading.Lock()
+        self._trackers: dict[str, ObjectTracker] = {}
+
+    def _tracker_of(self, page: str) -> ObjectTracker:
         from usam.predictor.memory_tracking import tracker_for
 
-        self._tracker, self._lock = tracker_for(predictor), threading.Lock()
+        tracker = self._trackers.pop(page, None) or tracker_for(self._predictor)
+        self._trackers[page] = tracker  # the page that asked last is the last to be forgotten
+        while len(self._trackers) > MOST_PAGES:
+            del self._trackers[next(iter(self._trackers))]
+        return tracker
 
-    def answer(self, frame: bytes, click: Click | None) -> dict[str, Any]:
-        """What is seen on a frame, a JPEG, where `click` was clicked in it, if anywhere.
+    def answer(self, frame: bytes, click: Click | None, page: str = "") -> dict[str, Any]:
+        """What is seen on a frame, a JPEG, of a page; where `click` was clicked in it, if anywhere.
 
         Raises `ImageError` where it is no picture and where nothing was begun, `PromptError` for a point outside.
         """
@@ -69,12 +83,13 @@ class Stream:
             place = np.array([[min(click.x * width, width - 1), min(click.y * height, height - 1)]], np.float32)
             prompt = Prompt(place, np.array([1 if begins else click.label], np.int32))
         with self._lock:
+            tracker = self._tracker_of(page)
             if prompt is not None and begins:
-                tracked = self._tracker.begin(image, prompt)
+                tracked = tracker.begin(image, prompt)
             else:
-                tracked = self._tracker.follow(image)
+                tracked = tracker.follow(image)
                 if prompt is not None:
-                    tracked = self._tracker.correct(prompt)
+                    tracked = tracker.correct(prompt)
         return {**facts_of(0, 0.0, tracked), "mask": mask_picture(tracked.mask)}
 
 
@@ -111,29 +126,39 @@ def serve(
 
 def server_of(predictor: PatchedImagePredictor, port: int = 0) -> ThreadingHTTPServer:
     """The page's server, bound to this machine alone."""
-    stream = Stream(predictor)
 
     class Handler(PageHandler):
         pass
 
-    Handler.stream = stream
+    Handler.streams = Streams(predictor)
     try:
-        return ThreadingHTTPServer((HOST, port), Handler)
+        return PageServer((HOST, port), Handler)
     except OSError as error:
         raise ImageError("a free port", f"{port}: {error.strerror}", "choose another with --port") from error
+
+
+class PageServer(ThreadingHTTPServer):
+    """A thread for each connection. A page that is closed meanwhile is no error."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Tell what went wrong, unless it is that somebody has gone."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
 
 class PageHandler(BaseHTTPRequestHandler):
     """Answers with the page's files and with what is seen on frames."""
 
-    stream: Stream
+    streams: Streams
     protocol_version = "HTTP/1.1"
+    timeout = SILENT_S
 
     def do_GET(self) -> None:
         """A file of the page."""
         name, kind = PAGES.get(urlsplit(self.path).path, ("", ""))
         if not self._is_ours() or not name:
-            self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
+            told = f"not found: open http://{HOST}:{self.server.server_address[1]}/"  # type: ignore[index]
+            self._send(HTTPStatus.NOT_FOUND, told.encode(), "text/plain")
             return
         self._send(HTTPStatus.OK, page_file(name), kind)
 
@@ -148,9 +173,14 @@ class PageHandler(BaseHTTPRequestHandler):
             return
         frame = self.rfile.read(size)
         try:
-            self._tell(HTTPStatus.OK, self.stream.answer(frame, click_of(parts.query)))
+            page = parse_qs(parts.query).get("page", [""])[0][:64]
+            status, told = HTTPStatus.OK, self.streams.answer(frame, click_of(parts.query), page)
         except UsamError as error:
-            self._tell(HTTPStatus.UNPROCESSABLE_ENTITY, {"error": str(error)})
+            status, told = HTTPStatus.UNPROCESSABLE_ENTITY, {"error": str(error)}
+        except Exception as error:
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            told = {"error": f"an error inside usam on this frame, {type(error).__name__}: {str(error)[:200]}"}
+        self._tell(status, told)
 
     def _is_ours(self) -> bool:
         """Whether the request names this address, and comes from its page if it says from where."""
@@ -184,7 +214,7 @@ def click_of(query: str) -> Click | None:
     (Click(x=0.5, y=0.25, label=None), Click(x=0.5, y=0.25, label=0), None)
     """
     values = parse_qs(query)
-    if not values:
+    if "x" not in values and "y" not in values:
         return None
     label = values.get("label", [""])[0]
     try:

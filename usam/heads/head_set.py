@@ -28,6 +28,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from usam.arrays import numbers
 from usam.errors import HeadsError
 from usam.heads.files import PUBLISHED_HEADS, Alignment, Layers, StoredHeads, read, write
 
@@ -218,7 +219,12 @@ class HeadSet:
         """
         if columns not in _OUTPUTS:
             raise HeadsError(f"columns, one of {', '.join(_OUTPUTS)}", repr(columns))
-        iou, masks = torch.as_tensor(iou_token), torch.as_tensor(mask_tokens)
+        iou, masks = (
+            part if isinstance(part, torch.Tensor) else torch.as_tensor(numbers(part, "tokens", error=HeadsError))
+            for part in (iou_token, mask_tokens)
+        )
+        if not (iou.ndim and masks.ndim):
+            raise HeadsError("tokens (P, D) and (P, 4, D)", f"{tuple(iou.shape)} and {tuple(masks.shape)}")
         outputs = torch.tensor(_OUTPUTS[columns], device=masks.device).expand(masks.shape[0], -1)
         return self.as_dict(self.score_outputs(iou, masks, outputs))
 
@@ -327,8 +333,10 @@ def _checked_layers(name: str, layers: Sequence[tuple[npt.ArrayLike, npt.ArrayLi
     checked: Layers = []
     inputs: int | None = None
     for index, (weight, bias) in enumerate(layers):
-        w = np.array(weight, dtype=np.float32, order="C")
-        b = np.array(bias, dtype=np.float32, order="C")
+        w, b = (
+            np.array(numbers(part, f"layer {index} of {name}", error=HeadsError), dtype=np.float32, order="C")
+            for part in (weight, bias)
+        )
         if w.ndim != 2 or b.shape != w.shape[:1] or (inputs is not None and w.shape[1] != inputs):
             raise HeadsError(
                 f"layer {index} of {name} as W (out, {inputs or '2 D'}) and b (out,)",

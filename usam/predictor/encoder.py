@@ -149,8 +149,11 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return torch.cat([(block @ transposed).softmax(-1) @ value for block in blocks], dim=-2)
 
 
-def check_rgb(image: Any) -> None:
-    """Raises ImageError unless the base class can encode it: it takes any other array for a picture of noise."""
+def check_rgb(image: Any) -> Any:
+    """The image as the base class can encode it: a view such as `image[..., ::-1]` in memory of its own.
+
+    Raises ImageError for any other array, which the base class takes for a picture of noise.
+    """
     if isinstance(image, Image):
         good, got = image.mode == "RGB" and min(image.size) > 0, f"a PIL image {image.size} in mode {image.mode}"
     else:
@@ -160,6 +163,7 @@ def check_rgb(image: Any) -> None:
         got = f"{dtype} of shape {shape}"
     if not good:
         raise ImageError("an RGB image (H, W, 3) uint8", got, "read it with usam.images.read_image")
+    return np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image
 
 
 def _itself(x: Tensor) -> Tensor:

@@ -72,15 +72,14 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
     @torch.no_grad()
     def set_image(self, image: Any) -> None:
         """Encode an image: (H, W, 3) uint8 RGB or a PIL image in mode RGB. Raises ImageError for others."""
-        check_rgb(image)
+        image = check_rgb(image)
         self._stages = ()
         self._encode(SAM2ImagePredictor.set_image, image, self.encoder_dtype)
 
     @torch.no_grad()
     def set_image_batch(self, image_list: list[Any]) -> None:
         """Encode several (H, W, 3) images, for `predict_batch`. Raises ImageError for others, or none."""
-        for image in image_list:
-            check_rgb(image)
+        image_list = [check_rgb(image) for image in image_list]
         if not image_list:
             raise ImageError("at least one image", "none")
         self._stages = ()

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from usam.arrays import number, numbers
 from usam.errors import PromptError
 from usam.heads.head_set import FloatArray, HeadSet
 from usam.masks.overlap import nms
@@ -135,6 +136,10 @@ def propose_masks(
     >>> bool((proposals.rank[:-1] >= proposals.rank[1:]).all())
     True
     """
+    if not isinstance(predictor, PatchedImagePredictor):
+        raise PromptError(
+            "a patched image predictor", type(predictor).__name__, "take usam.load(name), or usam.patch(yours)"
+        )
     steps = proposal_steps(
         predictor,
         point_coords,
@@ -167,11 +172,11 @@ def proposal_steps(
 
     Image and heads are those that are set when the first step runs; between steps others may be set.
     """
-    if not 0 <= nms_iou <= 1 or (max_masks is not None and max_masks < 1):
-        raise PromptError("nms_iou in [0, 1] and max_masks above 0", f"{nms_iou:g} and {max_masks}")
-    points = np.asarray(point_coords, dtype=np.float32)
-    if points.ndim != 2:
-        raise PromptError("points (P, 2), one for each prompt", f"shape {points.shape}", "give x, y of each point")
+    number(nms_iou, "nms_iou", 0, 1, PromptError)
+    number(pred_iou_thresh, "pred_iou_thresh", -np.inf, np.inf, PromptError)
+    if max_masks is not None and (not isinstance(max_masks, int | np.integer) or max_masks < 1):
+        raise PromptError("a whole number above 0, or None, as max_masks", repr(max_masks)[:40], "None keeps all")
+    points = numbers(point_coords, "points (P, 2), x and y of each prompt", 2, PromptError).astype(np.float32)
     heads, outputs = predictor.heads, (1, 2, 3) if multimask else (0,)
     quality = heads.quality_for(predictor.checkpoint_name) if heads is not None and not by_samscore else None
     prompt = predictor.prepare(points[:, None], np.ones((len(points), 1), np.int32))

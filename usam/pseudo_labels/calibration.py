@@ -22,7 +22,8 @@ estimators of its own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from usam.arrays import numbers
 from usam.errors import PseudoLabelError
 from usam.pseudo_labels.guarantee import MOST_IMAGES, RiskGuarantee, expected_p, images_needed, p_value
 
@@ -66,6 +68,16 @@ class Candidates:
     audited: Sequence[object] = ()
 
     def __post_init__(self) -> None:
+        for name in ("names", "images", "audited"):
+            given = getattr(self, name)
+            if not isinstance(given, Iterable) or (name != "audited" and isinstance(given, AbstractSet)):
+                raise PseudoLabelError(f"{name} in the order of the masks", type(given).__name__, "pass a list")
+            if not isinstance(given, Sequence | np.ndarray):
+                object.__setattr__(self, name, tuple(given))
+        for name in ("predicted_iou", "task_gap", "true_iou"):
+            if name == "predicted_iou" or getattr(self, name) is not None:
+                column = numbers(getattr(self, name), f"{name} (N,)", 1, PseudoLabelError)
+                object.__setattr__(self, name, column)
         sizes = {len(self.names), len(self.images), len(self.predicted_iou)}
         sizes |= {len(one) for one in (self.task_gap, self.true_iou) if one is not None}
         if len(sizes) > 1:
@@ -218,6 +230,8 @@ def calibrate(audit: Candidates, pool: Candidates, promise: RiskGuarantee, heads
     """
     if audit.true_iou is None:
         raise PseudoLabelError("audit labels", "masks without a true IoU", "label the audit tasks")
+    if ((audit.true_iou < 0) | (audit.true_iou > 1 + 1e-6)).any():
+        raise PseudoLabelError("true IoUs from 0 to 1", "others", "0.9 means 90 %; NaN where there is no object")
     sequence, levels = thresholds(pool, promise, audit.image_count)
     quality, to_come = audit.ranked(promise), pool.ranked(promise)
     fails = ~(np.asarray(audit.true_iou, np.float64) >= promise.iou)

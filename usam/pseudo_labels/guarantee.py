@@ -52,11 +52,13 @@ class RiskGuarantee:
     def __post_init__(self) -> None:
         for name in ("iou", "risk", "confidence"):
             value = getattr(self, name)
-            if not 0.0 < value < 1.0:
+            if not isinstance(value, int | float | np.floating) or not 0.0 < value < 1.0:
                 raise PseudoLabelError(f"{name} between 0 and 1", str(value), "0.9 means 90 %")
-        if self.per_image < 1:
+        per_image: Any = self.per_image
+        if not isinstance(per_image, int | np.integer) or per_image < 1:
             raise PseudoLabelError("per_image of at least 1", str(self.per_image), "say how many an image may have")
-        if not -0.5 <= self.task_gap <= 0.5:
+        gap: Any = self.task_gap
+        if not isinstance(gap, int | float | np.floating) or not -0.5 <= gap <= 0.5:
             raise PseudoLabelError("a task gap from -0.5 to 0.5", str(self.task_gap), "0.1 is the usual one")
 
     @property

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from usam.arrays import numbers
 from usam.checkpoints.registry import weights_of
 from usam.errors import TrainingError
 from usam.heads.head_set import HeadSet
@@ -118,11 +119,19 @@ def fit_heads(
     >>> sorted(fitted.figures["iou_nano_s"])
     ['calibration_error', 'mae', 'mse', 'pearson', 'rows', 'variance']
     """
+    iou_token = numbers(iou_token, "iou_token (N, D)", 2, TrainingError)
+    mask_tokens = numbers(mask_tokens, "mask_tokens (N, 4, D)", 3, TrainingError)
+    targets = {
+        name: numbers(values, f"targets of {name} (N, M)", 2, TrainingError) for name, values in (targets or {}).items()
+    }
+    weights = None if weights is None else numbers(weights, "weights (N,)", 1, TrainingError)
+    if alignment not in ("aligned", "shifted", "both"):
+        raise TrainingError("alignment 'aligned', 'shifted' or 'both'", repr(alignment), "'aligned' is the usual one")
     if settings is None:
         settings = preset_for(len(iou_token))
     preset = settings if isinstance(settings, Preset) else Preset(settings)
     main = preset.default
-    names = np.asarray(groups)
+    names = _group_names(groups)
     if names.shape != (len(iou_token),):
         raise TrainingError(f"({len(iou_token)},) groups", str(names.shape), "name the image of each row")
     if init is not None:
@@ -161,6 +170,17 @@ def fit_heads(
     }
     heads = _head_set(layers, best, checkpoint, quality, init, metadata, facts)
     return FitResult(heads, outcomes[best].history, figures, scaled, split)
+
+
+def _group_names(groups: Any) -> npt.NDArray[Any]:
+    try:
+        names = np.asarray(groups)
+        np.unique(names)
+    except (TypeError, ValueError) as cause:
+        raise TrainingError(
+            "groups (N,) of numbers or texts", str(cause)[:120], "name the image of each row"
+        ) from cause
+    return names
 
 
 def _check_init(init: HeadSet, iou_token: Floats, targets: Mapping[str, Floats], checkpoint: str) -> None:

@@ -55,7 +55,7 @@ class Rows:
         finite.
         """
         count, width = iou_token.shape if iou_token.ndim == 2 else (len(iou_token), -1)
-        if mask_tokens.shape != (count, 4, width):
+        if mask_tokens.shape != (count, 4, width) or width < 1:
             raise TrainingError(
                 "iou_token (N, D) and mask_tokens (N, 4, D)", f"{iou_token.shape} and {mask_tokens.shape}"
             )

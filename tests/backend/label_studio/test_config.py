@@ -111,6 +111,20 @@ def test_aliases_are_written_as_the_editor_writes_them() -> None:
     assert [sent(controls, label)[0]["value"]["brushlabels"] for label in ("c", "Cat", "d")] == [["c"], ["c"], ["d"]]
 
 
+def test_a_click_s_control_may_write_a_label_otherwise_than_the_one_for_masks() -> None:
+    """`c`, by which the points write Cat, was offered by no control for masks, and the mask went without a label."""
+    points = '<KeyPointLabels name="k" toName="img"><Label value="Cat" alias="c"/></KeyPointLabels>'
+    masks = '<BrushLabels name="b" toName="img"><Label value="Cat"/><Label value="d"/></BrushLabels>'
+    assert sent(config(points + masks), "c")[0]["value"]["brushlabels"] == ["Cat"]
+    aliased = masks.replace('"Cat"', '"Cat" alias="cat-1"')
+    assert sent(config(points + aliased), "c")[0]["value"]["brushlabels"] == ["cat-1"]
+    other = '<RectangleLabels name="r" toName="img"><Label value="d" alias="c"/></RectangleLabels>'
+    (region,) = sent(config(points + masks + other.replace("toName", "smart='true' toName")), "c")
+    assert (region["from_name"], region["value"]["rectanglelabels"]) == ("r", ["c"]), (
+        "who offers it as it is goes first"
+    )
+
+
 def test_labels_that_a_task_brings() -> None:
     controls = config(
         '<BrushLabels name="fixed" toName="img"><Label value="a"/><Label value="b"/></BrushLabels>'

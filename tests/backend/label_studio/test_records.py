@@ -66,6 +66,8 @@ def test_a_project_shows_predictions_and_wants_one_annotation_unless_it_says_oth
     assert (plain.shows_predictions, plain.maximum_annotations, plain.evaluates_by_itself) == (True, 1, False)
     told = Project.read({"id": 1, "show_collab_predictions": False, "maximum_annotations": 3, "created_at": "then"})
     assert (told.shows_predictions, told.maximum_annotations, told.stamp) == (False, 3, "then")
+    assert Project.read({"id": 1, "created_at": "a\0b"}).stamp == "", "no store could hold it"
+    assert len(Project.read({"id": 1, "created_at": "2" * 100}).stamp) == 40
 
 
 def test_junk_among_regions_is_left_out() -> None:

@@ -158,3 +158,14 @@ def test_whatever_is_stored_nothing_but_our_own_errors_leaves(result: list[Any])
     prompts_from_task([{"result": result}], HW, image_name="img")
     with contextlib.suppress(UsamError):
         prompts_from_context(regions, HW)
+
+
+def test_what_was_chosen_about_a_region_is_not_its_label() -> None:
+    """`Choices` with `perRegion` came first under the same id, and the object was learnt as "blurred"."""
+    chosen = {"id": "r", "to_name": "img", "type": "choices", "value": {"choices": ["blurred"]}}
+    unlabelled = box("r", "A") | {"type": "rectangle"}
+    unlabelled["value"] = {name: part for name, part in unlabelled["value"].items() if name != "rectanglelabels"}
+    label = {"id": "r", "to_name": "img", "type": "labels", "value": {"labels": ["cat"]}}
+    for result, known in (([chosen, unlabelled], None), ([chosen, unlabelled, label], "cat")):
+        assert [one.label for one in drawn_masks(result)[0]] == [known]
+        assert [one.label for one in prompts_from_task([{"result": result}], HW)] == [known]

@@ -94,7 +94,7 @@ def test_a_database_that_may_hold_somebodys_work_is_never_moved(
         raise ServerError("Label Studio to come up", "exit status 1", "see its log")
 
     monkeypatch.setattr(server, "_start", start)
-    with pytest.raises(ServerError, match="exit status 1"):
+    with pytest.raises(ServerError, match="exit status 1" if damage == "a project" else "not a database"):
         server.start()
     assert path.exists()
 
@@ -149,3 +149,34 @@ def test_the_program_is_found_by_variable_then_beside_the_project(
     for given in (named, tmp_path / "named"):
         monkeypatch.setenv("USAM_LABEL_STUDIO", str(given))
         assert find_label_studio(tmp_path) == named
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"username": 1, "password": "p", "token": "t"}',
+        b'{"username": "u", "password": null, "token": "t"}',
+        b'{"username": "u", "password": "", "token": "t"}',
+        b'{"username": "u\\u0000", "password": "p", "token": "t"}',
+        b'{"username": "u", "password": "p", "token": "\\ud800"}',
+        b"[" * 100_000,
+    ],
+)
+def test_an_account_of_no_texts_is_a_damaged_one(tmp_path: Path, content: bytes) -> None:
+    """Label Studio was started with it, and that ended in a traceback."""
+    account = Account.of_folder(tmp_path)
+    (tmp_path / "account.json").write_bytes(content)
+    assert Account.of_folder(tmp_path) == account
+
+
+def test_a_database_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Path) -> None:
+    database = label_studio_database(tmp_path, "CREATE TABLE project (id)", "INSERT INTO project VALUES (1)")
+    program = tmp_path / "label-studio"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(ServerError, match="to come up"):
+        LabelStudioServer(program, tmp_path).start(timeout=10)
+    database.write_bytes(b"no database" * 1000)
+    with pytest.raises(ServerError, match=r"label_studio\.sqlite3, got file is not a database; put a copy of it back"):
+        LabelStudioServer(program, tmp_path).start(timeout=10)
+    assert database.exists(), "nothing that may be somebody's work is moved"

@@ -19,6 +19,7 @@ class Process:
 
     made: list[Process]
     failures: int
+    words = "Bad file format reading the append only file"
 
     def __init__(self, name: str, command: list[str], *, log: Path) -> None:
         self.command, self.log, self.starts = command, log, 0
@@ -28,7 +29,7 @@ class Process:
     def start(self, ready: Any, timeout: float) -> None:
         self.starts += 1
         if self.starts <= Process.failures:
-            self.log.write_text("Bad file format reading the append only file")
+            self.log.write_text(Process.words)
             raise ServerError("redis-server", "an end", "see the log")
 
     def stop(self) -> None: ...
@@ -87,3 +88,18 @@ def test_without_a_server_it_says_where_one_comes_from(monkeypatch: pytest.Monke
         redis_server.redis_binary()
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     assert redis_server.redis_binary() == Path("/usr/bin/redis-server")
+
+
+@pytest.mark.parametrize("name", ["appendonly.aof", "redis.sock"])
+def test_a_folder_in_place_of_its_file_keeps_no_redis_from_starting(
+    tmp_path: Path, processes: list[Process], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "x").touch()
+    said: list[str] = []
+    if name == "appendonly.aof":
+        Process.failures = 1
+        monkeypatch.setattr(Process, "words", "Can't open the append-only file: Is a directory")
+    RedisServer(tmp_path, say=said.append).start()
+    assert not (tmp_path / name).exists()
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(f"{name}.damaged-")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from pathlib import Path
 from typing import cast
 
@@ -96,3 +98,38 @@ def test_nothing_is_started_once_it_stops(scene: Scene) -> None:
     scene.part.fake.running = False
     scene.pass_by(5)
     assert scene.part.starts == 0
+
+
+def test_a_full_disk_does_not_end_the_looking_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was noted of a restart could not be written, and from then on nothing that died was started again."""
+    monkeypatch.setattr("backend.local.supervisor.LOOK_EVERY_S", 0.01)
+    said, part, noted, tries = list[str](), FakePart(), threading.Event(), itertools.count()
+
+    def note() -> None:
+        part.fake.running = False
+        if next(tries) < 2:
+            raise OSError(28, "No space left on device")
+        noted.set()
+
+    supervisor = Supervisor(said.append, itertools.count(0.0, 100.0).__next__)
+    supervisor.add("Redis", part)
+    part.fake.running = False
+    supervisor.begin(after=note)
+    assert noted.wait(20)
+    supervisor.stop()
+    assert sum("No space left on device" in line for line in said) == 2
+
+
+def test_whatever_keeps_a_part_from_starting_is_said_and_it_is_tried_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise FileExistsError(17, "File exists", "logs")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(scene.part, "restart", refuse)
+        scene.part.fake.running = False
+        scene.pass_by(3)
+    assert any("did not come up: FileExistsError" in line for line in scene.said)
+    scene.pass_by(30)
+    assert scene.part.fake.running

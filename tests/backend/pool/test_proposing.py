@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from backend.errors import LabelStudioError, LabelStudioUnreachable, reason_of
 from backend.inference.model import LoadedModel
 from backend.jobs.sync import run as sync
 from backend.metrics.service import Metrics
+from backend.pool import proposing
 from backend.pool.kept_objects import KeptObjects
+from backend.pool.proposals import propose_objects
 from backend.pool.proposing import ProposalPlan
 from backend.pool.proposing import propose as propose_tasks
 from backend.resources import Resources
@@ -67,3 +71,42 @@ def test_a_task_whose_image_is_broken_says_why_and_is_tried_again(place: Resourc
     images.broken.clear()
     assert propose(place) == 1
     assert place.store.unreadable(1) == {}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not enough memory"), MemoryError("no"), ValueError("no")])
+def test_an_image_that_the_model_fails_on_keeps_no_other_from_being_ranked(
+    place: Resources, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What torch raises where memory is out ended the ranking, each time it was tried again."""
+    asked: list[int] = []
+
+    def fail_once(*given: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 2:
+            raise error
+        return propose_objects(*given)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(proposing, "propose_objects", fail_once)
+        assert propose(place) == 3
+    assert place.store.unreadable(1) == {2: reason_of(error)}
+    assert propose(place) == 1
+
+
+def test_a_task_whose_predictions_cannot_be_read_is_one_task_and_no_answer_ends_all(
+    place: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio: Any = place.label_studio
+    studio.task_list[1] = replace(studio.task_list[1], predictions=1, updated_at="2026-01-02T00:00:00.000000Z")
+    sync(place, 1)
+    refusal = LabelStudioError("predictions", "status 500", "look into its log", status=500)
+
+    def refuse(project: int, tasks: Any) -> Any:
+        raise refusal
+
+    monkeypatch.setattr(studio, "predictions", refuse)
+    assert propose(place) == 3
+    assert place.store.unreadable(1) == {2: str(refusal)}
+    refusal = LabelStudioUnreachable("an answer", "none", "start it")
+    with pytest.raises(LabelStudioUnreachable):
+        propose(place)

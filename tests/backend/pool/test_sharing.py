@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +191,39 @@ def test_a_picture_that_another_host_could_not_read_is_tried_once_more(
     share(place)
     assert asked == [4, 5, 6, 7, 1, 2, 3]
     assert place.store.unreadable(1) == {}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"tasks": "[1, 2"},
+        {"tasks": ""},
+        {"key": "?"},
+        {"finished": None},
+        {"until": 1e15},
+        {"until": "soon"},
+        {"holder": "\N{SUPERSCRIPT TWO}"},
+        {"done": "some"},
+    ],
+)
+def test_a_damaged_shard_neither_holds_up_a_ranking_nor_takes_tasks_from_it(
+    place: Resources, asked: list[int], monkeypatch: pytest.MonkeyPatch, damage: dict[str, Any]
+) -> None:
+    """One whose key, or whether it is finished, could not be read was waited for without end; of one whose tasks could
+    not be, these were ranked without having been looked at."""
+    monkeypatch.setattr(sharing, "_POLL_S", 0.001)
+
+    def spoil(project: int, most: int) -> int:
+        (name, value), *_ = damage.items()
+        with closing(sqlite3.connect(place.settings.data_dir / "usam.db")) as database, database:
+            schema = database.execute("SELECT sql FROM sqlite_master WHERE name = 'shards'").fetchone()[0]
+            database.execute("PRAGMA writable_schema = ON")
+            loose = schema.replace(" NOT NULL", "")
+            database.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'shards'", (loose,))
+        with closing(sqlite3.connect(place.settings.data_dir / "usam.db")) as database, database:
+            database.execute(f"UPDATE shards SET {name} = ? WHERE number = 1", (value,))
+        return 0
+
+    monkeypatch.setattr(place.queue, "wake_helpers", spoil)
+    share(place)
+    assert sorted(asked) == list(range(1, TASKS + 1)), "each once"

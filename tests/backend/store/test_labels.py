@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
 import sqlalchemy as sql
 
-from backend.label_studio.records import Annotation
+from backend.errors import StoreError
+from backend.label_studio.records import Annotation, Task
 from backend.store import Store
+from backend.store.records import WorkRow
 from tests.backend.store.rows import annotation, sample, score, task
 
 
@@ -105,3 +113,37 @@ def test_few_tasks_can_be_asked_for_by_id(store: Store) -> None:
     store.record_tasks(1, [task(n) for n in (3, 1, 2)])
     assert [row.id for row in store.tasks(1)] == [1, 2, 3]
     assert [row.id for row in store.tasks(1, only=[3, 1, 9])] == [1, 3]
+
+
+HOSTILE = [True, 2**63 - 1, 10**12, 2**63, -1, 1.5, "3", None, [1]]
+
+
+@pytest.mark.parametrize("count", HOSTILE)
+def test_no_number_that_a_task_tells_stops_what_is_counted_of_all(store: Store, count: Any) -> None:
+    """PostgreSQL takes `true` for no number, and refuses a sum that is too large: one task stopped every sync."""
+    told = {"total_annotations": count, "cancelled_annotations": count, "total_predictions": count}
+    store.record_tasks(1, [Task.read({"id": 1, "data": {}, **told}), Task.read({"id": 2, "data": {}})])
+    seen = Annotation.read({"id": 5, "completed_by": count, "lead_time": count}, 1)
+    work = WorkRow(5, 1, "v", 0, 0, 0, 0, 0, 0.0, 0.0, seen.annotator or 0)
+    store.record_annotation(1, seen, [], sampled_for="k", work=work)
+    assert 2 not in store.miscounted_tasks(1, "k")
+    assert store.counts(1).tasks == 2
+    assert store.overviews()[0].tasks == 2
+    assert store.unranked(1)[0] >= 1
+
+
+@pytest.mark.parametrize("what", ["a\0b", "\ud800", 10**30])
+def test_what_no_store_can_hold_is_not_found_in_one_either(store: Store, what: Any) -> None:
+    """A look-up raised the database's own errors, which nobody expects of it."""
+    looks: list[Callable[[], object]] = [lambda: store.last_run(what, "sync"), lambda: store.tasks(what)]
+    if isinstance(what, str):
+        looks = [lambda: store.last_run(1, what), lambda: store.selection_gain(1, what)]
+    for look in looks:
+        with suppress(StoreError):
+            assert not look()
+
+
+def test_numbers_of_numpy_are_numbers_of_json(store: Store) -> None:
+    run = store.start_run(1, "sync")
+    store.finish_run(run, "done", "", {"a": np.float32(0.5), "b": np.arange(2), "c": Path("x")})
+    assert store.runs(1)[0].details == {"a": 0.5, "b": [0, 1], "c": "x"}

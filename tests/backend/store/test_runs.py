@@ -10,6 +10,7 @@ import time
 import pytest
 
 from backend.store import Store
+from backend.store.runs import is_dead
 
 
 def test_a_run_cut_short_is_closed_by_the_next(store: Store) -> None:
@@ -85,3 +86,16 @@ def test_a_run_whose_place_a_later_one_took_is_not_under_way(store: Store) -> No
     assert store.is_running(first)
     second = store.start_run(1, "score_pool")
     assert (store.is_running(first), store.is_running(second)) == (False, True)
+
+
+@pytest.mark.parametrize("until", [1e15, float("inf")])
+def test_a_lease_of_years_is_a_damaged_one(store: Store, until: float) -> None:
+    """It kept a project's jobs from starting until somebody deleted the row."""
+    assert store.acquire("project-1", "elsewhere:1", until)
+    assert store.acquire("project-1", "elsewhere:2", 60)
+    assert not store.acquire("project-1", "elsewhere:3", 60)
+
+
+@pytest.mark.parametrize("pid", ["\N{SUPERSCRIPT TWO}", "9" * 30, "-1", "x", ""])
+def test_a_holder_that_is_no_process_is_not_dead(pid: str) -> None:
+    assert not is_dead(f"{socket.gethostname()}:{pid}")

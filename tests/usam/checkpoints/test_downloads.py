@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from usam.checkpoints import downloads
 from usam.checkpoints.downloads import _is_still, check_file, download, file_lock, sha256_of
 from usam.errors import CheckpointError, DownloadError
 
@@ -265,3 +266,36 @@ def test_a_lock_file_that_another_removed_is_no_lock(tmp_path: Path) -> None:
         assert not _is_still(lock, descriptor)
     finally:
         os.close(descriptor)
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(
+    site: Any, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was waited for without end: each byte began the time-out anew."""
+    monkeypatch.setattr(downloads, "_SLOWEST", 1e15)
+    monkeypatch.setattr(downloads, "_WATCHED_S", 0.0)
+    with pytest.raises(DownloadError, match=r"bytes a second from .*; run it again to go on from there"):
+        download(site.address, target, sha256=SHA256)
+
+
+def test_a_server_that_sends_little_each_time_is_given_up(
+    site: Any, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "_MOST_CONNECTIONS", 3)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    site.cuts = [1] * 10
+    with pytest.raises(DownloadError, match="go on from 3 bytes"):
+        download(site.address, target, sha256=SHA256)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.pt.partial", ".weights.pt.lock"])
+def test_a_folder_in_place_of_a_file_is_said_with_what_to_do(site: Any, target: Path, name: str) -> None:
+    (target.parent / name).mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)}, got is a directory; remove what is there"):
+        download(site.address, target, sha256=SHA256)
+
+
+@pytest.mark.parametrize("address", ["ftp://host/file", "http:///x"])
+def test_an_address_that_leads_nowhere_is_not_to_be_tried_later(target: Path, address: str) -> None:
+    with pytest.raises(DownloadError, match="leads nowhere: correct it"):
+        download(address, target, sha256=SHA256)

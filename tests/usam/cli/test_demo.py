@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -19,7 +20,7 @@ from tests.e2e.chromium import CHROMIUM, DRIVER, FLAGS, needs_chromium, wait_for
 from tests.factories import png
 from tests.usam.small_sam2 import seeing, set_object_bias
 from tests.usam.test_videos import moving_square, write_video
-from usam.cli.demo_page import PAGES, Click, Stream, mask_picture, server_of
+from usam.cli.demo_page import MOST_PAGES, PAGES, Click, Streams, mask_picture, server_of
 from usam.cli.doubt_picture import LEGEND_HEIGHT, PLOT_HEIGHT, draw_doubt, share_of
 from usam.cli.main import app
 from usam.errors import ImageError
@@ -167,7 +168,7 @@ def test_the_page_follows_what_is_clicked(address: str) -> None:
 
 
 def test_the_page_follows_by_sam_2s_memory_and_says_out_of_sight(small_sam2: Any) -> None:
-    stream = Stream(small_sam2)
+    stream = Streams(small_sam2)
     assert stream.answer(png(moving_square(0)), Click(0.27, 0.48))["found"]
     before = stream.answer(png(moving_square(1)), None)
     set_object_bias(-5.0, small_sam2.model)
@@ -179,6 +180,61 @@ def test_the_page_follows_by_sam_2s_memory_and_says_out_of_sight(small_sam2: Any
     assert stream.answer(png(moving_square(4)), Click(0.5, 0.5))["found"], "another object"
     with pytest.raises(ImageError, match="begin again after a change of size"):
         stream.answer(png(moving_square(4)[:64, :64]), None)
+
+
+def test_each_page_follows_its_own_object(address: str) -> None:
+    """Two pages followed one object between them: whoever clicked last had it, in frames of another size none did."""
+    one, two = moving_square(0), np.ascontiguousarray(moving_square(0)[:80])
+    clicked = [json.loads(ask(f"{address}/frame?page={n}&x=0.27&y=0.48", png(a))[1]) for n, a in ((1, one), (2, two))]
+    assert all(seen["found"] for seen in clicked)
+    for page, frame in ((1, one), (2, two)):
+        status, content, _ = ask(f"{address}/frame?page={page}", png(frame))
+        assert status == 200, content
+    status, content, _ = ask(f"{address}/frame?page=1", png(two))
+    assert status == 422
+    assert "begin again after a change of size" in json.loads(content)["error"]
+    assert ask(f"{address}/frame?page=3", png(one))[0] == 422
+    for page in range(MOST_PAGES):
+        ask(f"{address}/frame?page=more-{page}", png(one))
+    assert "begin first" in json.loads(ask(f"{address}/frame?page=2", png(two))[1])["error"], "forgotten"
+
+
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        ("?x=nan&y=0.5", b"x"),
+        ("?x=0.5", b"x"),
+        ("?x=0.5&y=1e400", b"x"),
+        ("?page=" + "a" * 5000, b"{}"),
+        ("?page=%00%ff", b"\xff\xd8\xff"),
+        ("?x=0.5&y=0.5", b"\x89PNG\r\n\x1a\n" + b"\0" * 50),
+    ],
+)
+def test_no_frame_ends_in_anything_but_a_sentence(address: str, query: str, body: bytes) -> None:
+    status, content, _ = ask(f"{address}/frame{query}", body)
+    assert status == 422
+    assert json.loads(content)["error"].startswith("expected ")
+
+
+def test_an_error_of_the_model_is_told_and_a_silent_connection_ended(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection was cut without an answer; one that sent less than it said was waited for without end."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr("usam.predictor.tracking.MaskTracker.begin", fail)
+    status, content, _ = ask(f"{address}/frame?x=0.5&y=0.5", png(moving_square(0)))
+    assert (status, json.loads(content)["error"]) == (
+        500,
+        "an error inside usam on this frame, RuntimeError: no memory",
+    )
+    monkeypatch.setattr("usam.cli.demo_page.PageHandler.timeout", 0.2)
+    host, _, port = address.rpartition("/")[2].partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(f"POST /frame HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 99\r\n\r\nx".encode())
+        assert connection.recv(100) == b""
 
 
 def test_the_page_is_of_this_machine_under_a_strict_policy(address: str) -> None:

@@ -140,8 +140,11 @@ def test_a_single_mask_per_point_is_output_zero(predictor: Any) -> None:
         ([1, 2], {}, r"points \(P, 2\)"),
         (np.zeros((0, 2)), {}, "at least one point"),
         ([[500, 1]], {}, "0 <= x < 130"),
-        ([[1, 1]], {"nms_iou": 2}, "nms_iou in"),
-        ([[1, 1]], {"max_masks": 0}, "max_masks above 0"),
+        ([[1, 1]], {"nms_iou": 2}, "nms_iou from 0 to 1"),
+        ([[1, 1]], {"max_masks": 0}, "above 0, or None, as max_masks"),
+        ([[1, 1]], {"max_masks": 1.5}, "max_masks"),
+        ([[1, 1]], {"pred_iou_thresh": float("nan")}, "pred_iou_thresh"),
+        ([["a", "b"]], {}, "as numbers"),
     ],
 )
 def test_bad_points_and_limits_are_refused(predictor: Any, points: Any, options: Any, message: str) -> None:

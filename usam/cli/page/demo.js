@@ -3,6 +3,7 @@ const at = (name) => document.getElementById(name);
 const video = at("video"), mask = at("mask"), plot = at("plot"), stage = at("stage");
 const names = { iou: "--iou", task_gap: "--task", prompt_gap: "--prompt", model_gap: "--model" };
 const kept = 240, longest = 640, largestGap = 0.5;
+const page = Math.random().toString(36).slice(2);
 let history = [], click = null, following = false, busy = false, rate = 0;
 
 const say = (words) => { at("say").textContent = words; };
@@ -36,7 +37,7 @@ async function begin(words) {
 stage.addEventListener("click", (event) => {
   if (!video.videoWidth) return;
   const area = stage.getBoundingClientRect();
-  click = "?x=" + (event.clientX - area.left) / area.width + "&y=" + (event.clientY - area.top) / area.height;
+  click = "&x=" + (event.clientX - area.left) / area.width + "&y=" + (event.clientY - area.top) / area.height;
   if (following && (event.altKey || event.shiftKey)) click += "&label=" + (event.altKey ? 0 : 1);
   else history = [];
   following = true;
@@ -49,7 +50,7 @@ async function step() {
   const started = performance.now();
   try {
     const picture = await grab();
-    const query = click || "";
+    const query = "?page=" + page + (click || "");
     click = null;
     const answer = await fetch("frame" + query, { method: "POST", body: picture });
     const seen = await answer.json();

@@ -1,0 +1,90 @@
+"""The XML of a labelling configuration, as the editor takes it.
+
+To the editor the case of tags and attributes is all the same, and a namespace or a comment is nothing; the SDK looks
+for exact names. So a configuration is spelt anew before the SDK reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from backend.errors import LabelConfigError
+
+if TYPE_CHECKING:
+    from label_studio_sdk.label_interface.interface import LabelInterface
+
+MAX_CONFIG_CHARS = 1_000_000
+MAX_CONTROLS = 500
+"""Controls and objects of one configuration: each is looked at with each other."""
+_DECLARATION = re.compile(r"\A[\s\ufeff]*(<\?xml[^>]*\?>)?\s*")
+_NAMES = """View Image Video Labels Label Choice Choices Relation Number TextArea VideoRectangle Repeater
+    BrushLabels Brush BitmaskLabels Bitmask PolygonLabels Polygon RectangleLabels Rectangle EllipseLabels Ellipse
+    KeyPointLabels KeyPoint name toName value valueList alias smart smartOnly perRegion frameRate indexFlag"""
+_SPELLING = {word.lower(): word for word in re.findall(r"\w+", _NAMES)}
+
+
+def interface_of(label_config: str) -> LabelInterface:
+    """The SDK's reading of a labelling configuration. Raises `LabelConfigError` where it is none, or too large."""
+    from label_studio_sdk.label_interface.interface import LabelInterface
+
+    if len(label_config) > MAX_CONFIG_CHARS:
+        raise LabelConfigError(
+            f"a labelling configuration of at most {MAX_CONFIG_CHARS} characters",
+            f"{len(label_config)} characters",
+            "send the configuration as Label Studio stores it",
+        )
+    text = _without_comments(_DECLARATION.sub("", label_config, count=1))
+    if found := re.search(r"<!(doctype|entity)", text, re.I):
+        raise LabelConfigError(
+            "a labelling configuration without document types", found[0], "take the document type out of it"
+        )
+    try:
+        return LabelInterface(_spelt_anew(text))
+    except LabelConfigError:
+        raise
+    except Exception as error:
+        raise LabelConfigError(
+            "a labelling configuration in XML",
+            f"{type(error).__name__}: {error}"[:300],
+            "correct it in Label Studio",
+        ) from error
+
+
+def _without_comments(text: str) -> str:
+    kept, start = [], 0
+    while (begin := text.find("<!--", start)) >= 0 and (end := text.find("-->", begin + 4)) >= 0:
+        kept.append(text[start:begin])
+        start = end + 3
+    return "".join([*kept, text[start:]])
+
+
+def _spelt_anew(text: str) -> str:
+    """The same configuration with names as the SDK expects them.
+
+    Raises `LabelConfigError` for a Repeater, or more controls than anybody draws with.
+    """
+    root = ElementTree.fromstring(text)  # noqa: S314 - without document types there are no entities
+    controls = 0
+    for tag in root.iter():
+        name = tag.tag.rpartition("}")[2]
+        tag.tag = _SPELLING.get(name.lower(), name)
+        if tag.tag == "Repeater":
+            raise LabelConfigError(
+                "a labelling configuration that names each of its images",
+                "a Repeater, whose tags the editor makes anew for each task",
+                "write out one Image tag and its controls for each picture of a task, or import one picture a task",
+            )
+        for key, value in list(tag.attrib.items()):
+            if (right := _SPELLING.get(key.lower(), key)) not in tag.attrib:
+                del tag.attrib[key]
+                tag.set(right, value)
+        controls += "name" in tag.attrib
+    if controls > MAX_CONTROLS:
+        raise LabelConfigError(
+            f"a labelling configuration of at most {MAX_CONTROLS} named tags",
+            str(controls),
+            "make several projects of it",
+        )
+    return ElementTree.tostring(root, encoding="unicode")
