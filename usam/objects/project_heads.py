@@ -118,7 +118,7 @@ class ProjectHeads:
         wanted: Float64s = np.full(count, np.nan)
         probabilities: Float64s = np.full((count, len(self.classes)), np.nan)
         if self.selector is not None:
-            wanted = self.selector.probabilities(selector_inputs(features, shapes))[:, 1]
+            wanted = 1 - self.selector.probabilities(selector_inputs(features, shapes))[:, 0]
             if self.blend is not None:
                 wanted = self.blend.probability(wanted, np.asarray(shapes)[:, -1])
         if self.classifier is not None:
@@ -167,7 +167,8 @@ def fit_project(
     if not names:
         raise TrainingError("at least one label in the configuration", "none", "add a label")
     classifier, figures = _classifier(examples, names, dict(renamed or {}), seed)
-    selector, blend, threshold, selector_figures = _selector(examples, prices or Prices(), least_recall, seed)
+    kinds = _kinds(examples, names, dict(renamed or {}))
+    selector, blend, threshold, selector_figures = _selector(examples, kinds, prices or Prices(), least_recall, seed)
     figures = figures | selector_figures
     sizes = ObjectSizes.of(examples)
     return ProjectHeads(names, features_version, checkpoint, classifier, selector, threshold, figures, sizes, blend)
@@ -230,8 +231,16 @@ def class_figures(
     return figures
 
 
+def _kinds(examples: Examples, names: tuple[str, ...], renamed: Mapping[str, str]) -> npt.NDArray[np.int64]:
+    """What a wanted object is, (N,) in 1..: its first label that the configuration has, counted from 1; one more where
+    it has none. One linear head cannot say "person or bowl or chair"; one that also says which can."""
+    index = {name: number for number, name in enumerate(names, 1)}
+    known = [[index[name] for each in given if (name := renamed.get(each, each)) in index] for given in examples.labels]
+    return np.array([each[0] if each else len(names) + 1 for each in known], np.int64)
+
+
 def _selector(
-    examples: Examples, prices: Prices, least_recall: float, seed: int
+    examples: Examples, kinds: npt.NDArray[np.int64], prices: Prices, least_recall: float, seed: int
 ) -> tuple[LinearHead | None, Blend | None, Threshold, dict[str, float]]:
     overlap = np.asarray(examples.overlap, np.float64)
     told = np.flatnonzero((overlap >= WANTED_IOU) | (overlap < UNWANTED_IOU))
@@ -242,9 +251,10 @@ def _selector(
         return None, None, undecided, {}
     inputs = selector_inputs(examples.features, examples.shapes)
     tail = inputs.shape[1] - np.shape(examples.features)[1]
-    head, left_out = fit_linear(inputs[told], yes.astype(np.int64), images, 2, background=inputs, tail=tail, seed=seed)
+    found, target = np.unique(np.where(yes, kinds[told], 0), return_inverse=True)
+    head, left_out = fit_linear(inputs[told], target, images, len(found), background=inputs, tail=tail, seed=seed)
     rows = np.flatnonzero(np.asarray(examples.proposed)[told])
-    judged, blend, kind = left_out[rows, 1], None, "head"
+    judged, blend, kind = 1 - left_out[rows, 0], None, "head"
     shapes = np.asarray(examples.shapes)[told[rows]]
     known = shapes.shape[1] == len(SHAPE_NAMES)  # else chance stands for SAM's own estimate
     samscore = shapes[:, -1].astype(np.float64) if known else np.zeros(len(rows))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.usam.objects.blobs import accuracy, blobs
 from usam.errors import HeadsError, TrainingError
-from usam.objects.estimate import Blend
+from usam.objects.estimate import Blend, average_precision
 from usam.objects.files import load_project_heads, save_project_heads
 from usam.objects.project_heads import ChosenGrid, Examples, ObjectSizes, ProjectHeads, fit_project
 
@@ -78,11 +78,28 @@ def test_renamed_labels_go_on_and_removed_ones_are_dropped_but_stay_wanted() -> 
     assert kept.classifier is not None
     assert kept.classifier.examples.tolist() == [20, 20]
     assert kept.selector is not None
-    assert kept.selector.examples.tolist() == [60, 60]
+    assert kept.selector.examples.tolist() == [60, 20, 20, 20]  # unwanted, cats, foxes, and what has no label any more
     gone = fit_project(examples, ("bird",), **VERSION)
     assert gone.classifier is None
     assert gone.unseen == ("bird",)
     assert np.isnan(judged(gone, examples)[1]).all()
+
+
+def test_wanted_classes_that_lie_on_either_side_of_what_is_unwanted_are_told_from_it() -> None:
+    def on_a_line(seed: int) -> Examples:
+        examples = blobs({"cat": 60, "dog": 60, "": 120}, spread=0.3, seed=seed)
+        place = {"cat": -3.0, "dog": 3.0, "": 0.0}
+        offset = np.array([place[given[0] if given else ""] for given in examples.labels])
+        noise = np.random.default_rng(seed).normal(0, 0.5, examples.features.shape)
+        noise[:, 0] += offset
+        return replace(examples, features=noise.astype(np.float32))
+
+    other = on_a_line(1)
+    apart = fit_project(on_a_line(0), ("cat", "dog"), **VERSION)
+    wanted = judged(apart, other)[0]
+    assert average_precision(wanted, other.overlap > 0) > 0.95
+    as_one = fit_project(on_a_line(0), ("animal",), renamed={"cat": "animal", "dog": "animal"}, **VERSION)
+    assert as_one.selector is None or average_precision(judged(as_one, other)[0], other.overlap > 0) < 0.9
 
 
 def test_a_region_of_several_labels_teaches_each_by_its_share() -> None:
