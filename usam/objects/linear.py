@@ -146,7 +146,8 @@ def fit_linear(
         tries.append((replace(fitted, kind=recipe[0]), left_out + fitted.bias))
         if not np.isfinite(left_out).any():
             break
-    best = min(range(len(tries)), key=lambda index: np.nan_to_num(tries[index][0].log_loss, nan=np.inf))
+    losses = [np.nan_to_num(head.log_loss, nan=np.inf) for head, _ in tries]
+    best = min(range(len(tries)), key=lambda index: (round(losses[index], 4), -index))  # of equals the regression
     head, left_out = tries[best]
     w, b = _solved(_recipes(base.examples)[best], unit, labels, weight, classes, balance, seed)
     head = replace(head, weights=w.astype(np.float32), bias=(b + head.bias).astype(np.float32))
