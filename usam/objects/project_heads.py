@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -276,10 +276,7 @@ def _selector(
     found, target = np.unique(np.where(yes, kinds[told], 0), return_inverse=True)
     head, left_out = fit_linear(inputs[told], target, images, len(found), background=inputs, tail=tail, seed=seed)
     rows = np.flatnonzero(np.asarray(examples.proposed)[told])
-    unwanted = left_out[:, 0]
-    if len(found) > 2 and np.isfinite(unwanted).all():
-        head, unwanted = _levelled(head, unwanted, ~yes)
-    judged, blend, kind = 1 - unwanted[rows], None, "head"
+    judged, blend, kind = 1 - left_out[rows, 0], None, "head"
     shapes = np.asarray(examples.shapes)[told[rows]]
     known = shapes.shape[1] == len(SHAPE_NAMES)  # else chance stands for SAM's own estimate
     samscore = shapes[:, -1].astype(np.float64) if known else np.zeros(len(rows))
@@ -304,19 +301,6 @@ def _selector(
     if no_better and not (kind == "estimate" and threshold.precision >= LEAST_PRECISION):
         return None, None, undecided, figures
     return head, None if kind == "head" else blend, threshold, figures
-
-
-def _levelled(head: LinearHead, probability: Floats, unwanted: npt.NDArray[np.bool_]) -> tuple[LinearHead, Float64s]:
-    """A head of several kinds of wanted objects, and its probabilities (N,) of the first class, the unwanted, so that
-    these are right on average on images left out: unsure of N classes it would call N - 1 of N objects wanted."""
-    held = np.clip(np.asarray(probability, np.float64), 1e-9, 1 - 1e-9)
-    odds, low, high = np.log(held / (1 - held)), -20.0, 20.0
-    for _ in range(40):
-        shift = (low + high) / 2
-        low, high = (shift, high) if (1 / (1 + np.exp(-odds - shift))).mean() < unwanted.mean() else (low, shift)
-    bias = head.bias.copy()
-    bias[0] += shift * head.temperature
-    return replace(head, bias=bias), np.asarray(1 / (1 + np.exp(-odds - shift)), np.float64)
 
 
 def boxes_of(shapes: Floats) -> Float64s:
