@@ -90,6 +90,7 @@ def fit_linear(
     weights: Floats | None = None,
     background: Floats | None = None,
     balance: float = 0.5,
+    give_back: bool = True,
     tail: int = 0,
     seed: int = 0,
 ) -> tuple[LinearHead, Float64s]:
@@ -101,6 +102,7 @@ def fit_linear(
         background: (B, F) other objects, to centre and scale by as well.
         tail: so many of the last features are scaled only (`LinearHead`).
         balance: 0 = classes weigh what they number, 1 = all classes weigh the same.
+        give_back: whether calibration may give frequent classes back what balancing took from them.
 
     Returns the head and the probabilities (N, C) that heads taught without an example's image give it (NaN where only
     one image is there). Raises `TrainingError` without examples, or for sizes and values that do not fit.
@@ -139,11 +141,13 @@ def fit_linear(
                 continue
             solved = _solved(recipe, unit[~out], labels[~out], weight[~out], classes, balance, seed)
             left_out[out] = unit[out] @ solved[0].T + solved[1]
-        fitted = _calibrated(base, left_out, labels, weight, len(set(map(str, images))))
+        backs = GIVEN_BACK if give_back else (0.0,)
+        fitted = _calibrated(base, left_out, labels, weight, len(set(map(str, images))), backs)
         tries.append((replace(fitted, kind=recipe[0]), left_out + fitted.bias))
         if not np.isfinite(left_out).any():
             break
-    best = min(range(len(tries)), key=lambda index: np.nan_to_num(tries[index][0].log_loss, nan=np.inf))
+    losses = [np.nan_to_num(head.log_loss, nan=np.inf) for head, _ in tries]
+    best = min(range(len(tries)), key=lambda index: (round(losses[index], 4), -index))  # of equals the regression
     head, left_out = tries[best]
     w, b = _solved(_recipes(base.examples)[best], unit, labels, weight, classes, balance, seed)
     head = replace(head, weights=w.astype(np.float32), bias=(b + head.bias).astype(np.float32))
@@ -210,7 +214,9 @@ def _thinned(labels: Ints, weight: Floats, seed: int) -> tuple[Ints, Float64s]:
     return np.concatenate(rows), np.concatenate(weights)
 
 
-def _calibrated(head: LinearHead, logits: Float64s, labels: Ints, weight: Floats, images: int) -> LinearHead:
+def _calibrated(
+    head: LinearHead, logits: Float64s, labels: Ints, weight: Floats, images: int, backs: Sequence[float]
+) -> LinearHead:
     """Temperature and bias of least log loss on images left out; the temperature is held back towards the prior where
     images are few. The bias gives back a share of what balancing took from the frequent classes."""
     known = np.isfinite(logits).all(1)
@@ -220,7 +226,7 @@ def _calibrated(head: LinearHead, logits: Float64s, labels: Ints, weight: Floats
     rows = np.arange(len(target))
     often = np.log(np.maximum(head.examples, 1) / max(head.examples.sum(), 1))
     best = (np.inf, PRIOR_TEMPERATURE, 0.0)
-    for back in GIVEN_BACK:
+    for back in backs:
         shifted = logits[known] + back * often
         for temperature in TEMPERATURES:
             loss = -float(shares @ np.log(softmax(shifted / temperature)[rows, target] + 1e-6))

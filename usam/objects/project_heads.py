@@ -8,6 +8,7 @@ Shapes: N examples, F features, S shape numbers, K objects to judge, C classes o
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import TrainingError
+from usam.masks import box_iou
 from usam.objects.effort import Prices, Threshold, choose_threshold, worthwhile
 from usam.objects.estimate import Blend, average_precision, fit_blend
 from usam.objects.linear import FEW, Float64s, Floats, LinearHead, fit_linear
@@ -23,8 +25,12 @@ from usam.predictor.object_features import PLACE_NUMBERS, SHAPE_NAMES
 WANTED_IOU, UNWANTED_IOU = 0.5, 0.3
 """Overlap with a person's region from which on a proposal shows a wanted object, and below which it does not; what
 lies between teaches nothing."""
+COPY_IOU = 0.5
+"""IoU of boxes from which on two objects nobody marked count as one and its copy."""
 LEAST_PRECISION = 0.5
 """Of what SAM's estimate alone would show, above which it may decide: else few and clean proposals are less work."""
+KIND_IMAGES = 5
+"""Images that show a label from which on the wanted head tells its objects apart from other wanted ones."""
 LEAST_IMAGES = 3
 """Labelled images, with both wanted and unwanted objects, from which on a project decides what is shown."""
 
@@ -118,7 +124,7 @@ class ProjectHeads:
         wanted: Float64s = np.full(count, np.nan)
         probabilities: Float64s = np.full((count, len(self.classes)), np.nan)
         if self.selector is not None:
-            wanted = self.selector.probabilities(selector_inputs(features, shapes))[:, 1]
+            wanted = 1 - self.selector.probabilities(selector_inputs(features, shapes))[:, 0]
             if self.blend is not None:
                 wanted = self.blend.probability(wanted, np.asarray(shapes)[:, -1])
         if self.classifier is not None:
@@ -161,13 +167,17 @@ def fit_project(
 
     `classes`: the configuration's labels as they are now; `renamed`: old name -> new name of labels that were renamed.
     Labels that the configuration does not have any more teach no class, though their objects were wanted still. An
-    object of several labels teaches each by its share. Raises `TrainingError` for no classes and no examples.
+    object of several labels teaches each by its share. `prices`: of what is shown and what is missing, drawn by hand if
+    nothing else is said. Raises `TrainingError` for no classes and no examples.
     """
     names = tuple(dict.fromkeys(classes))
     if not names:
         raise TrainingError("at least one label in the configuration", "none", "add a label")
     classifier, figures = _classifier(examples, names, dict(renamed or {}), seed)
-    selector, blend, threshold, selector_figures = _selector(examples, prices or Prices(), least_recall, seed)
+    kinds = _kinds(examples, names, dict(renamed or {}))
+    selector, blend, threshold, selector_figures = _selector(
+        examples, kinds, prices or Prices.by_hand(), least_recall, seed
+    )
     figures = figures | selector_figures
     sizes = ObjectSizes.of(examples)
     return ProjectHeads(names, features_version, checkpoint, classifier, selector, threshold, figures, sizes, blend)
@@ -190,7 +200,15 @@ def _classifier(
     images = [examples.images[row] for row in rows]
     goal, share = np.array(target, np.int64), np.array(weight)
     head, left_out = fit_linear(
-        features[rows], goal, images, len(names), weights=share, background=features, tail=tail, seed=seed
+        features[rows],
+        goal,
+        images,
+        len(names),
+        weights=share,
+        background=features,
+        give_back=False,  # images left out favour the frequent: a rare class is often left out whole
+        tail=tail,
+        seed=seed,
     )
     judged: npt.NDArray[np.bool_] = np.asarray(np.isfinite(left_out).all(axis=1))
     figures = {"class_examples": float(len(set(rows)))}
@@ -230,8 +248,21 @@ def class_figures(
     return figures
 
 
+def _kinds(examples: Examples, names: tuple[str, ...], renamed: Mapping[str, str]) -> npt.NDArray[np.int64]:
+    """What a wanted object is, (N,) in 1..: its first label that the configuration has, counted from 1; one more where
+    it has none, or one that fewer than `KIND_IMAGES` images show: left out, such a label would not be known at all.
+    One linear head cannot say "person or bowl or chair"; one that also says which can."""
+    index = {name: number for number, name in enumerate(names, 1)}
+    known = [[index[name] for each in given if (name := renamed.get(each, each)) in index] for given in examples.labels]
+    kinds = np.array([each[0] if each else len(names) + 1 for each in known], np.int64)
+    shown_by = Counter(
+        kind for kind, _ in {(kind, str(on)) for kind, on in zip(kinds.tolist(), examples.images, strict=True)}
+    )
+    return np.where([shown_by[kind] >= KIND_IMAGES for kind in kinds.tolist()], kinds, len(names) + 1)
+
+
 def _selector(
-    examples: Examples, prices: Prices, least_recall: float, seed: int
+    examples: Examples, kinds: npt.NDArray[np.int64], prices: Prices, least_recall: float, seed: int
 ) -> tuple[LinearHead | None, Blend | None, Threshold, dict[str, float]]:
     overlap = np.asarray(examples.overlap, np.float64)
     told = np.flatnonzero((overlap >= WANTED_IOU) | (overlap < UNWANTED_IOU))
@@ -242,17 +273,19 @@ def _selector(
         return None, None, undecided, {}
     inputs = selector_inputs(examples.features, examples.shapes)
     tail = inputs.shape[1] - np.shape(examples.features)[1]
-    head, left_out = fit_linear(inputs[told], yes.astype(np.int64), images, 2, background=inputs, tail=tail, seed=seed)
+    found, target = np.unique(np.where(yes, kinds[told], 0), return_inverse=True)
+    head, left_out = fit_linear(inputs[told], target, images, len(found), background=inputs, tail=tail, seed=seed)
     rows = np.flatnonzero(np.asarray(examples.proposed)[told])
-    judged, blend, kind = left_out[rows, 1], None, "head"
+    judged, blend, kind = 1 - left_out[rows, 0], None, "head"
     shapes = np.asarray(examples.shapes)[told[rows]]
     known = shapes.shape[1] == len(SHAPE_NAMES)  # else chance stands for SAM's own estimate
     samscore = shapes[:, -1].astype(np.float64) if known else np.zeros(len(rows))
     if known and np.isfinite(judged).all():
         blend, judged, kind = fit_blend(judged, samscore, yes[rows], [images[row] for row in rows], seed)
     regions = [str(examples.regions[row]) for row in told[rows]]
-    shown = _one_a_region(judged, yes[rows], regions)
-    plain = _one_a_region(samscore, yes[rows], regions)
+    on, boxes = [str(images[row]) for row in rows], boxes_of(shapes) if known else None
+    shown = _without_copies(judged, yes[rows], regions, on, boxes)
+    plain = _without_copies(samscore, yes[rows], regions, on, boxes)
     before = average_precision(samscore[plain], yes[rows[plain]])
     judged, wanted = judged[shown], yes[rows[shown]]
     threshold = choose_threshold(judged, wanted, prices, least_recall=least_recall)
@@ -270,13 +303,30 @@ def _selector(
     return head, None if kind == "head" else blend, threshold, figures
 
 
-def _one_a_region(probability: Floats, wanted: npt.NDArray[np.bool_], regions: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Of several wanted proposals of one region only the likeliest: the others are its copies and are not shown."""
-    kept, seen = [], set()
+def boxes_of(shapes: Floats) -> Float64s:
+    """x0, y0, x1, y1 (K, 4) as shares of the image, of objects whose shapes (K, S) `describe_shapes` told."""
+    centre, sides = np.asarray(shapes, np.float64)[:, :2], np.asarray(shapes, np.float64)[:, 3:5]
+    return np.clip(np.concatenate([centre - sides / 2, centre + sides / 2], axis=1), 0, 1)
+
+
+def _without_copies(
+    probability: Floats,
+    wanted: npt.NDArray[np.bool_],
+    regions: Sequence[str],
+    images: Sequence[str],
+    boxes: Float64s | None,
+) -> npt.NDArray[np.int64]:
+    """What would be shown at most: of several wanted proposals of one region the likeliest, and of the unwanted none
+    whose box nearly is that of a likelier one of its image."""
+    kept, seen, by_image = [], set(), defaultdict[str, list[int]](list)
     for row in np.argsort(-np.nan_to_num(probability, nan=-1.0), kind="stable").tolist():
+        before = by_image[images[row]]
         if wanted[row]:
             if regions[row] in seen:
                 continue
             seen.add(regions[row])
+        elif boxes is not None and before and box_iou(boxes[[row]], boxes[before]).max() > COPY_IOU:
+            continue
+        before.append(row)
         kept.append(row)
     return np.array(sorted(kept), np.int64)

@@ -25,13 +25,15 @@ from usam.errors import TrainingError
 from usam.masks import box_iou
 from usam.objects.linear import FOLDS, Float64s, Floats, Ints, fit_linear
 from usam.objects.project_heads import (
+    COPY_IOU,
     UNWANTED_IOU,
     WANTED_IOU,
     Examples,
+    boxes_of,
     classifier_inputs,
     selector_inputs,
 )
-from usam.predictor.object_features import PLACE_NUMBERS, SHAPE_NAMES
+from usam.predictor.object_features import PLACE_NUMBERS
 from usam.training.split import group_folds
 
 Reason = Literal["class", "outline", "missing"]
@@ -39,8 +41,6 @@ LEAST_LABELS, LEAST_IMAGES = 20, 5
 """Marked objects, and images, below which nothing is doubted: too little to tell what is usual."""
 UNMARKED_IOU = 0.1
 """Overlap with a person's region below which a candidate is of an object that nobody marked."""
-COPY_IOU = 0.5
-"""Overlap of two candidates' boxes from which on they are of one unmarked object."""
 SURE = 0.5
 """Probability of being wanted from which on an unmarked object is worth a look."""
 
@@ -215,9 +215,8 @@ def unmarked_objects(examples: Examples, seed: int = 0) -> list[tuple[int, float
 
 def box_of_shape(shape: Floats) -> tuple[float, float, float, float]:
     """x0, y0, x1, y1 as shares of the image, of an object whose shape (S,) `describe_shapes` told."""
-    x, y, width, height = (float(shape[SHAPE_NAMES.index(name)]) for name in ("x", "y", "width", "height"))
-    left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-    return max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
+    left, top, right, bottom = boxes_of(np.asarray(shape)[None])[0].tolist()
+    return left, top, right, bottom
 
 
 def _doubt(

@@ -11,9 +11,16 @@ import pytest
 
 from tests.usam.objects.blobs import accuracy, blobs
 from usam.errors import HeadsError, TrainingError
-from usam.objects.estimate import Blend
+from usam.objects.estimate import Blend, average_precision
 from usam.objects.files import load_project_heads, save_project_heads
-from usam.objects.project_heads import ChosenGrid, Examples, ObjectSizes, ProjectHeads, fit_project
+from usam.objects.project_heads import (
+    ChosenGrid,
+    Examples,
+    ObjectSizes,
+    ProjectHeads,
+    fit_project,
+    selector_inputs,
+)
 
 VERSION: dict[str, Any] = {"features_version": "test", "checkpoint": "nano-m"}
 CLASSES = ("cat", "dog", "fox")
@@ -78,11 +85,66 @@ def test_renamed_labels_go_on_and_removed_ones_are_dropped_but_stay_wanted() -> 
     assert kept.classifier is not None
     assert kept.classifier.examples.tolist() == [20, 20]
     assert kept.selector is not None
-    assert kept.selector.examples.tolist() == [60, 60]
+    assert kept.selector.examples.tolist() == [60, 20, 20, 20]  # unwanted, cats, foxes, and what has no label any more
     gone = fit_project(examples, ("bird",), **VERSION)
     assert gone.classifier is None
     assert gone.unseen == ("bird",)
     assert np.isnan(judged(gone, examples)[1]).all()
+
+
+def test_wanted_classes_that_lie_on_either_side_of_what_is_unwanted_are_told_from_it() -> None:
+    def on_a_line(seed: int) -> Examples:
+        examples = blobs({"cat": 60, "dog": 60, "": 120}, spread=0.3, seed=seed)
+        place = {"cat": -3.0, "dog": 3.0, "": 0.0}
+        offset = np.array([place[given[0] if given else ""] for given in examples.labels])
+        noise = np.random.default_rng(seed).normal(0, 0.5, examples.features.shape)
+        noise[:, 0] += offset
+        return replace(examples, features=noise.astype(np.float32))
+
+    other = on_a_line(1)
+    apart = fit_project(on_a_line(0), ("cat", "dog"), **VERSION)
+    wanted = judged(apart, other)[0]
+    assert average_precision(wanted, other.overlap > 0) > 0.95
+    as_one = fit_project(on_a_line(0), ("animal",), renamed={"cat": "animal", "dog": "animal"}, **VERSION)
+    assert as_one.selector is None or average_precision(judged(as_one, other)[0], other.overlap > 0) < 0.9
+
+
+def test_several_kinds_of_wanted_objects_are_as_likely_on_average_as_they_are_many() -> None:
+    counts = {"cat": 12, "dog": 12, "fox": 12, "owl": 12, "": 300}
+    heads = fit_project(blobs(counts, spread=4.0), ("cat", "dog", "fox", "owl"), **VERSION)
+    assert heads.selector is not None
+    other = blobs({name: count * 10 for name, count in counts.items()}, spread=4.0, seed=3)
+    assert heads.selector.probabilities(selector_inputs(other.features, other.shapes))[:, 0].mean() == pytest.approx(
+        300 / 348, abs=0.08
+    )
+
+
+def test_a_label_of_few_images_is_wanted_without_a_kind_of_its_own() -> None:
+    heads = fit_project(blobs({"cat": 40, "dog": 3, "fox": 3, "": 80}, per_image=4), CLASSES, **VERSION)
+    assert heads.selector is not None
+    assert heads.selector.examples.tolist() == [80, 40, 6]
+    assert heads.unseen == ()
+
+
+def test_copies_of_what_nobody_marked_count_once() -> None:
+    examples = blobs({"cat": 40, "": 40}, spread=3.0)
+    shapes = np.tile(np.array([0.5, 0.5, 0.2, 0.2, 0.2, 1, 0, 0, 0, 0, 1, 0.5], np.float32), (80, 1))
+    shapes[:, 0] = np.arange(80) % 3 * 0.3 + 0.2  # apart, within an image
+    alone = fit_project(replace(examples, shapes=shapes), ("cat",), **VERSION)
+    rows = np.r_[np.arange(80), np.repeat(np.flatnonzero(examples.overlap == 0), 5)]
+    copied = Examples(
+        examples.features[rows],
+        shapes[rows],
+        [examples.images[row] for row in rows],
+        [examples.regions[row] for row in rows],
+        [examples.labels[row] for row in rows],
+        examples.overlap[rows],
+        examples.proposed[rows],
+    )
+    six_times = fit_project(copied, ("cat",), **VERSION)
+    assert alone.selector is not None
+    assert six_times.figures["wanted_precision"] > 0.5
+    assert six_times.figures["wanted_recall"] > alone.figures["wanted_recall"] - 0.15
 
 
 def test_a_region_of_several_labels_teaches_each_by_its_share() -> None:
