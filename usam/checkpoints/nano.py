@@ -47,7 +47,7 @@ class NanoSize:
 SIZES = {
     "nano-s": NanoSize("nano-s", "tf_efficientnet_lite0", 256, 128),
     "nano-m": NanoSize("nano-m", "tf_efficientnet_lite0", 448, 128),
-    "nano-l": NanoSize("nano-l", "tf_efficientnet_lite2", 448, 128),
+    "nano-l": NanoSize("nano-l", "tf_efficientnet_lite2", 576, 128),
 }
 
 
