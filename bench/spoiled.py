@@ -15,9 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.pools import MODEL, _shuffled, kept_once, records
+from bench.project_learning import EIGHT
 from bench.tables import data_folder
 
 VERSIONS = ("as it is", "shifted", "half cut off")
+LEAST_AREA = 0.002
+"""Share of the image below which objects of COCO are left aside: nobody marks them in this project."""
 MOST_IMAGES = {"coco": 340, "nuclei": 10, "animals7": 120}
 SHIFT = 0.25
 """Of its box's width and height, to one side and up or down."""
@@ -29,7 +32,8 @@ class SpoiltImage:
     """`features` (K, F) and `shapes` (K, S) of candidates; `categories` (T,), `areas` (T,) as shares of the image; of
     versions of labels `label_features` (V, T, F), `label_shapes` (V, T, S), `overlap` (V, K, T) IoU with candidates,
     `agreement` and `predicted` (V, T): the best IoU of the model's answers to prompts from the label, and what the
-    checkpoint's heads predict of them."""
+    checkpoint's heads predict of them; `outlines` (V, T, C, F) and `moves` (V, T, 2) of `usam.objects.outlines`, the
+    latter as shares of the box, NaN of objects that are not judged."""
 
     name: str
     part: str
@@ -42,6 +46,13 @@ class SpoiltImage:
     overlap: Floats
     agreement: Floats
     predicted: Floats
+    outlines: Floats
+    moves: Floats
+
+
+def is_judged(dataset: str, category: str, area: float) -> bool:
+    """Whether a project on this set would mark an object, of a share `area` of its image."""
+    return dataset != "coco" or (category in EIGHT and area >= LEAST_AREA)
 
 
 def spoilt_images(dataset: str) -> list[SpoiltImage]:
@@ -50,7 +61,7 @@ def spoilt_images(dataset: str) -> list[SpoiltImage]:
     data = data_folder()
     if data is None:
         raise FileNotFoundError("USAM_SHARED does not lead to the labelled sets")
-    images: list[SpoiltImage] = kept_once(f"spoiled-{dataset}-{MODEL}", lambda: _made(dataset, data))
+    images: list[SpoiltImage] = kept_once(f"spoiled-outlines-{dataset}-{MODEL}", lambda: _made(dataset, data))
     return images
 
 
@@ -68,21 +79,32 @@ def _made(dataset: str, data: Path) -> Iterator[SpoiltImage]:
         part = nano_split(record.group)
         truths = [(each.category, mask) for each in record.instances if (mask := each.read_mask()).sum() > 16]
         if truths and (part != "train" or dataset == "nuclei"):
-            yield _one(model, settings, record, part, truths)
+            judged = [is_judged(dataset, category, float(mask.mean())) for category, mask in truths]
+            yield _one(model, settings, record, part, truths, judged)
 
 
-def _one(model: Any, settings: Any, record: Any, part: str, truths: list[tuple[str, npt.NDArray[np.bool_]]]) -> Any:
+def _one(
+    model: Any,
+    settings: Any,
+    record: Any,
+    part: str,
+    truths: list[tuple[str, npt.NDArray[np.bool_]]],
+    judged: list[bool],
+) -> Any:
     from backend.inference.candidates import propose
     from backend.inference.scheduler import finish
     from backend.learning.examples import INSIDE, MarkedObject, _squeezed, overlaps_of
-    from backend.learning.samples import overlaps, paper_prompts
+    from backend.learning.samples import measured, overlaps, paper_prompts
+    from usam.objects.outlines import COPIES, OUTLINE_NAMES
     from usam.training.targets import best_iou, head_name
 
     rng = np.random.default_rng(len(record.group) + len(truths))
-    embedding = model.encode(record.read_image())
+    image = record.read_image()
+    embedding = model.encode(image)
     found = finish(propose(model, embedding, (), None, "predicted-iou", settings))
     masks = found.objects.logits > 0
-    parts: dict[str, list[Any]] = {"features": [], "shapes": [], "overlap": [], "agreement": [], "predicted": []}
+    told = ("features", "shapes", "overlap", "agreement", "predicted", "outlines", "moves")
+    parts: dict[str, list[Any]] = {name: [] for name in told}
     for version in VERSIONS:
         drawn = [_spoilt(mask, version, rng) for _, mask in truths]
         small = np.stack([_squeezed(mask, masks.shape[-1]) for mask in drawn])
@@ -99,6 +121,13 @@ def _one(model: Any, settings: Any, record: Any, part: str, truths: list[tuple[s
         parts["overlap"].append(overlaps_of(masks, regions))
         parts["agreement"].append(best)
         parts["predicted"].append(scores[::2].max(1))
+        figures = np.full((len(drawn), len(COPIES), len(OUTLINE_NAMES)), np.nan, np.float32)
+        moves = np.full((len(drawn), 2), np.nan)
+        mine = np.flatnonzero(judged)
+        figures[mine], moves[mine] = measured(lambda: image, (found.looks, masks), [regions[k] for k in mine])
+        moves /= [_sides(mask) for mask in drawn]
+        parts["outlines"].append(figures)
+        parts["moves"].append(moves)
     stacked = {name: np.array(values) for name, values in parts.items()}
     return SpoiltImage(
         name=record.group,
@@ -112,7 +141,15 @@ def _one(model: Any, settings: Any, record: Any, part: str, truths: list[tuple[s
         overlap=stacked["overlap"],
         agreement=stacked["agreement"],
         predicted=stacked["predicted"],
+        outlines=stacked["outlines"],
+        moves=stacked["moves"],
     )
+
+
+def _sides(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Width and height of the box around a mask (H, W)."""
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(xs[-1] + 1 - xs[0]), int(ys[-1] + 1 - ys[0])
 
 
 def _spoilt(mask: npt.NDArray[np.bool_], version: str, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
@@ -120,7 +157,7 @@ def _spoilt(mask: npt.NDArray[np.bool_], version: str, rng: np.random.Generator)
     if version == "as it is":
         return mask
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    height, width = ys[-1] + 1 - ys[0], xs[-1] + 1 - xs[0]
+    width, height = _sides(mask)
     changed = np.zeros_like(mask)
     if version == "shifted":
         dy, dx = (
