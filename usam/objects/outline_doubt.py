@@ -46,7 +46,7 @@ def judge_outlines(figures: Floats, images: Sequence[Hashable], seed: int = 0) -
     if figures.shape != wanted:
         raise TrainingError(f"figures {wanted}", f"{figures.shape}")
     probability: Float64s = np.full((count, len(STATES)), np.nan)
-    finite: npt.NDArray[np.bool_] = np.isfinite(np.asarray(figures, np.float64)).all(axis=2)
+    finite = np.asarray(np.isfinite(figures).all(axis=2))
     known, teaching = finite[:, 0], np.asarray(finite.all(axis=1))
     names = np.array([str(image) for image in images])
     if teaching.sum() < LEAST_LABELS or len(set(names[teaching])) < 2:
