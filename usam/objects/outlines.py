@@ -36,6 +36,10 @@ NEAR = 2
 """Cells by which an outline may be off and still count as where it lies."""
 AROUND, SMALLEST = 1.4, 48
 """Sides of the box around it that are kept of a picture, and pixels to which the box is shrunk first."""
+MOST_MASKS = 12
+"""Masks of the model's that a label is compared with, those that overlap with it most."""
+FAR = 0.2
+"""Of the box, from which on a shift is another place."""
 MOVES, CUTS = 4, 3
 COPIES = ("right", *["moved"] * MOVES, *["cut"] * CUTS)
 """What each row of `OutlineFigures.figures` is of: the label, then its spoiled copies."""
@@ -56,8 +60,7 @@ OUTLINE_NAMES = (
 _CELL = (1 + 2 * MARGIN) / SIDE
 _STEPS = np.arange(-REACH, REACH + 1) * _CELL
 _LENGTHS = np.hypot(*np.meshgrid(_STEPS, _STEPS))
-_HERE = slice(REACH - NEAR, REACH + NEAR + 1)
-FAR = 0.2
+_HERE, _FAR = slice(REACH - NEAR, REACH + NEAR + 1), _LENGTHS > FAR
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +100,9 @@ def measure_outline(
 
 @dataclass(frozen=True, eq=False)
 class _Patch:
-    """A label's surroundings: `image` (h, w, 3), `mask` (h, w), the model's `masks` (K, h, w) there with their `scores`
-    and their whole `areas` (K,) in pixels of the patch; `share` of the whole image that the label covers."""
+    """A label's surroundings: `image` (h, w, 3), `mask` (h, w), the model's `masks` (h, w, K) overlapping it most,
+    with their `scores` and their whole `areas` (K,) in pixels of the patch; `share` of the image that the label
+    covers."""
 
     image: npt.NDArray[np.uint8]
     mask: BoolMask
@@ -126,15 +130,18 @@ def _patch(
     covered = cv2.resize(mask[y0:y1, x0:x1].astype(np.float32), size, interpolation=cv2.INTER_AREA)
     small = (covered >= min(0.5, float(covered.max()))) & (covered > 0)
     rows, columns = masks.shape[1] / height, masks.shape[2] / width
-    places = (
+    ys, xs = (
         slice(int(top * rows), int(np.ceil(bottom * rows))),
         slice(int(left * columns), int(np.ceil(right * columns))),
     )
-    near = np.flatnonzero((masks[(slice(None), *places)] > 0).any((1, 2)))
+    near = np.flatnonzero((masks[:, ys, xs] > 0).any((1, 2)))
     window = (x0 * columns, y0 * rows, (x1 - x0) * columns, (y1 - y0) * rows)
     parts = [_sampled((masks[k] > 0).astype(np.float32), window, size) for k in near]
     areas = (masks[near] > 0).sum((1, 2)) / (rows * columns * across * down)
-    kept = np.array(parts, np.float32).reshape(-1, size[1], size[0])
+    shared = np.array([float(part[small].sum()) for part in parts])
+    most = np.argsort(-shared / np.maximum(small.sum() + areas - shared, 1e-6), kind="stable")[:MOST_MASKS]
+    kept = np.stack([parts[k] for k in most], -1) if len(most) else np.zeros((size[1], size[0], 0), np.float32)
+    near, areas = near[most], areas[most]
     return _Patch(colours, small, kept, np.asarray(scores)[near], areas, float(mask.mean())), (across, down)
 
 
@@ -193,12 +200,14 @@ def _figures(patch: _Patch, mask: BoolMask) -> tuple[list[float], tuple[float, f
     drawn = _sampled(mask.astype(np.float32), window, grid, 0.0)
     drawn = (drawn >= min(0.5, float(drawn.max()))).astype(np.float32)
     colours = cv2.cvtColor(_sampled(patch.image, window, grid).astype(np.float32) / 255, cv2.COLOR_RGB2LAB) / 100
-    models = [cv2.GaussianBlur(_sampled(one, window, grid, 0.0), (0, 0), 1.0) for one in patch.masks]
+    models = np.zeros((*grid, 0), np.float32)
+    if patch.masks.size:
+        models = cv2.GaussianBlur(_sampled(patch.masks, window, grid, 0.0), (0, 0), 1.0).reshape(*grid, -1)
     outline = _Outline.of(drawn, known)
     edges = {
         "fine": _edges(cv2.GaussianBlur(colours, (0, 0), 0.75)),
         "coarse": _edges(cv2.GaussianBlur(colours, (0, 0), 2.25)),
-        "masks": sum((_edges(one) * score for one, score in zip(models, patch.scores, strict=True)), np.zeros(1)),
+        "masks": _edges(models, patch.scores),
     }
     numbers, maps = [], []
     for name in _EDGES:
@@ -206,7 +215,7 @@ def _figures(patch: _Patch, mask: BoolMask) -> tuple[list[float], tuple[float, f
         numbers += told
         maps.append(found)
     cells = patch.areas / max(wide * tall * _CELL**2, 1e-6)
-    numbers += _on_masks(drawn, np.array(models, np.float32).reshape(-1, SIDE, SIDE), patch.scores, cells)
+    numbers += _on_masks(drawn, np.moveaxis(models, -1, 0), patch.scores, cells)
     contrast, spread = _contrast(drawn, colours, known)
     numbers += [*_peak(contrast), spread, float(drawn.sum()) * _CELL**2, float(np.log(patch.share + 1e-6))]
     together = sum((one - one.mean()) / (one.std() + 1e-6) for one in (maps[0], maps[2], contrast))
@@ -214,10 +223,16 @@ def _figures(patch: _Patch, mask: BoolMask) -> tuple[list[float], tuple[float, f
     return numbers, (float(_STEPS[column] * wide), float(_STEPS[row] * tall))
 
 
-def _edges(array: Float32s) -> Float32s:
-    """Strength and direction of edges (3, S, S): xx, xy and yy of the gradients' products, over their length."""
-    x, y = (cv2.Scharr(array, cv2.CV_32F, *order).reshape(SIDE, SIDE, -1) / 32 for order in ((1, 0), (0, 1)))
-    products = np.stack([(x * x).sum(-1), (x * y).sum(-1), (y * y).sum(-1)])
+def _edges(layers: Float32s, weights: Floats | None = None) -> Float32s:
+    """Strength and direction of edges (3, S, S) of layers (S, S, C): xx, xy and yy of the gradients' products, over
+    their length. Of all layers together, or with `weights` (C,) the sum of the edges of each."""
+    if not layers.size:
+        return np.zeros((3, SIDE, SIDE), np.float32)
+    x, y = (cv2.Scharr(layers, cv2.CV_32F, *order).reshape(SIDE, SIDE, -1) / 32 for order in ((1, 0), (0, 1)))
+    if weights is not None:
+        length = np.sqrt(x * x + y * y + 1e-12)
+        return np.stack([(part / length) @ weights for part in (x * x, x * y, y * y)]).astype(np.float32)
+    products = np.stack([np.einsum("ijk,ijk->ij", *pair) for pair in ((x, x), (x, y), (y, y))])
     return np.asarray(products / np.sqrt(products[0] + products[2] + 1e-12), np.float32)
 
 
@@ -234,7 +249,7 @@ def _peak(values: Float32s) -> list[float]:
     """Of values (D, D) at each shift: the one here, how far it stands out, what moving gains, and by how far a move."""
     here, spread = float(values[_HERE, _HERE].max()), float(values.std()) + 1e-6
     most, best = float(values.max()), np.unravel_index(int(values.argmax()), values.shape)
-    far = float(values[_LENGTHS > FAR].max())
+    far = float(values[_FAR].max())
     return [
         here,
         (here - float(values.mean())) / spread,
@@ -265,10 +280,10 @@ class _Outline:
         length = np.maximum(_moving(weight, known), np.float32(0.15 * weight.sum()))
         return cls(weight, across, np.stack([x, y]), known, length)
 
-    def on(self, edges: Floats) -> tuple[Float32s, list[float]]:
+    def on(self, edges: Float32s) -> tuple[Float32s, list[float]]:
         """Mean strength of edges along the outline at each shift (D, D), as a multiple of what is usual around it; and
         the numbers of `_PEAK` and `_SIDES`."""
-        edges = np.broadcast_to(edges, self.across.shape).astype(np.float32) * self.known
+        edges = edges * self.known
         usual = float((edges[0] + edges[2]).sum()) / max(float(self.known.sum()), 1.0) + 1e-6
         values = _moving(self.across, edges).sum(0) / self.length / usual
         local = (self.across * edges).sum(0) / np.maximum(self.weight, 1e-6) / usual * (self.weight > 1e-3)
