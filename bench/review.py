@@ -13,21 +13,26 @@ of the animals, and on other nuclei.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.pools import pool_images
+from bench.pools import pool_images, records
 from bench.project_learning import EIGHT
 from bench.rows import Row
-from bench.spoiled import SHIFT, SpoiltImage, is_judged, spoilt_images
-from usam.objects.outlines import COPIES, OUTLINE_NAMES
+from bench.spoiled import LEAST_AREA, SHIFT, SpoiltImage, is_judged, spoilt_images
+from bench.tables import data_folder
+from usam.objects.outlines import COPIES, OUTLINE_NAMES, measure_outline
 from usam.predictor.object_features import SHAPE_NAMES
 from usam.statistics import bootstrap_mean
 
 DRAWS, FIRST_DRAW = 8, 100
 SHARE = 0.05
+TIMED = 20
+"""Images whose labels are timed."""
 CLOSE = 0.1
 """Of the box's sides, by which a move back may miss and still count as right."""
 WAYS = ("class swapped", "shifted", "half cut off", "left out")
@@ -53,6 +58,29 @@ def run() -> list[Row]:
             whole = way == "class swapped"
             rows += _figures(title, _whole_set(dataset) if whole else images, names, ways, way)
         rows.append(_moves(title, images))
+    return [*rows, *_cost()]
+
+
+def _cost() -> list[Row]:
+    """What a sync spends on measuring an outline, with and without copies of it."""
+    data = data_folder()
+    if data is None:
+        raise FileNotFoundError("USAM_SHARED does not lead to the labelled sets")
+    seen = {image.name: image for image in pool_images("coco")}
+    spent: dict[str, list[float]] = {"with its copies": [], "alone": []}
+    for record in islice((record for record in records("coco", data) if record.group in seen), TIMED):
+        image, pool = record.read_image(), seen[record.group]
+        masks, scores = pool.masks[pool.candidates], pool.samscore[pool.candidates]
+        for mask in [mask for each in record.instances if (mask := each.read_mask()).mean() >= LEAST_AREA]:
+            for name, seed in zip(spent, (0, None), strict=True):
+                started = perf_counter()
+                measure_outline(image, mask, masks, scores, seed)
+                spent[name].append(1000 * (perf_counter() - started))
+    rows = []
+    for name, times in spent.items():
+        low, high = np.quantile(times, [0.1, 0.9])
+        note = f"median of {len(times)} labels, 80 % [{low:.1f}, {high:.1f}]"
+        rows.append(Row(f"COCO, to measure an outline, {name}", float(np.median(times)), "ms", note=note))
     return rows
 
 
