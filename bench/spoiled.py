@@ -6,7 +6,7 @@ of an object's features and shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.pools import MODEL, _shuffled, kept_once, records
+from bench.pools import MODEL, SIDE, PoolImage, _shuffled, kept_once, pool_images, records, seen_by
+from bench.project_learning import EIGHT
 from bench.tables import data_folder
 
 VERSIONS = ("as it is", "shifted", "half cut off")
+LEAST_AREA = 0.002
+"""Share of the image below which objects of COCO are left aside: nobody marks them in this project."""
 MOST_IMAGES = {"coco": 340, "nuclei": 10, "animals7": 120}
 SHIFT = 0.25
 """Of its box's width and height, to one side and up or down."""
@@ -28,8 +31,8 @@ Floats = npt.NDArray[np.floating[Any]]
 class SpoiltImage:
     """`features` (K, F) and `shapes` (K, S) of candidates; `categories` (T,), `areas` (T,) as shares of the image; of
     versions of labels `label_features` (V, T, F), `label_shapes` (V, T, S), `overlap` (V, K, T) IoU with candidates,
-    `agreement` and `predicted` (V, T): the best IoU of the model's answers to prompts from the label, and what the
-    checkpoint's heads predict of them."""
+    `outlines` (V, T, C, F) and `moves` (V, T, 2) of `usam.objects.outlines`, the
+    latter as shares of the box, NaN of objects that are not judged."""
 
     name: str
     part: str
@@ -40,8 +43,13 @@ class SpoiltImage:
     label_features: Floats
     label_shapes: Floats
     overlap: Floats
-    agreement: Floats
-    predicted: Floats
+    outlines: Floats
+    moves: Floats
+
+
+def is_judged(dataset: str, category: str, area: float) -> bool:
+    """Whether a project on this set would mark an object, of a share `area` of its image."""
+    return dataset != "coco" or (category in EIGHT and area >= LEAST_AREA)
 
 
 def spoilt_images(dataset: str) -> list[SpoiltImage]:
@@ -50,69 +58,77 @@ def spoilt_images(dataset: str) -> list[SpoiltImage]:
     data = data_folder()
     if data is None:
         raise FileNotFoundError("USAM_SHARED does not lead to the labelled sets")
-    images: list[SpoiltImage] = kept_once(f"spoiled-{dataset}-{MODEL}", lambda: _made(dataset, data))
+    images: list[SpoiltImage] = kept_once(f"spoiled-outlines-{dataset}-{MODEL}", lambda: _made(dataset, data))
     return images
 
 
 def _made(dataset: str, data: Path) -> Iterator[SpoiltImage]:
-    from backend.inference.model import LoadedModel
-    from backend.metrics.service import Metrics
-    from backend.settings import Settings
-    from usam.heads.bundled import resolve_heads
     from usam.research.nano.stored_images import nano_split
 
-    settings = Settings(model=MODEL, threads=1, data_dir=Path("unused"))
-    model = LoadedModel.load(MODEL, settings, Metrics(), resolve_heads(MODEL, "auto"))
     chosen = sorted(records(dataset, data), key=lambda record: _shuffled(record.group))[: MOST_IMAGES[dataset]]
-    for record in chosen:
-        part = nano_split(record.group)
+    wanted = {record.group: record for record in chosen if dataset == "nuclei" or nano_split(record.group) != "train"}
+    # other topics look at all of COCO and of the nuclei as well, of the animals at none
+    whole = dataset in ("coco", "nuclei")
+    seen = pool_images(dataset) if whole else seen_by(dataset, list(wanted), SIDE, 1)
+    found = {image.name: image for image in seen}
+    for group, record in wanted.items():
         truths = [(each.category, mask) for each in record.instances if (mask := each.read_mask()).sum() > 16]
-        if truths and (part != "train" or dataset == "nuclei"):
-            yield _one(model, settings, record, part, truths)
+        if truths and group in found:
+            yield _one(dataset, found[group], record.read_image(), truths)
 
 
-def _one(model: Any, settings: Any, record: Any, part: str, truths: list[tuple[str, npt.NDArray[np.bool_]]]) -> Any:
-    from backend.inference.candidates import propose
-    from backend.inference.scheduler import finish
+def _one(
+    dataset: str,
+    seen: PoolImage,
+    image: npt.NDArray[np.uint8],
+    truths: Sequence[tuple[str, npt.NDArray[np.bool_]]],
+) -> SpoiltImage:
+    from backend.inference.model import ObjectLooks
     from backend.learning.examples import INSIDE, MarkedObject, _squeezed, overlaps_of
-    from backend.learning.samples import overlaps, paper_prompts
-    from usam.training.targets import best_iou, head_name
+    from backend.learning.samples import measured
+    from usam.objects.outlines import COPIES, OUTLINE_NAMES
+    from usam.predictor.looks_trunk import looks_trunk
+    from usam.predictor.object_features import describe_shapes, pool_stages
 
-    rng = np.random.default_rng(len(record.group) + len(truths))
-    embedding = model.encode(record.read_image())
-    found = finish(propose(model, embedding, (), None, "predicted-iou", settings))
-    masks = found.objects.logits > 0
-    parts: dict[str, list[Any]] = {"features": [], "shapes": [], "overlap": [], "agreement": [], "predicted": []}
+    rng = np.random.default_rng(len(seen.name) + len(truths))
+    stages, rows = looks_trunk("cpu").of_image(image), seen.candidates
+    looks, masks = ObjectLooks(seen.features[rows], seen.shapes[rows], ""), seen.masks[rows]
+    judged = np.flatnonzero([is_judged(dataset, category, float(mask.mean())) for category, mask in truths])
+    told = ("features", "shapes", "overlap", "outlines", "moves")
+    parts: dict[str, list[Any]] = {name: [] for name in told}
     for version in VERSIONS:
         drawn = [_spoilt(mask, version, rng) for _, mask in truths]
-        small = np.stack([_squeezed(mask, masks.shape[-1]) for mask in drawn])
-        looks = model.looks(embedding, np.where(small, INSIDE, -INSIDE).astype(np.float32), np.ones(len(small)))
+        small = np.stack([_squeezed(mask, seen.side) for mask in drawn])
         regions = [MarkedObject(str(k), "", mask, False) for k, mask in enumerate(drawn)]
-        prompts = [paper_prompts(mask, f"{record.group}/{k}") for k, mask in enumerate(drawn)]
-        outputs = model.outputs(embedding, [prompt for pair in prompts for prompt in pair])
-        scores = model.own_heads.score(outputs.iou_token, outputs.mask_tokens)[head_name(MODEL)]
-        best = [
-            best_iou(overlaps(outputs.logits[2 * k : 2 * k + 2], mask, False)).max() for k, mask in enumerate(drawn)
-        ]
-        parts["features"].append(looks.features)
-        parts["shapes"].append(looks.shapes)
+        parts["features"].append(pool_stages(stages, small))
+        logits = np.where(small, INSIDE, -INSIDE).astype(np.float32)
+        parts["shapes"].append(describe_shapes(logits, np.ones(len(small), np.float32)))
         parts["overlap"].append(overlaps_of(masks, regions))
-        parts["agreement"].append(best)
-        parts["predicted"].append(scores[::2].max(1))
+        figures = np.full((len(drawn), len(COPIES), len(OUTLINE_NAMES)), np.nan, np.float32)
+        moves = np.full((len(drawn), 2), np.nan)
+        figures[judged], moves[judged] = measured(lambda: image, (looks, masks), [regions[k] for k in judged])
+        parts["outlines"].append(figures)
+        parts["moves"].append(moves / [_sides(mask) for mask in drawn])
     stacked = {name: np.array(values) for name, values in parts.items()}
     return SpoiltImage(
-        name=record.group,
-        part=part,
-        features=found.looks.features,
-        shapes=found.looks.shapes,
+        name=seen.name,
+        part=seen.part,
+        features=looks.features,
+        shapes=looks.shapes,
         categories=[category for category, _ in truths],
         areas=np.array([mask.mean() for _, mask in truths]),
         label_features=stacked["features"],
         label_shapes=stacked["shapes"],
         overlap=stacked["overlap"],
-        agreement=stacked["agreement"],
-        predicted=stacked["predicted"],
+        outlines=stacked["outlines"],
+        moves=stacked["moves"],
     )
+
+
+def _sides(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Width and height of the box around a mask (H, W)."""
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(xs[-1] + 1 - xs[0]), int(ys[-1] + 1 - ys[0])
 
 
 def _spoilt(mask: npt.NDArray[np.bool_], version: str, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
@@ -120,7 +136,7 @@ def _spoilt(mask: npt.NDArray[np.bool_], version: str, rng: np.random.Generator)
     if version == "as it is":
         return mask
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    height, width = ys[-1] + 1 - ys[0], xs[-1] + 1 - xs[0]
+    width, height = _sides(mask)
     changed = np.zeros_like(mask)
     if version == "shifted":
         dy, dx = (

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 BoolMask = npt.NDArray[np.bool_]
 LooksOf = Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], ObjectLooks]
+OutlinesOf = Callable[[Sequence["MarkedObject"]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+"""Figures of regions' outlines (T, C, F) and by how many pixels they would lie best (T, 2); NaN where not known."""
 _ARRAYS = ("features", "shapes", "overlap", "proposed")
 INSIDE = 8.0
 """Logit of a cell that a person's region covers."""
@@ -61,6 +63,7 @@ def make_examples(
     regions: Sequence[MarkedObject],
     proposed: tuple[ObjectLooks, npt.NDArray[np.bool_]],
     looks_of: LooksOf | None,
+    outlines_of: OutlinesOf | None = None,
     *,
     marked_in_part: bool = False,
 ) -> ExampleRow | None:
@@ -94,6 +97,8 @@ def make_examples(
         "proposed": np.r_[np.ones(len(masks), np.uint8), np.zeros(len(regions), np.uint8)],
         "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
     }
+    if outlines_of is not None and regions:
+        arrays["outlines"], arrays["moves"] = outlines_of(regions)
     from safetensors.numpy import save
 
     packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
@@ -105,12 +110,7 @@ def join_examples(rows: Sequence[ExampleRow]) -> Examples:
     as an image, and what is damaged is left out. Raises `StoreError` where nothing is left."""
     from usam.objects.project_heads import Examples
 
-    found = [(row, told) for row in rows if (told := _unpacked(row)) is not None]
-    widths = Counter(told.width for _, told in found)
-    kept = [(row, told) for row, told in found if told.width == widths.most_common(1)[0][0]]
-    if not kept:
-        got = f"none of those of {len(rows)} annotations"
-        raise StoreError("examples that can be read", got, "save these annotations again in Label Studio")
+    kept = _readable(rows)
     joined = {name: np.concatenate([told.arrays[name] for _, told in kept]) for name in _ARRAYS}
     return Examples(
         joined["features"],
@@ -123,13 +123,42 @@ def join_examples(rows: Sequence[ExampleRow]) -> Examples:
     )
 
 
+def join_outlines(rows: Sequence[ExampleRow]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Of the regions that `join_examples` tells of, in its order: figures of their outlines (T, C, F) and by how many
+    pixels they would lie best (T, 2); NaN where they were not measured as they are now."""
+    from usam.objects.outlines import COPIES, OUTLINE_NAMES
+
+    figures, moves = [], []
+    for _, told in _readable(rows):
+        count = int((told.arrays["proposed"] == 0).sum())
+        wanted = (count, len(COPIES), len(OUTLINE_NAMES)), (count, 2)
+        measured = told.outlines is not None and tuple(array.shape for array in told.outlines) == wanted
+        found = (
+            told.outlines if measured and told.outlines is not None else [np.full(shape, np.nan) for shape in wanted]
+        )
+        figures.append(found[0].astype(np.float32))
+        moves.append(found[1].astype(np.float32))
+    return np.concatenate(figures), np.concatenate(moves)
+
+
+def _readable(rows: Sequence[ExampleRow]) -> list[tuple[ExampleRow, _Unpacked]]:
+    found = [(row, told) for row in rows if (told := _unpacked(row)) is not None]
+    widths = Counter(told.width for _, told in found)
+    kept = [(row, told) for row, told in found if told.width == widths.most_common(1)[0][0]]
+    if not kept:
+        got = f"none of those of {len(rows)} annotations"
+        raise StoreError("examples that can be read", got, "save these annotations again in Label Studio")
+    return kept
+
+
 @dataclass(frozen=True, eq=False)
 class _Unpacked:
-    """The examples of one annotation."""
+    """The examples of one annotation; `outlines` are the figures and moves of its regions, None if not measured."""
 
     arrays: dict[str, npt.NDArray[Any]]
     labels: list[str]
     regions: list[str]
+    outlines: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None
 
     @property
     def width(self) -> tuple[int, int]:
@@ -145,7 +174,9 @@ def _unpacked(row: ExampleRow) -> _Unpacked | None:
     try:
         arrays = load(row.arrays)
         about = json.loads(arrays["about"].tobytes())
-        told = _Unpacked({name: arrays[name] for name in _ARRAYS}, list(about["labels"]), list(about["regions"]))
+        outlines = (arrays["outlines"], arrays["moves"]) if {"outlines", "moves"} <= arrays.keys() else None
+        parts = {name: arrays[name] for name in _ARRAYS}
+        told = _Unpacked(parts, list(about["labels"]), list(about["regions"]), outlines)
         if len({len(told.labels), len(told.regions), *map(len, told.arrays.values())}) != 1:
             raise ValueError("parts of different lengths")
         if [array.ndim for array in told.arrays.values()] != [2, 2, 1, 1]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from backend.errors import reason_of
-from backend.learning.examples import join_examples
+from backend.learning.examples import join_examples, join_outlines
 from backend.store.records import SampleRow, storable_text
 from usam.checkpoints.registry import weights_of
 
@@ -93,20 +93,23 @@ def review_project(store: Store, project: int, checkpoint: str, base: HeadSet | 
         return Review((), 0, 0, time.time())
     examples = join_examples(rows)
     agreement, predicted = _answers(store.samples(project, weights), base, checkpoint)
+    outlines, moves = join_outlines(rows)
     own = ~np.asarray(examples.proposed)
+    move_of = dict(zip(np.flatnonzero(own).tolist(), moves.tolist(), strict=True))
     keys = [str(name) if mine else "" for name, mine in zip(examples.regions, own, strict=True)]
     doubts = review_labels(
         examples,
         store.classes(project),
         agreement=np.array([agreement.get(key, np.nan) for key in keys]),
         predicted=np.array([predicted.get(key, np.nan) for key in keys]),
+        outlines=outlines,
     )
     sources = {str(row.annotation): row for row in rows}
     lines = []
     for doubt in doubts:
         annotation, _, region = str(examples.regions[doubt.row]).partition("/")
         source = sources[annotation]
-        why, remedy = _words(doubt)
+        why, remedy = _words(doubt, move_of.get(doubt.row, (0.0, 0.0)))
         lines.append(
             ReviewedLabel(
                 task=source.task,
@@ -145,17 +148,34 @@ def _answers(
     return agreement, dict(zip(told, scores.max(1).astype(float).tolist(), strict=True))
 
 
-def _words(doubt: Doubt) -> tuple[str, str]:
-    """Why a label is doubted, and what to do."""
+def _words(doubt: Doubt, move: Sequence[float]) -> tuple[str, str]:
+    """Why a label is doubted, and what to do. `move`: by how many pixels, x and y, its outline would lie best."""
     figures = doubt.figures
     if doubt.reason == "class":
         why = f"labelled {doubt.given}, looks like {doubt.likelier} ({figures['likelier']:.0%})"
         return why, f"change the label to {doubt.likelier}, or leave it"
+    if doubt.reason == "outline" and "moved" in figures:
+        if figures["cut"] > figures["moved"]:
+            why = f"the outline looks cut off: edges go on beyond it ({figures['cut']:.0%})"
+            return why, "add what is missing, or leave it"
+        where = _direction(-move[0], -move[1])
+        why = f"the outline looks shifted{where and f' by about {where}'} ({figures['moved']:.0%})"
+        return why, "move the outline back, or leave it"
     if doubt.reason == "outline":
         why = f"the outline agrees with the model's masks by {figures['agreement']:.2f} (IoU)"
         return f"{why}; {figures['expected']:.2f} is usual for such an object", "correct the outline, or leave it"
     what = f"a {doubt.likelier}" if doubt.likelier else "a wanted object"
     return f"nobody marked what looks like {what} ({figures['wanted']:.0%})", "mark it, or leave it"
+
+
+def _direction(x: float, y: float) -> str:
+    """Pixels to one side and up or down, in words; what is less than one, or less than a third of the other, is left
+    out."""
+    told = []
+    for size, other, names in ((x, y, ("to the left", "to the right")), (y, x, ("up", "down"))):
+        if abs(size) >= max(1.0, abs(other) / 3):
+            told.append(f"{abs(size):.0f} px {names[size > 0]}")
+    return " and ".join(told)
 
 
 def keep_review(settings: Settings, project: int, review: Review) -> Path:

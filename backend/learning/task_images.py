@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.errors import ITEM_ERRORS, FetchError, LabelConfigError, reason_of
+from backend.image_decoding import decode_image
 from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Annotation
 from backend.label_studio.shapes import drawn_masks, masks_on
@@ -100,4 +102,5 @@ class TaskImages:
         resources, larger = self._resources, self._resources.larger
         model = resources.model_with(self._decoder)
         with_larger = (larger, resources.embedding(larger, file)) if larger is not None else None
-        return AnnotatedImage(model, resources.embedding(model, file), with_larger)
+        pixels = partial(decode_image, file, resources.settings)
+        return AnnotatedImage(model, resources.embedding(model, file), with_larger, pixels)

@@ -6,7 +6,9 @@ Each image is judged by heads that learnt from other images alone. Three things 
 an object that is expected to be wrong, 0..1:
 
     class     the probability that the label is another one than was given
-    outline   how much less the model's own masks agree with the outline than they agree with others of its kind
+    outline   how much of the object a moved or cut off outline would get wrong, by the probability that this is one
+              (`usam.objects.outline_doubt`); without figures of outlines, how much less the model's own masks agree
+              with it than with others of its kind
     missing   the probability that an object which nobody marked is wanted
 
     doubts = review_labels(examples, ("cat", "dog"))
@@ -24,6 +26,7 @@ import numpy as np
 from usam.errors import TrainingError
 from usam.masks import box_iou
 from usam.objects.linear import FOLDS, Float64s, Floats, Ints, fit_linear
+from usam.objects.outline_doubt import ASSUMED, STATES, expected_damage, judge_outlines
 from usam.objects.project_heads import (
     COPY_IOU,
     UNWANTED_IOU,
@@ -66,6 +69,7 @@ def review_labels(
     *,
     agreement: Floats | None = None,
     predicted: Floats | None = None,
+    outlines: Floats | None = None,
     seed: int = 0,
 ) -> list[Doubt]:
     """All doubts about the labels of finished images, the largest expected damage first.
@@ -75,6 +79,8 @@ def review_labels(
         classes: the configuration's labels.
         agreement: (N,) best IoU of the model's masks for prompts from a region with that region, NaN where not known.
         predicted: (N,) what heads say that IoU is, NaN where not known.
+        outlines: (T, C, F) figures of people's T regions and of their copies (`usam.objects.outlines`), in the order of
+            their rows, NaN where not known.
 
     A row can be doubted for its class and for its outline. Empty below 20 regions on 5 images. Raises `TrainingError`
     for columns of another size.
@@ -90,11 +96,7 @@ def review_labels(
         return []
     likeliest, probability = class_probabilities(examples, classes, seed)
     doubts = _classes(examples, classes, marked, likeliest, probability)
-    expected, agreed = expected_agreement(examples, marked, agreement, predicted, seed)
-    for row, before, now in zip(marked.tolist(), expected, agreed, strict=True):
-        if before > now:
-            figures = {"agreement": float(now), "expected": float(before)}
-            doubts.append(_doubt(examples, row, "outline", float(before - now), figures))
+    doubts += _outlines(examples, marked, agreement, predicted, outlines, seed)
     for row, wanted in unmarked_objects(examples, seed):
         name = classes[likeliest[row]] if likeliest[row] >= 0 and len(classes) > 1 else ""
         doubts.append(_doubt(examples, row, "missing", wanted, {"wanted": wanted}, name))
@@ -148,6 +150,26 @@ def _classes(
         if classes[best] != given[0]:
             figures = {"given": right, "likelier": float(probability[row, best])}
             doubts.append(_doubt(examples, row, "class", 1.0 - right, figures, classes[best]))
+    return doubts
+
+
+def _outlines(
+    examples: Examples, marked: Ints, agreement: Floats, predicted: Floats, outlines: Floats | None, seed: int
+) -> list[Doubt]:
+    state: Float64s = np.full((len(marked), len(STATES)), np.nan)
+    if outlines is not None:
+        state = judge_outlines(outlines, [examples.images[row] for row in marked], seed)
+    damage = expected_damage(state)
+    expected, agreed = expected_agreement(examples, marked, agreement, predicted, seed)
+    doubts = []
+    for place, row in enumerate(marked.tolist()):
+        if np.isfinite(damage[place]):
+            if state[place, 0] < 1 - ASSUMED:
+                figures = {name: float(value) for name, value in zip(STATES, state[place], strict=True)}
+                doubts.append(_doubt(examples, row, "outline", float(damage[place]), figures))
+        elif expected[place] > agreed[place]:
+            figures = {"agreement": float(agreed[place]), "expected": float(expected[place])}
+            doubts.append(_doubt(examples, row, "outline", float(expected[place] - agreed[place]), figures))
     return doubts
 
 

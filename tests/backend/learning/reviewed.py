@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.store.records import ExampleRow
 from tests.usam.objects.test_review import CLASSES, project
+from usam.objects.outlines import COPIES, OUTLINE_NAMES
 
 VERSION = "object-features-1/nano-s/16x1"
 WRONG, GONE = 10, 41
@@ -35,8 +37,19 @@ def store(settings: Settings) -> Iterator[Store]:
     store.close()
 
 
-def fill(store: Store, number: int) -> None:
-    """Put it into the store as a sync would have."""
+def measured(objects: list[int], moved: dict[int, tuple[float, float]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Figures of outlines as a sync keeps them: those of moved ones differ in half of the numbers."""
+    rng = np.random.default_rng(objects)
+    figures = rng.normal(0, 1, (len(objects), len(COPIES), len(OUTLINE_NAMES)))
+    figures[:, np.array(COPIES) == "moved", ::2] += 2
+    figures[:, np.array(COPIES) == "cut", 1::2] += 2
+    figures[[k in moved for k in objects], 0, ::2] += 2
+    moves = np.array([moved.get(k, (0.0, 0.0)) for k in objects])
+    return {"outlines": figures.astype(np.float32), "moves": -moves.astype(np.float32).reshape(-1, 2)}
+
+
+def fill(store: Store, number: int, moved: dict[int, tuple[float, float]] | None = None) -> None:
+    """Put it into the store as a sync would have; with figures of outlines where some are `moved` by so many pixels."""
     from safetensors.numpy import save
 
     examples = project({WRONG: "dog"}, gone=(GONE,))
@@ -52,8 +65,10 @@ def fill(store: Store, number: int) -> None:
             "labels": [examples.labels[row][0] if examples.labels[row] else "" for row in rows],
             "regions": [f"r{examples.regions[row]}" for row in rows],
         }
+        own = [int(examples.regions[row]) for row in rows if not examples.proposed[row]]
         packed = save(
             {
+                **(measured(own, moved) if moved is not None else {}),
                 "features": np.ascontiguousarray(examples.features[rows]),
                 "shapes": np.ascontiguousarray(examples.shapes[rows]),
                 "overlap": examples.overlap[rows].astype(np.float32),

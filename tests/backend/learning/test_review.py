@@ -7,10 +7,11 @@ import json
 import pytest
 
 from backend.label_studio.records import Annotation
-from backend.learning.review import FOLDER, keep_review, kept_review, review_project
+from backend.learning.review import FOLDER, _words, keep_review, kept_review, review_project
 from backend.settings import Settings
 from backend.store import Store
-from tests.backend.learning.reviewed import GONE, WRONG, settings, store
+from tests.backend.learning.reviewed import GONE, WRONG, fill, settings, store
+from usam.objects.review import Doubt
 
 __all__ = ["settings", "store"]
 
@@ -37,6 +38,27 @@ def test_a_project_without_labels_or_with_those_of_another_model(store: Store) -
     store.join(4)
     assert review_project(store, 4, "nano-s", None).lines == ()
     assert review_project(store, 3, "nano-m", None).labels == 0
+
+
+def test_a_shifted_outline_says_how_far_and_where_to(store: Store) -> None:
+    store.join(5)
+    fill(store, 5, {20: (-12.4, 0.6), 31: (3.0, -9.0), 50: (0.2, 0.3)})
+    outlines = [line for line in review_project(store, 5, "nano-s", None).lines if line.reason == "outline"]
+    found = {line.region: line.why.rpartition(" (")[0] for line in outlines[:3]}
+    assert found == {
+        "r20": "the outline looks shifted by about 12 px to the left",
+        "r31": "the outline looks shifted by about 3 px to the right and 9 px up",
+        "r50": "the outline looks shifted",
+    }
+    assert {line.remedy for line in outlines[:3]} == {"move the outline back, or leave it"}
+    assert outlines[2].damage > 2 * max((line.damage for line in outlines[3:]), default=0)
+
+
+def test_an_outline_without_an_edge_on_one_side_is_called_cut_off() -> None:
+    figures = {"right": 0.1, "moved": 0.2, "cut": 0.7}
+    why, remedy = _words(Doubt(3, "outline", 0.5, (0, 0, 1, 1), "cat", "", figures), (9.0, 9.0))
+    assert why == "the outline looks cut off: edges go on beyond it (70%)"
+    assert remedy == "add what is missing, or leave it"
 
 
 def test_what_is_answered_again_leaves_the_list(settings: Settings, store: Store) -> None:

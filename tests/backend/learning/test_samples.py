@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.inference.model import LoadedModel
+from backend.inference.model import LoadedModel, ObjectLooks
 from backend.label_studio.records import Annotation
 from backend.label_studio.shapes import drawn_masks
+from backend.learning.examples import MarkedObject, join_outlines
 from backend.learning.samples import (
+    COPIED,
     AnnotatedImage,
     larger_targets,
     marked_objects,
+    measured,
     object_targets,
     overlaps,
     paper_prompts,
@@ -135,6 +138,32 @@ def test_a_broken_region_is_named_and_the_others_count(model: LoadedModel, image
     assert "region turned" in reason
     assert "region nothing" in reason
     assert "click" not in reason
+
+
+def test_outlines_are_measured_where_the_picture_is_at_hand(model: LoadedModel, image: np.ndarray[Any, Any]) -> None:
+    settings = Settings(model="nano-s", points_per_side=2)
+    moved = brush("moved", np.roll(disc(), 12, 1))
+    drawn = drawn_masks([brush(), RECTANGLE, moved])[0]
+    embedding, annotation = model.encode(image), Annotation(7, 3, "t", [])
+    row = AnnotatedImage(model, embedding, pixels=lambda: image).examples(annotation, drawn, None, settings)
+    assert row is not None
+    figures, moves = join_outlines([row])
+    assert np.isfinite(figures).all((1, 2)).tolist() == [True, False, True], "a box has no outline"
+    assert moves[0] == pytest.approx((0, 0), abs=3)
+    assert moves[2] == pytest.approx((-12, 0), abs=3)
+    without = AnnotatedImage(model, embedding).examples(annotation, drawn, None, settings)
+    assert without is not None
+    both = join_outlines([row, without])[0]
+    np.testing.assert_array_equal(both[:3], figures)
+    assert np.isnan(both[3:]).all()
+
+
+def test_of_many_outlines_the_first_have_copies() -> None:
+    regions = [MarkedObject(str(k), "", disc(), False) for k in range(COPIED + 2)]
+    looks = ObjectLooks(np.zeros((0, 4), np.float16), np.zeros((0, 12), np.float32), "v")
+    figures, _ = measured(lambda: np.zeros((*HW, 3), np.uint8), (looks, np.zeros((0, 16, 16), bool)), regions)
+    assert np.isfinite(figures[:, 0]).all()
+    assert np.isfinite(figures[:, 1:]).all((1, 2)).tolist() == [True] * COPIED + [False] * 2
 
 
 def test_targets_follow_the_papers_definitions() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from backend.errors import FetchError
 from backend.label_studio.records import Annotation
 from backend.learning.task_images import TaskImages
+from backend.settings import Settings
 from backend.store.records import KnownTask
 
 TWO_IMAGES = """<View><Image name="left" value="$a"/><Image name="right" value="$b"/>
@@ -82,3 +86,17 @@ def test_a_region_on_no_image_of_ours_is_named() -> None:
     assert rows == [("right.jpg", "2")]
     assert "middle" in reason
     assert not task.try_again
+
+
+def test_an_image_comes_with_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    pixels, file = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3), io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    embedding = SimpleNamespace(image_hw=(4, 5))
+    resources: Any = SimpleNamespace(
+        model_with=lambda decoder: decoder, larger=None, embedding=lambda *_: embedding, settings=Settings()
+    )
+    task: Any = SimpleNamespace(id=7, data={})
+    annotated = TaskImages(resources, TWO_IMAGES, task)._annotated(file.getvalue())
+    assert annotated._pixels is not None
+    np.testing.assert_array_equal(annotated._pixels(), pixels)
