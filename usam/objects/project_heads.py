@@ -199,29 +199,31 @@ def _classifier(
     tail = features.shape[1] - np.shape(examples.features)[1]
     images = [examples.images[row] for row in rows]
     goal, share = np.array(target, np.int64), np.array(weight)
-    head, left_out = fit_linear(
-        features[rows],
-        goal,
-        images,
-        len(names),
-        weights=share,
-        background=features,
-        give_back=False,  # images left out favour the frequent: a rare class is often left out whole
-        tail=tail,
-        seed=seed,
-    )
-    judged: npt.NDArray[np.bool_] = np.asarray(np.isfinite(left_out).all(axis=1))
     figures = {"class_examples": float(len(set(rows)))}
-    if judged.any():
+    for give_back in (False, True):  # images left out favour frequent labels: a rare one is often left out whole
+        head, left_out = fit_linear(
+            features[rows],
+            goal,
+            images,
+            len(names),
+            weights=share,
+            background=features,
+            give_back=give_back,
+            tail=tail,
+            seed=seed,
+        )
+        judged: npt.NDArray[np.bool_] = np.asarray(np.isfinite(left_out).all(axis=1))
+        if not judged.any():
+            return head, figures
         right = left_out[judged].argmax(1) == goal[judged]
         figures["class_accuracy"] = float(np.average(right, weights=share[judged]))
         commonest = np.bincount(goal[judged], weights=share[judged]).max() / share[judged].sum()
         figures["class_accuracy_before"] = float(commonest)
         figures |= class_figures(names, goal[judged], left_out[judged].argmax(1), share[judged])
         enough = len(names) > 1 and np.sort(head.examples)[-2] >= FEW  # below, leaving one out leaves a class out
-        if enough and figures["class_accuracy"] < commonest:
-            return None, figures
-    return head, figures
+        if not enough or figures["class_accuracy"] >= commonest:
+            return head, figures
+    return None, figures
 
 
 def class_figures(

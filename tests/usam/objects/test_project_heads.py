@@ -147,6 +147,17 @@ def test_copies_of_what_nobody_marked_count_once() -> None:
     assert six_times.figures["wanted_recall"] > alone.figures["wanted_recall"] - 0.15
 
 
+def test_rare_labels_are_said_unless_that_is_worse_than_the_commonest() -> None:
+    classes = ("cat", "dog", "fox", "owl")
+    rare = {"cat": 60, "dog": 6, "fox": 6, "owl": 6, "": 60}
+    heads = fit_project(blobs(rare, spread=3.0, per_image=6), classes, **VERSION)
+    other = blobs(dict.fromkeys(classes, 50), spread=3.0, seed=90)
+    assert accuracy(judged(heads, other)[1], classes, other) > 0.47  # 0.42 where frequent labels are given more
+    noisy = fit_project(blobs(rare, spread=4.0, per_image=6), classes, **VERSION)
+    assert noisy.classifier is not None
+    assert noisy.figures["class_accuracy"] >= noisy.figures["class_accuracy_before"]
+
+
 def test_a_region_of_several_labels_teaches_each_by_its_share() -> None:
     examples = blobs({"cat": 20, "dog": 20})
     both = replace(examples, labels=[("cat", "dog"), *examples.labels[1:]])
