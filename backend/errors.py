@@ -34,9 +34,10 @@ class BackendError(UsamError):
     """Base of all errors of the service."""
 
 
-ITEM_ERRORS = (UsamError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError)
+ITEM_ERRORS = (UsamError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError)
 """What work on one item (a task, a region, an annotation) may raise because of that item: it is set aside by name with
-the reason, and the others go on. What a full disk or a lost connection raises is none of these."""
+the reason, and the others go on. (Torch says by a `RuntimeError` that an image fills the memory.) What a full disk or a
+lost connection raises is none of these."""
 
 
 def reason_of(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from backend.resources import Resources
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
+from usam.checkpoints.registry import weights_of
 from usam.heads.head_set import HeadSet
 from usam.masks import encode_rle
 from usam.masks.packed_logits import PackedLogits
@@ -54,7 +55,7 @@ def head_set(
         ]
         for name in names
     }
-    return HeadSet.from_layers(layers, alignment="aligned", checkpoint="nano-s", quality="iou_nano_s")
+    return HeadSet.from_layers(layers, alignment="aligned", checkpoint=weights_of("nano-s"), quality="iou_nano_s")
 
 
 def picture(number: int = 0, hw: tuple[int, int] = HW) -> np.ndarray[Any, Any]:

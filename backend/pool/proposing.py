@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from usam.objects.project_heads import ProjectHeads
     from usam.predictor.own_decoder import TunedDecoder
 
-_OF_ONE_IMAGE = (*ITEM_ERRORS, RuntimeError, MemoryError)
-"""What an image may raise: torch says in a `RuntimeError` that it fills the memory."""
 _KEPT_BEHIND = 2
 """Images whose masks may wait to be kept."""
 
@@ -84,7 +82,7 @@ def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[
             drawings = draw_shown(scored, controls, settings, task.data)
             validated(regions_of(scored, drawings, controls, settings, task.data), 0.5, controls)
             row = kept.pack(task.id, plan.key(task.data_key), drawings)
-        except _OF_ONE_IMAGE as error:  # no key: asked again the next time
+        except (*ITEM_ERRORS, MemoryError) as error:  # no key: asked again the next time
             row = ProposalRow(task.id, "", b"", {}, storable_text(reason_of(error)))
         store.put_proposal(project, row)
 
@@ -110,7 +108,7 @@ def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[
                 )
             except (LabelStudioUnreachable, TokenError):
                 raise
-            except _OF_ONE_IMAGE as error:
+            except (*ITEM_ERRORS, MemoryError) as error:
                 found = error
             keeping.append(behind.submit(keep, task, found))
             if len(keeping) > _KEPT_BEHIND:

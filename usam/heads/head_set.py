@@ -60,7 +60,7 @@ class HeadSet:
     >>> from usam.checkpoints.registry import heads_for
     >>> heads = usam.HeadSet.load(heads_for("nano-s"))
     >>> heads.checkpoint, heads.quality, "task_gap" in heads.names
-    ('nano-s', 'iou_nano_s', True)
+    ('nano-s-2', 'iou_nano_s', True)
     >>> heads.subset(["task_gap"]).save("gaps").name
     'heads.safetensors'
     """

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from usam.errors import ImageError, PromptError
 from usam.masks.overlap import iou, mask_box
 from usam.predictor.image import PatchedImagePredictor
-from usam.prompts import Prompt
+from usam.prompts import Prompt, centre_point
 
 BoolMask = npt.NDArray[np.bool_]
 MARGIN = 0.1
@@ -161,7 +161,11 @@ class MaskTracker:
         if given is None and not prompt.labels.any():
             raise PromptError("a click on the object", "only clicks beside it", "it was lost: click it")
         self._predictor.set_image(self._frame)
-        masks, ious, low_res, scores = self._predictor.predict(prompt.points, prompt.labels, mask_input=given)
+        points, labels = prompt.points, prompt.labels
+        if given is not None and self._last is not None and not labels.any():
+            inside = point_left(self._last.mask, points)
+            points, labels = np.concatenate([inside, points]), np.concatenate([np.ones(len(inside), np.int32), labels])
+        masks, ious, low_res, scores = self._predictor.predict(points, labels, mask_input=given)
         found = masks.astype(bool)
         x, y = prompt.points.T.astype(int)
         obeyed = (found[:, y, x] == prompt.labels.astype(bool)).mean(1)
@@ -198,6 +202,21 @@ def check_clicks(prompt: Prompt, image_hw: tuple[int, int]) -> None:
     if prompt.box is not None:
         raise PromptError("clicks to correct by", "a box", "begin again with the box, or click")
     prompt.check(image_hw)
+
+
+def point_left(mask: BoolMask, taken_away: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A point (1, 2) well inside of a mask (H, W) and away from the clicks (K, 2) that take something away from it;
+    (0, 2) where none is left. With clicks that only say what does not belong to it, the nano family draws next to
+    nothing.
+
+    >>> mask = np.zeros((100, 100), bool); mask[40:60, 20:60] = True
+    >>> point_left(mask, np.array([[55.0, 50.0]], np.float32)).round().tolist()
+    [[31.0, 49.0]]
+    """
+    ys, xs = np.indices(mask.shape)
+    near = ((xs[..., None] - taken_away[:, 0]) ** 2 + (ys[..., None] - taken_away[:, 1]) ** 2) < mask.sum() / 4
+    rest = mask & ~near.any(-1)
+    return np.asarray(centre_point(rest), np.float32).reshape(1, 2) if rest.any() else np.empty((0, 2), np.float32)
 
 
 def widened_box(mask: BoolMask, margin: float = MARGIN) -> npt.NDArray[np.float32]:

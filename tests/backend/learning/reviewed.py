@@ -15,9 +15,10 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.store.records import ExampleRow
 from tests.usam.objects.test_review import CLASSES, project
+from usam.checkpoints.registry import weights_of
 from usam.objects.outlines import COPIES, OUTLINE_NAMES
 
-VERSION = "object-features-1/nano-s/16x1"
+VERSION = f"object-features-1/{weights_of('nano-s')}/16x1"
 WRONG, GONE = 10, 41
 """Objects; object k is on task 1 + k // 2."""
 

@@ -16,7 +16,7 @@ from backend.learning.label_plan import plan_project
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.records import SampleRow
-from usam.checkpoints.registry import heads_for
+from usam.checkpoints.registry import heads_for, weights_of
 from usam.heads.head_set import HeadSet
 from usam.pseudo_labels.calibration import RiskGuarantee
 
@@ -62,7 +62,7 @@ def label(store: Store, heads: HeadSet, tasks: int, *, shift: float, seed: int =
             SampleRow(
                 task,
                 f"r{row}",
-                "nano-s",
+                weights_of("nano-s"),
                 f"2026-01-{1 + task // 20:02d}T00:{task % 20:02d}",
                 task,
                 "A",

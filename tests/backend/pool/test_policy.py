@@ -112,7 +112,7 @@ def test_heads_of_another_checkpoint_are_passed_over_and_named(tmp_path: Path) -
     place.settings = place.settings.model_copy(update={"model": "nano-m"})
     found, why = heads_in_use(place, 1)
     assert found is base
-    assert why == f"heads {own.version} are for nano-s, not for nano-m"
+    assert why == f"heads {own.version} are for nano-s-2, not for nano-m"
     place.store.close()
 
 

@@ -23,6 +23,7 @@ from backend.store.head_registry import Registry
 from backend.store.records import ScoreRow
 from backend.web.predictions import Places, PredictionService
 from usam.active.refinement import Gain
+from usam.checkpoints.registry import weights_of
 from usam.heads.head_set import HeadSet
 
 CONFIG = """<View><Image name="img" value="$image"/>
@@ -93,7 +94,7 @@ def heads(**bias: float) -> HeadSet:
         ]
         for name in ("iou_nano_s", "task_gap", "prompt_gap", "model_gap")
     }
-    return HeadSet.from_layers(layers, alignment="aligned", checkpoint="nano-s", quality="iou_nano_s")
+    return HeadSet.from_layers(layers, alignment="aligned", checkpoint=weights_of("nano-s"), quality="iou_nano_s")
 
 
 def task(number: int) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_a_later_click_corrects(tmp_path: Path) -> None:
     same = [one == other for one, other in zip(without, corrected, strict=True)]
     assert same[:3] == [True] * 3
     assert not same[3]
-    assert all(frame["found"] for frame in corrected)
+    assert all(frame["found"] and frame["area_px"] > 500 for frame in corrected), "not next to nothing"
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from backend.web.dashboard.calibration import (
     down,
 )
 from tests.factories import head_set
+from usam.checkpoints.registry import weights_of
 
 
 def audited(count: int, bias: float, noise: float = 0.02) -> Audited:
@@ -30,7 +31,7 @@ def audited(count: int, bias: float, noise: float = 0.02) -> Audited:
 def row(task: int, targets: list[float], *, box_only: bool = False, head: str = "iou_nano_s") -> SampleRow:
     rng = np.random.default_rng(task)
     tokens = rng.normal(size=(5, 8)).astype(np.float16)
-    return SampleRow(task, "r", "nano-s", "t", task, "A", box_only, tokens[0], tokens[1:], {head: targets})
+    return SampleRow(task, "r", weights_of("nano-s"), "t", task, "A", box_only, tokens[0], tokens[1:], {head: targets})
 
 
 def test_a_model_that_promises_too_much_is_told() -> None:
