@@ -23,6 +23,7 @@ from backend.store.head_registry import Registry
 from backend.store.overview import UNUSABLE
 from backend.store.records import SampleRow, ScoreRow, WorkRow
 from tests.factories import head_set, kept_objects
+from usam.checkpoints.registry import weights_of
 from usam.masks.packed_logits import PackedLogits
 
 SIDE = 128
@@ -71,7 +72,16 @@ def label(store: Store) -> None:
     for task in range(100, 160):
         tokens = rng.normal(size=(5, 8)).astype(np.float16)
         sample = SampleRow(
-            task, "r", "nano-s", "t1", task, "A", False, tokens[0], tokens[1:], {"iou_nano_s": [0.3, 0.5, 0.7]}
+            task,
+            "r",
+            weights_of("nano-s"),
+            "t1",
+            task,
+            "A",
+            False,
+            tokens[0],
+            tokens[1:],
+            {"iou_nano_s": [0.3, 0.5, 0.7]},
         )
         old = task < 120
         version = f"nano-s+{head_set(1 if old else 2).version}.{1 if old else 2}"

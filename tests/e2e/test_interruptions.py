@@ -13,6 +13,7 @@ from backend.local.label_studio_server import LabelStudioServer
 from backend.local.processes import ServerProcess
 from backend.local.redis_server import RedisServer
 from tests.e2e.workplace import Workplace, small_region, workplace
+from usam.checkpoints.registry import weights_of
 
 pytestmark = pytest.mark.e2e
 
@@ -86,7 +87,7 @@ def test_without_redis_for_a_while_labels_still_count(
     redis_server.start()
 
     run = place.run_after("retrain", before, seconds=180)
-    assert {row.task for row in place.store.samples(project, "nano-s")} == set(tasks[:3])
+    assert {row.task for row in place.store.samples(project, weights_of("nano-s"))} == set(tasks[:3])
     rescored = place.run_after("score_pool", run.id, seconds=180) if run.state == "done" else None
     if rescored is not None:
         assert place.label_studio.project(project).model_version == rescored.details["version"]

@@ -17,6 +17,7 @@ from backend.pool.policy import audit_tasks
 from backend.pool.publication import verify
 from backend.settings import Settings
 from tests.e2e.workplace import Workplace, small_region, workplace
+from usam.checkpoints.registry import weights_of
 
 pytestmark = pytest.mark.e2e
 
@@ -60,14 +61,14 @@ def test_sync_takes_labels_once_follows_changes_and_deletions(place: Workplace, 
     assert reasons == {made.id: "", skipped.id: "skipped by the annotator"}
     assert place.do("sync").details["annotations"] == 0
 
-    before = store.samples(project, "nano-s")[0]
+    before = store.samples(project, weights_of("nano-s"))[0]
     patch_annotation(place, made.id, [small_region(first), small_region(first + 1)])
     assert place.do("sync").details["samples"] == 2
-    assert store.samples(project, "nano-s")[0].updated_at > before.updated_at
+    assert store.samples(project, weights_of("nano-s"))[0].updated_at > before.updated_at
 
     place.label_studio.delete_annotation(made.id)
     place.do("sync")
-    assert store.samples(project, "nano-s") == []
+    assert store.samples(project, weights_of("nano-s")) == []
     assert store.task_of(project, made.id) == first
 
     place.label_studio.delete_task(third)

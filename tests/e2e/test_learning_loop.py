@@ -10,6 +10,7 @@ import pytest
 from backend.local.label_studio_server import LabelStudioServer
 from backend.local.redis_server import RedisServer
 from tests.e2e.workplace import Workplace, small_region, workplace
+from usam.checkpoints.registry import weights_of
 
 pytestmark = pytest.mark.e2e
 LABELS = 4
@@ -92,7 +93,7 @@ def test_import_score_click_annotate_retrain_and_roll_back(place: Workplace, pic
     client.delete_annotation(annotation.id)
     place.run_after("score_pool", before)
     assert answered[0] in {row.task for row in store.ranking(project)}
-    assert answered[0] not in {row.task for row in store.samples(project, "nano-s")}
+    assert answered[0] not in {row.task for row in store.samples(project, weights_of("nano-s"))}
 
     # the earlier heads come back
     before = place.last()

@@ -23,6 +23,7 @@ from backend.pool.publication import verify
 from backend.settings import Settings
 from backend.store.pseudo_label_store import accepted_by, accepting_version
 from tests.e2e.workplace import Workplace, small_region, workplace
+from usam.checkpoints.registry import weights_of
 from usam.errors import PseudoLabelError
 from usam.pseudo_labels.calibration import RiskGuarantee
 from usam.pseudo_labels.guarantee import images_needed
@@ -165,7 +166,7 @@ def test_marked_annotations_are_no_labels_and_a_persons_change_makes_them_one(pl
     place.resources.settings = Settings.from_environment(max_regions=1)
     place.do("score_pool")
     label_as_proposed(place, audits(place))
-    samples = len(place.store.samples(project, "nano-s"))
+    samples = len(place.store.samples(project, weights_of("nano-s")))
     promise = RiskGuarantee(0.5, 0.5, 0.6, per_image=1, whole_images=True)
     record = pseudo_label.run(place.resources, project, promise, as_annotations=True)
     assert record is not None
@@ -173,14 +174,14 @@ def test_marked_annotations_are_no_labels_and_a_persons_change_makes_them_one(pl
     assert len(made) == len(record.tasks) >= 2
     assert {accepting_version(one.result) for one in made} == {record.version}
     place.do("sync")
-    assert len(place.store.samples(project, "nano-s")) == samples
+    assert len(place.store.samples(project, weights_of("nano-s"))) == samples
     reasons = {one.id: one.reason for one in place.store.annotations(project)}
     assert all(reasons[one.id] == f"accepted by {record.version}" for one in made)
 
     changed = {**made[0].result[0], "value": small_region(1)["value"], "type": "polygonlabels"}
     client._send("PATCH", f"/api/annotations/{made[0].id}/", json={"result": [changed]})
     place.do("sync")
-    assert len(place.store.samples(project, "nano-s")) == samples + 1
+    assert len(place.store.samples(project, weights_of("nano-s"))) == samples + 1
     undone = pseudo_label.undo(place.resources, project)
     assert undone.kept == (made[0].id,)
     assert undone.annotations == len(made) - 1
@@ -280,4 +281,4 @@ def test_the_pages_buttons_accept_and_take_back_and_lose_nothing_of_people(
         assert code == 0
         assert " on the command line. Done:" in trust(page), "what a command did is told too"
         log = [json.loads(line) for line in (place.settings.data_dir / "page-actions.jsonl").read_text().splitlines()]
-        assert [one["action"] for one in log] == ["accept", "accept", "accept", "take-back", "take-back"]
+        assert [one["action"] for one in log] == ["accept", "accept", "accept", "take-back", "take-back", "accept"]

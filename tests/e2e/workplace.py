@@ -27,6 +27,7 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.records import Run
+from usam.checkpoints.registry import weights_of
 from usam.heads.head_set import HeadSet
 
 CONFIG = """<View>
@@ -50,7 +51,7 @@ def untrained_heads(path: Path, width: int) -> HeadSet:
         ]
 
     heads = HeadSet.from_layers(
-        {name: head() for name in HEADS}, alignment="aligned", checkpoint="nano-s", quality="iou_nano_s"
+        {name: head() for name in HEADS}, alignment="aligned", checkpoint=weights_of("nano-s"), quality="iou_nano_s"
     )
     heads.save(path)
     return heads

@@ -13,6 +13,7 @@ from PIL import Image
 from synthetic_table import write_table
 from typer.testing import CliRunner
 
+from usam.checkpoints.registry import weights_of
 from usam.cli.main import app
 from usam.errors import HeadsError, TokensError
 from usam.heads.head_set import HeadSet
@@ -100,7 +101,7 @@ def test_the_command_writes_a_report_with_everything(table_folder: Path, heads_f
 def test_what_training_writes(heads_folder: Path, table_folder: Path) -> None:
     heads = HeadSet.load(heads_folder)
     assert heads.quality == "iou_nano_s"
-    assert heads.checkpoint == "nano-s"
+    assert heads.checkpoint == weights_of("nano-s")
     assert heads.alignment == "aligned"
     assert heads.metadata["training_data"]["objects"] == {"made": 480}
     assert set(heads.metadata["training"]["figures"]) == set(heads.names)

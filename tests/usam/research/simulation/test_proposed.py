@@ -25,6 +25,7 @@ def made(number: int, labels: tuple[str, ...] = ("cat", "dog")) -> ProposedImage
         masks[k, 4 * k : 4 * k + 3, 4:9] = True
     features = np.array([centres[kind] + rng.normal(0, 0.4, 16) for kind in kinds], np.float32)
     shapes = np.full((6, 12), 0.5, np.float32)
+    shapes[:, 0], shapes[:, 3] = np.arange(6) / 6, 1 / 8  # beside one another
     return ProposedImage(
         f"image {number}",
         Layout.of(masks),
