@@ -20,11 +20,16 @@ SLOW = (
     "tests/backend/local/test_label_studio_server.py",
     "tests/backend/test_compose.py",
     "tests/backend/test_plugin.py",
+    "tests/backend/jobs/test_learnt.py",
+    "tests/backend/web/test_fuzz.py",
+    "tests/usam/predictor/test_memory_tracking.py",
     "tests/usam/research/",
+    "tests/usam/test_image_bombs.py",
+    "tests/usam/training/test_decoder_tuning.py",
     "tests/usam/training/test_search.py",
 )
-"""Files and folders that start servers, train, or repeat research on real pictures; as are tests that need
-PostgreSQL."""
+"""Files and folders that start servers, train, set off bombs, or repeat research on real pictures; as are tests that
+need PostgreSQL."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
