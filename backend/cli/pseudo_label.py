@@ -59,22 +59,20 @@ def pseudo_label(
             request = resources.store.request_acceptance(project, action, at_this_machine(), None if undo else promise)
             found = perform(resources, project, request, tried_again=False)
         if isinstance(found, Undone):
-            _tell_undone(project, found, as_json)
-            outcome = f"{len(found.versions)} versions, {found.annotations} annotations taken back"
-            write_down(settings, "take-back", project, outcome)
+            write_down(settings, "take-back", project, _tell_undone(project, found, as_json))
             return
         if found is None:
             say(f"project {project}: neither annotations nor tasks have changed since the last time")
         else:
-            _report(resources, project, found)
-            outcome = f"{len(found.masks)} masks on {len(found.tasks)} tasks accepted as {found.version}"
+            outcome = _report(resources, project, found)
             write_down(settings, "accept", project, f"{outcome}, {promise_words(promise)}")
         if as_json:
             print_json({"project": project, "changed": found is not None, **(_facts(found) if found else {})})
 
 
-def _tell_undone(project: int, taken: Undone, as_json: bool) -> None:
-    say(f"project {project}: {len(taken.versions)} versions, {taken.annotations} annotations taken back")
+def _tell_undone(project: int, taken: Undone, as_json: bool) -> str:
+    outcome = f"{len(taken.versions)} versions, {taken.annotations} annotations taken back"
+    say(f"project {project}: {outcome}")
     if taken.kept:
         say(f"changed by a person since, so kept: annotations {', '.join(map(str, taken.kept))}")
     if as_json:
@@ -86,6 +84,7 @@ def _tell_undone(project: int, taken: Undone, as_json: bool) -> None:
                 "kept": list(taken.kept),
             }
         )
+    return outcome
 
 
 def _facts(record: PseudoLabelRun) -> dict[str, Any]:
@@ -101,13 +100,15 @@ def _facts(record: PseudoLabelRun) -> dict[str, Any]:
     }
 
 
-def _report(resources: Resources, project: int, record: PseudoLabelRun) -> None:
+def _report(resources: Resources, project: int, record: PseudoLabelRun) -> str:
     from backend.jobs.pseudo_label import acceptances
 
     found = record.calibration
-    say(f"project {project}: {len(record.masks)} masks on {len(record.tasks)} tasks accepted as {record.version}")
+    outcome = f"{len(record.masks)} masks on {len(record.tasks)} tasks accepted as {record.version}"
+    say(f"project {project}: {outcome}")
     say(
         f"threshold {found.threshold:.3f}, heads {found.heads}; of {found.accepted} masks that it accepts on "
         f"{found.images} audited images {found.failed} miss IoU {found.promise.iou:g}"
     )
     say(f"masks, COCO file and record: {acceptances(resources).folder_of(project, record.run)}")
+    return outcome
