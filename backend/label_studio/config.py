@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +36,7 @@ OUTPUTS: dict[str, OutputKind] = {
     "Rectangle": "rectangle",
 }
 """Tags that can hold a mask, the most faithful first."""
+OUTPUT_LABELS = frozenset(tag.lower() for tag in OUTPUTS if tag.endswith("Labels"))
 PROMPTS = ("KeyPointLabels", "KeyPoint", "RectangleLabels", "Rectangle", "BrushLabels", "Brush")
 QUANTITIES = ("task_gap", "prompt_gap", "model_gap", "predicted_iou")
 _VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
@@ -46,8 +47,9 @@ _VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 class LabelSource:
     """The control that takes an object's label: the mask's own, or a generic `Labels` beside it.
 
-    `labels` are written as the editor writes them: a label's alias where it has one. `dynamic` is the value
-    (`$classes`) under which each task brings labels of its own, empty without one.
+    `several` says whether it takes more than one of an object. `labels` are written as the editor writes them: a
+    label's alias where it has one. `dynamic` is the value (`$classes`) under which each task brings labels of its own,
+    empty without one.
     """
 
     name: str
@@ -55,6 +57,7 @@ class LabelSource:
     labels: tuple[str, ...]
     aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
     dynamic: str = ""
+    several: bool = False
 
     def find(self, wanted: str, data: Mapping[str, Any] | None = None) -> str | None:
         """`wanted` as this control writes it; None where it does not offer it. Without the task's `data`, a
@@ -132,6 +135,8 @@ class LabelConfig:
     interface: LabelInterface = field(repr=False, compare=False)
     others: tuple[LabelConfig, ...] = field(default=(), repr=False)
     """The same configuration seen from its other images."""
+    generic: tuple[LabelSource, ...] = field(default=(), repr=False)
+    """The generic `Labels` of the image: each can label any of its objects beside the mask's own control."""
     meanings: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Alias -> the label it stands for, in any control of the image: a click's own control may write it otherwise than
     the one for masks."""
@@ -210,7 +215,7 @@ class LabelConfig:
         The first control that offers the label gets it. A label that nobody offers, or none at all, is never turned
         into one of several; the only one there is is given. `unknown="first"` gives the first instead, and says so.
         """
-        for name in () if wanted is None else dict.fromkeys((wanted, self.meanings.get(wanted, wanted))):
+        for name in () if wanted is None else self.names_of(wanted):
             for output in self.outputs:
                 if output.source is not None and (label := output.source.find(name, data)) is not None:
                     return Placement(output, label)
@@ -228,9 +233,18 @@ class LabelConfig:
             return Placement(known[label], label, "; ".join(filter(None, (missed, f"{given}: please check"))))
         return Placement(self.output, None, f"{missed or 'no label is known'}: please choose one")
 
+    def names_of(self, wanted: str) -> list[str]:
+        """A label as it was told, and what it stands for where it is an alias."""
+        return list(dict.fromkeys((wanted, self.meanings.get(wanted, wanted))))
+
     def check(self, result: Sequence[dict[str, Any]], score: float) -> None:
-        """Raise `RegionError` where the SDK would not take this as a prediction."""
-        prediction = {"result": [self._with_known_label(region) for region in result], "score": score}
+        """Raise `RegionError` where the SDK would not take this as a prediction.
+
+        It takes generic labels beside a region that has labels of its own for labels of a text: they are passed over.
+        """
+        labelled = {r["id"] for r in result if r["type"] in OUTPUT_LABELS}
+        known = [self._with_known_label(r) for r in result if r["type"] != "labels" or r["id"] not in labelled]
+        prediction = {"result": known, "score": score}
         validate: Callable[..., list[str]] = self.interface.validate_prediction
         errors = validate(prediction, return_errors=True)
         if errors:
@@ -243,7 +257,7 @@ class LabelConfig:
 
     def _with_known_label(self, region: dict[str, Any]) -> dict[str, Any]:
         """For the SDK, which knows no labels of tasks beside those of the configuration: one of the latter."""
-        sources = [output.source for output in self.outputs if output.source is not None]
+        sources = [*(output.source for output in self.outputs if output.source is not None), *self.generic]
         own = next((one for one in sources if one.name == region["from_name"] and one.dynamic and one.labels), None)
         if own is None or not region["value"].get(own.type):
             return region
@@ -291,16 +305,7 @@ def parse_config(label_config: str) -> LabelConfig:
     names = dict.fromkeys(name for c in candidates for name in c.to_name if name in images)
     views = [_seen_from(images[name], interface, candidates) for name in names]
     first, *others = views
-    return LabelConfig(
-        first.outputs,
-        first.smart,
-        first.gauges,
-        first.image_name,
-        first.image_source,
-        interface,
-        tuple(others),
-        first.meanings,
-    )
+    return replace(first, others=tuple(others))
 
 
 def _seen_from(image: Any, interface: LabelInterface, candidates: Sequence[Any]) -> LabelConfig:
@@ -308,7 +313,7 @@ def _seen_from(image: Any, interface: LabelInterface, candidates: Sequence[Any])
     if not _VARIABLE.search(value) and (not value.startswith("$") or len(value) < 2):
         raise LabelConfigError('an Image tag with value="$name"', repr(value or "valueList"), "use one image per task")
     here = [c for c in interface.controls if image.name in c.to_name]
-    generic: list[LabelSource | None] = [_label_source(c) for c in here if c.tag == "Labels"]
+    generic = tuple(_label_source(c) for c in here if c.tag == "Labels")
     prompting = [c for c in here if c.tag in PROMPTS]
     smart = [c for c in prompting if _is_smart(c)] or [c for c in prompting if not _is_deaf(c)]
     return LabelConfig(
@@ -316,13 +321,14 @@ def _seen_from(image: Any, interface: LabelInterface, candidates: Sequence[Any])
             _output(c, image.name, source)
             for c in candidates
             if image.name in c.to_name
-            for source in ([_label_source(c)] if c.tag.endswith("Labels") else generic or [None])
+            for source in ([_label_source(c)] if c.tag.endswith("Labels") else generic or (None,))
         ),
         smart=tuple(PromptControl(c.name, c.tag, tuple(c.labels or ())) for c in smart),
         gauges=tuple(gauge for c in here if (gauge := _gauge(c, image.name)) is not None),
         image_name=image.name,
         image_source=value,
         interface=interface,
+        generic=generic,
         meanings=_meanings([_label_source(c) for c in here if c.tag.endswith("Labels")]),
     )
 
@@ -344,7 +350,8 @@ def _label_source(control: Any) -> LabelSource:
     attributes = [label.attr for label in (control.labels_attrs or {}).values()]
     aliases = {str(a["value"]): str(a["alias"]) for a in attributes if a.get("value") and a.get("alias")}
     dynamic = value if _VARIABLE.search(value) else ""
-    return LabelSource(control.name, control.tag.lower(), tuple(control.labels or ()), aliases, dynamic)
+    several = str(control.attr.get("choice", "")).lower() == "multiple"
+    return LabelSource(control.name, control.tag.lower(), tuple(control.labels or ()), aliases, dynamic, several)
 
 
 def _dynamic_labels(value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:

@@ -19,10 +19,11 @@ MAX_CONFIG_CHARS = 1_000_000
 MAX_CONTROLS = 500
 """Controls and objects of one configuration: each is looked at with each other."""
 _DECLARATION = re.compile(r"\A[\s\ufeff]*(<\?xml[^>]*\?>)?\s*")
-_NAMES = """View Image Video Labels Label Choice Choices Relation Number TextArea VideoRectangle Repeater
+_TAGS = """View Image Video Labels Label Choice Choices Relation Number TextArea VideoRectangle Repeater
     BrushLabels Brush BitmaskLabels Bitmask PolygonLabels Polygon RectangleLabels Rectangle EllipseLabels Ellipse
-    KeyPointLabels KeyPoint name toName value valueList alias smart smartOnly perRegion frameRate indexFlag"""
-_SPELLING = {word.lower(): word for word in re.findall(r"\w+", _NAMES)}
+    KeyPointLabels KeyPoint"""
+_ATTRIBUTES = "name toName value valueList alias choice smart smartOnly perRegion frameRate indexFlag"
+_TAG_SPELLING, _ATTRIBUTE_SPELLING = ({word.lower(): word for word in names.split()} for names in (_TAGS, _ATTRIBUTES))
 
 
 def interface_of(label_config: str) -> LabelInterface:
@@ -69,7 +70,7 @@ def _spelt_anew(text: str) -> str:
     controls = 0
     for tag in root.iter():
         name = tag.tag.rpartition("}")[2]
-        tag.tag = _SPELLING.get(name.lower(), name)
+        tag.tag = _TAG_SPELLING.get(name.lower(), name)
         if tag.tag == "Repeater":
             raise LabelConfigError(
                 "a labelling configuration that names each of its images",
@@ -77,7 +78,7 @@ def _spelt_anew(text: str) -> str:
                 "write out one Image tag and its controls for each picture of a task, or import one picture a task",
             )
         for key, value in list(tag.attrib.items()):
-            if (right := _SPELLING.get(key.lower(), key)) not in tag.attrib:
+            if (right := _ATTRIBUTE_SPELLING.get(key.lower(), key)) not in tag.attrib:
                 del tag.attrib[key]
                 tag.set(right, value)
         controls += "name" in tag.attrib

@@ -4,15 +4,17 @@ Legend: H, W height and width of the upright image in pixels; K points of a prom
 positions in percent of the displayed image, which is the upright one.
 
 One prompt is one object. Boxes are objects of their own; positive points belong to the smallest box around
-them, else to the one box there is, else they make an object by themselves, one for each label. Negative
+them, else to the one box there is, else they make an object by themselves, one for each first label, as the editor
+connects them. Negative
 points belong to every object: they say where none of them is. A brush stroke is scribbled, not filled in,
 so it speaks as points spread along it.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +27,8 @@ from backend.label_studio.shapes import (
     finite,
     label_of,
     labels_by_id,
+    labels_of,
+    outline_of,
     percent_box,
     percent_point,
     region_to_mask,
@@ -44,17 +48,22 @@ _STROKES = ("brushlabels", "brush", "bitmasklabels", "bitmask")
 
 @dataclass(frozen=True)
 class LabelledPrompt:
-    """A prompt in pixels of the upright image, and the label that the person or model gave it."""
+    """A prompt in pixels of the upright image, and the labels that the person or model gave it, in their order."""
 
     prompt: Prompt
-    label: str | None = None
+    labels: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str | None:
+        """The first label, None without one."""
+        return self.labels[0] if self.labels else None
 
 
 @dataclass
 class _Object:
     """One object while its prompt is being gathered."""
 
-    label: str | None
+    labels: tuple[str, ...]
     box: npt.NDArray[np.float32] | None = None
     points: list[tuple[float, float]] = field(default_factory=list)
 
@@ -72,31 +81,31 @@ class _Object:
 def prompts_from_context(result: Sequence[dict[str, Any]], image_hw: tuple[int, int]) -> list[LabelledPrompt]:
     """The prompts that the regions of an interactive context make, in the order in which they were drawn.
 
-    A label may stand beside its region, under the same id, as a generic `Labels` control writes it. The regions are of
-    one image (`LabelConfig.for_result`). Raises `RegionError` for a region of an image of another size, without a
-    position, or when nothing positive was drawn.
+    To the editor an id is one region: labels of other controls stand beside it under the same id, and its outline
+    counts once. The regions are of one image (`LabelConfig.for_result`). Raises `RegionError` for a region of an image
+    of another size, without a position, or when nothing positive was drawn.
     """
     if len(result) > MAX_ITEMS:
         raise RegionError(f"at most {MAX_ITEMS} regions in a context", str(len(result)), "start a new region")
     labels = labels_by_id(result)
     objects: list[_Object] = []
-    positive: list[tuple[tuple[float, float], str | None]] = []
+    positive: list[tuple[tuple[float, float], tuple[str, ...]]] = []
     negative: list[tuple[float, float]] = []
-    for item in result:
+    for item in _each_once(result):
         kind = str(item.get("type", "")).lower()
         if kind not in _POINTS + _BOXES + _STROKES or not isinstance(item.get("value"), dict):
             continue
         check_size(item, image_hw)
-        label = labels.get(str(item.get("id"))) if (own := label_of(item)) is None else own
+        told = tuple(dict.fromkeys((*labels_of(item), *labels.get(str(item.get("id")), ()))))
         points: list[tuple[float, float]] = []
         if kind in _POINTS:
             points = [percent_point(item["value"], image_hw)]
         elif kind in _STROKES:
             points = stroke_points(region_to_mask(item, image_hw))
         elif is_positive(item):
-            objects.append(_Object(label, box=_box(item, image_hw)))
+            objects.append(_Object(told, box=_box(item, image_hw)))
         if is_positive(item):
-            positive += [(point, label) for point in points]
+            positive += [(point, told) for point in points]
         else:
             negative += points
     objects += _place(positive, objects)
@@ -106,7 +115,7 @@ def prompts_from_context(result: Sequence[dict[str, Any]], image_hw: tuple[int, 
             f"{len(negative)} negative ones" if negative else "none",
             "click on the object first",
         )
-    return [LabelledPrompt(_prompt(o, negative, image_hw), o.label) for o in objects]
+    return [LabelledPrompt(_prompt(o, negative, image_hw), o.labels) for o in objects]
 
 
 def prompts_from_task(
@@ -124,7 +133,7 @@ def prompts_from_task(
         regions = [r for r in result if isinstance(r, dict)] if isinstance(result, list) else []
         labels = labels_by_id(regions)
         prompts: list[LabelledPrompt] = []
-        for region in regions[:MAX_ITEMS]:
+        for region in _each_once(regions[:MAX_ITEMS]):
             if str(region.get("type", "")).lower() not in _POINTS + _BOXES:
                 continue
             if image_name and region.get("to_name") not in (None, "", image_name):
@@ -133,8 +142,8 @@ def prompts_from_task(
                 made = prompts_from_context([region], image_hw)
             except UsamError:
                 continue
-            beside = labels.get(str(region.get("id")))
-            prompts += [LabelledPrompt(one.prompt, one.label if one.label is not None else beside) for one in made]
+            beside = labels.get(str(region.get("id")), ())
+            prompts += [LabelledPrompt(one.prompt, tuple(dict.fromkeys((*one.labels, *beside)))) for one in made]
         if prompts:
             return prompts
     return []
@@ -168,21 +177,34 @@ def stroke_points(mask: npt.NDArray[np.bool_], count: int = STROKE_POINTS) -> li
     return [(float(xy[i, 0]), float(xy[i, 1])) for i in chosen]
 
 
+def _each_once(result: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The regions of a result without those that another control wrote anew under the same id."""
+    seen: set[tuple[str, str, str]] = set()
+    for region in result:
+        name, kind = region.get("id"), str(region.get("type", "")).lower().removesuffix("labels")
+        key = str(name), kind, json.dumps(outline_of(region), sort_keys=True, default=repr)
+        if name is None or key not in seen:
+            yield region
+        seen.add(key)
+
+
 def _is_own(prediction: dict[str, Any], own_version: str) -> bool:
     return bool(own_version) and str(prediction.get("model_version", "")).startswith(own_version)
 
 
-def _place(positive: Sequence[tuple[tuple[float, float], str | None]], boxes: Sequence[_Object]) -> list[_Object]:
-    """Give each positive point to the object it belongs to; the new objects that the loose ones make."""
+def _place(positive: Sequence[tuple[tuple[float, float], tuple[str, ...]]], boxes: Sequence[_Object]) -> list[_Object]:
+    """Give each positive point, and its labels, to the object it belongs to; the new objects of the loose ones."""
     loose: dict[str | None, _Object] = {}
-    for point, label in positive:
+    for point, labels in positive:
         around = [o for o in boxes if o.holds(point)]
         if around:
-            min(around, key=lambda o: o.area).points.append(point)
+            owner = min(around, key=lambda o: o.area)
         elif len(boxes) == 1:
-            boxes[0].points.append(point)
+            owner = boxes[0]
         else:
-            loose.setdefault(label, _Object(label)).points.append(point)
+            owner = loose.setdefault(next(iter(labels), None), _Object(labels))
+        owner.points.append(point)
+        owner.labels = tuple(dict.fromkeys((*owner.labels, *labels)))
     return list(loose.values())
 
 

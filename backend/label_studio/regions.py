@@ -9,8 +9,9 @@ A region's score is the predicted IoU of its mask, 0..1, higher = better. The th
 `model_gap` or `predicted_iou`, where the configuration has them.
 
 One object is one region. Under a generic `Labels` control it has a second result of the same id, with the label, as
-the editor writes it. An object whose label is not known goes without one: in the editor it then shows as unlabelled,
-a prompted one takes the label that is selected, and nobody has to look for wrong guesses among right labels.
+the editor writes it; so have further labels that such controls take (`further_labels`). An object whose label is not
+known goes without one: in the editor it then shows as unlabelled, a prompted one takes the label that is selected, and
+nobody has to look for wrong guesses among right labels.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy.typing as npt
 
 from backend.errors import RegionError
 from backend.label_studio.config import LabelConfig, OutputKind, ScoreControl, UnknownLabel, parse_config
+from backend.label_studio.further_labels import place_labels
 from backend.label_studio.prompts import LabelledPrompt, label_of, prompts_from_context, prompts_from_task
 from backend.label_studio.shapes import MASK_TYPES, region_to_mask
 from usam.masks import Region, encode_rle, trace_regions, without_specks
@@ -80,7 +82,7 @@ class Drawing:
 class ScoredMask:
     """A mask to be sent, or what was drawn of it before. `iou` is its predicted IoU, 0..1; `gaps` by name, -0.5..0.5,
     higher = more to gain. `label` is None where nobody told it; `label_score`, 0..1, is how sure a learned class is of
-    it. `name` is the region's id, made up where it is empty."""
+    it. `further_labels` came with it. `name` is the region's id, made up where it is empty."""
 
     mask: npt.NDArray[np.bool_] | Drawing
     iou: float
@@ -89,6 +91,7 @@ class ScoredMask:
     notes: tuple[str, ...] = ()
     label_score: float | None = None
     name: str = ""
+    further_labels: tuple[str, ...] = ()
 
 
 def masks_to_regions(
@@ -154,17 +157,17 @@ def _object_regions(
     unknown_label: UnknownLabel,
 ) -> list[dict[str, Any]]:
     """The results of one object, all under one id: its region, its label where another control takes it, its gauges."""
-    placement = controls.place(scored.label, data, unknown_label)
-    output, label = placement.output, placement.label
+    told = () if scored.label is None else (scored.label, *scored.further_labels)
+    placement = place_labels(told, controls, data, unknown_label)
+    output, written = placement.output, dict(placement.written)
     drawing = scored.mask if isinstance(scored.mask, Drawing) else draw(scored.mask, output.kind, tolerance)
     if drawing.kind != output.kind:
         raise RegionError(f"a drawing for a {output.kind} control", f"one for {drawing.kind}", "draw the mask again")
     value = dict(drawing.value)
     lines = [describe(scored), *scored.notes, *drawing.notes]
-    if scored.label_score is not None and label is not None and not placement.note:
+    if scored.label_score is not None and written and not placement.notes:
         lines.append(f"label by what was learnt, {_score(scored.label_score):.2f} sure")
-    if placement.note:
-        lines.append(placement.note)
+    lines += placement.notes
     height, width = drawing.hw
     shared = {
         "id": scored.name or secrets.token_hex(8),
@@ -173,26 +176,25 @@ def _object_regions(
         "original_height": height,
         "image_rotation": 0,
     }
-    labels = [label] if label is not None else []
+    own = written.pop(output.source, []) if output.source is not None and output.label_key is not None else []
     region = shared | {
         "from_name": output.name,
         "type": output.type,
         "origin": "prediction",
         "score": _score(scored.iou),
         "meta": {"text": lines},
-        "value": value if output.label_key is None else value | {output.label_key: labels},
+        "value": value if output.label_key is None else value | {output.label_key: own},
     }
-    beside = []
-    if output.label_key is None and output.source is not None and labels:
-        beside.append(
-            shared
-            | {
-                "from_name": output.source.name,
-                "type": output.source.type,
-                "origin": "prediction",
-                "value": value | {output.source.type: labels},
-            }
-        )
+    beside = [
+        shared
+        | {
+            "from_name": source.name,
+            "type": source.type,
+            "origin": "prediction",
+            "value": value | {source.type: labels},
+        }
+        for source, labels in written.items()
+    ]
     gauges = [
         shared | {"from_name": g.name, "type": g.kind, "value": _gauge_value(g, number)}
         for g in controls.gauges

@@ -70,14 +70,15 @@ def drawn_masks(result: Iterable[Any]) -> tuple[list[DrawnMask], list[str]]:
     regions = [region for region in result if isinstance(region, dict)]
     labels = labels_by_id(regions)
     drawn: dict[str, DrawnMask] = {}
+    more: dict[str, list[str]] = {}
     left_out: list[str] = []
     for number, region in enumerate(regions):
         if str(region.get("type", "")).lower() not in MASK_TYPES:
             continue
         given = region.get("id")
         name = _storable_name(given, number)
-        own = label_of(region)
-        label = own if own is not None else labels.get(str(given))
+        told = list(dict.fromkeys((*labels_of(region), *labels.get(str(given), ()))))
+        label = told[0] if told else None
         if not is_text(label or ""):
             left_out.append(f"region {name}: its label is no text that can be stored")
             continue
@@ -87,10 +88,13 @@ def drawn_masks(result: Iterable[Any]) -> tuple[list[DrawnMask], list[str]]:
             break
         if earlier is None:
             drawn[name] = DrawnMask(name, region, label, _text(region.get("to_name")))
-        elif _outline(earlier.region) != _outline(region):
+            more[name] = told[1:]
+        elif outline_of(earlier.region) != outline_of(region):
             left_out.append(f"region {name}: a second outline under the same id; the first is used")
-        elif own is not None and own != earlier.label:
-            left_out.append(f"region {name}: also labelled {own[:40]!r}; the first label, {earlier.label!r}, is used")
+    for name, others in more.items():
+        if others:
+            also = " and ".join(repr(label[:40]) for label in others[:4])
+            left_out.append(f"region {name}: also labelled {also}; the first label, {drawn[name].label!r}, is used")
     return list(drawn.values()), left_out
 
 
@@ -100,27 +104,33 @@ def masks_on(image: str, result: Iterable[Any]) -> list[DrawnMask]:
 
 
 def label_of(region: Mapping[str, Any]) -> str | None:
-    """The first label of a region, under its own type's key or `labels`; None where it has none.
+    """The first label of a region; None where it has none."""
+    return next(iter(labels_of(region)), None)
+
+
+def labels_of(region: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels of a region, under its own type's key or `labels`, each once and in their order.
 
     What a person chose about it (`Choices` with `perRegion`) is no label.
     """
     value, kind = region.get("value"), str(region.get("type", "")).lower()
     if not isinstance(value, dict):
-        return None
+        return ()
     for key in (kind, "labels") if kind.endswith("labels") else ("labels",):
         labels = value.get(key)
         if isinstance(labels, list) and labels and isinstance(labels[0], str):
-            return labels[0]
-    return None
+            return tuple(dict.fromkeys(label for label in labels if isinstance(label, str)))
+    return ()
 
 
-def labels_by_id(result: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The first label of each id: a generic `Labels` control writes its label beside the region, under the same id."""
-    labels: dict[str, str] = {}
+def labels_by_id(result: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """All labels of each id, in their order: other controls write theirs beside the region, under the same id."""
+    labels: dict[str, tuple[str, ...]] = {}
     for region in result:
-        label = label_of(region)
-        if label is not None and region.get("id") is not None:
-            labels.setdefault(str(region["id"]), label)
+        found = labels_of(region)
+        if found and region.get("id") is not None:
+            name = str(region["id"])
+            labels[name] = tuple(dict.fromkeys((*labels.get(name, ()), *found)))
     return labels
 
 
@@ -160,7 +170,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _outline(region: Mapping[str, Any]) -> dict[str, Any] | None:
+def outline_of(region: Mapping[str, Any]) -> dict[str, Any] | None:
     """A region's value without its labels."""
     value = region.get("value")
     if not isinstance(value, dict):

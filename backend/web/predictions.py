@@ -225,7 +225,7 @@ class PredictionService:
                 found = self._engine.propose(image, [labelled.prompt for labelled in prompts], project)
                 objects = found.masks
                 score = self._confidence(found, task.id or 0, project)
-        masks = [self._scored(one, prompts[one.source].label if prompts else None) for one in objects]
+        masks = [self._scored(one, prompts[one.source].labels if prompts else ()) for one in objects]
         result = masks_to_regions(
             masks,
             controls,
@@ -272,10 +272,10 @@ class PredictionService:
             self._places[project] = known
         return known
 
-    def _scored(self, mask: ObjectMask, label: str | None) -> ScoredMask:
+    def _scored(self, mask: ObjectMask, labels: Sequence[str]) -> ScoredMask:
         notes = (f"mask by {mask.checkpoint}",) if mask.checkpoint != self._engine.checkpoint else ()
-        label, sure = (label, None) if label is not None else (mask.label, mask.label_score)
-        return ScoredMask(mask.mask, mask.iou, mask.gaps, label, notes, sure)
+        label, sure = (labels[0], None) if labels else (mask.label, mask.label_score)
+        return ScoredMask(mask.mask, mask.iou, mask.gaps, label, notes, sure, further_labels=tuple(labels[1:]))
 
 
 @dataclass(frozen=True)
