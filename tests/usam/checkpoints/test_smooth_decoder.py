@@ -27,6 +27,23 @@ def test_it_is_the_gaussian_along_both_axes() -> None:
     assert torch.allclose(seen, seen.T)
 
 
+def test_the_edge_goes_on_outwards_on_maps_of_any_shape() -> None:
+    from scipy.ndimage import gaussian_filter
+
+    logits = torch.randn(2, 3, 9, 14, generator=torch.Generator().manual_seed(0))
+    wanted = gaussian_filter(logits.numpy(), 0.7, mode="nearest", radius=2, axes=(2, 3))
+    assert torch.allclose(smooth_logits(logits, 0.7), torch.from_numpy(wanted), atol=1e-6)
+
+
+def test_what_was_smoothed_to_be_looked_at_is_smoothed_to_be_trained() -> None:
+    with torch.inference_mode():
+        smooth_logits(torch.randn(1, 1, 11, 11), 0.9)
+    logits = torch.randn(1, 1, 11, 11, requires_grad=True)
+    smooth_logits(logits, 0.9).sum().backward()
+    assert logits.grad is not None
+    assert float(logits.grad.sum()) == pytest.approx(121.0, rel=1e-5)
+
+
 def test_the_family_smooths_and_says_so() -> None:
     decoder = build_nano("nano-s").sam_mask_decoder
     assert isinstance(decoder, SmoothMaskDecoder)
