@@ -86,6 +86,7 @@ class Clock:
         with ExitStack() as stack:
             for owner, name, part in (
                 (SAM2Base, "forward_image", "encode"),
+                (MaskPath, "weights", "masks"),
                 (MaskPath, "whole", "masks"),
                 (MaskPath, "sampled", "masks"),
                 (HeadSet, "score", "heads"),

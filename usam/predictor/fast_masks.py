@@ -1,7 +1,8 @@
 """Masks from tokens that are already there: the decoder's upscaling, rearranged, whole or at sampled pixels.
 
 Shapes: P prompts, M masks per prompt, D token width, E side of the image embedding, N = E * E cells,
-C1 = D / 4 and C2 = D / 8 channels of the two upscaling steps, h, w = 4 E low-resolution masks.
+C1 = D / 4 and C2 = D / 8 channels of the two upscaling steps, h, w = 4 E low-resolution masks. A mask's weights (C2,)
+say what its token makes of the channels of a pixel.
 
 SAM 2 turns each cell into 4 x 4 pixels by two transposed convolutions whose kernels do not overlap. A pixel
 therefore depends on one cell: the steps are matrix products over cells, with channels innermost, and any
@@ -21,36 +22,38 @@ from usam.checkpoints.smooth_decoder import smooth_logits
 
 
 class MaskPath:
-    """Makes masks of one image from image tokens (P, N, D) and mask tokens (P, 4, D), up to rounding."""
+    """Makes masks of one image from image tokens (P, N, D) and the masks' weights (P, M, C2), up to rounding."""
 
     def __init__(self, decoder: Any, high_res: list[Tensor]) -> None:
         """`high_res`: the image's (1, C2, h, w) and (1, C1, h / 2, w / 2) features, or [] for models without."""
         self._decoder = decoder
         self._first, self._norm, self._first_act, self._second, self._second_act = decoder.output_upscaling
         self._first_matrix, self._second_matrix = _matrices(self._first), _matrices(self._second)
-        fine, coarse = high_res if decoder.use_high_res_features else (None, None)
-        self._coarse = None if coarse is None else _by_cell(coarse, 2)
-        self._fine = None if fine is None else _by_cell(fine, 4).view(-1, 4, 4, fine.shape[1])
+        self._coarse, self._fine = self._first.bias.expand(1, 4, -1), self._second.bias.expand(1, 4, 4, -1)
+        if decoder.use_high_res_features:
+            fine, coarse = high_res
+            self._coarse = self._coarse + _by_cell(coarse, 2)
+            self._fine = self._fine + _by_cell(fine, 4).view(-1, 4, 4, fine.shape[1])
         self._sample: _Sample | None = None
 
-    def whole(self, image_tokens: Tensor, mask_tokens: Tensor, outputs: tuple[int, ...]) -> Tensor:
-        """Logits (P, M, h, w) of the decoder's outputs `outputs`."""
+    def weights(self, mask_tokens: Tensor, outputs: tuple[int, ...]) -> Tensor:
+        """(P, M, C2) for the decoder's outputs `outputs`, from mask tokens (P, 4, D)."""
+        networks = self._decoder.output_hypernetworks_mlps
+        return torch.stack([networks[output](mask_tokens[:, output]) for output in outputs], dim=1)
+
+    def whole(self, image_tokens: Tensor, weights: Tensor) -> Tensor:
+        """Logits (P, M, h, w)."""
         prompts, cells, _ = image_tokens.shape
-        x = image_tokens @ self._first_matrix.flatten(1)
-        x = x.view(prompts, cells, 4, -1) + self._first.bias
-        x = x if self._coarse is None else x + self._coarse
+        x = (image_tokens @ self._first_matrix.flatten(1)).view(prompts, cells, 4, -1) + self._coarse
         x = self._first_act(self._normed(x))
-        x = x @ self._second_matrix.flatten(1)
-        x = x.view(prompts, cells, 4, 4, -1) + self._second.bias
-        x = x if self._fine is None else x + self._fine
-        x = self._second_act(x).flatten(1, 3)
-        logits = self._hyper(mask_tokens, outputs) @ x.transpose(1, 2)
-        side = int(cells**0.5)
-        blocks = logits.view(prompts, len(outputs), side, side, 2, 2, 2, 2)
-        pixels: Tensor = blocks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(prompts, len(outputs), side * 4, side * 4)
+        x = (x @ self._second_matrix.flatten(1)).view(prompts, cells, 4, 4, -1) + self._fine
+        logits = weights @ self._second_act(x).flatten(1, 3).transpose(1, 2)
+        side, masks = int(cells**0.5), weights.shape[1]
+        blocks = logits.view(prompts, masks, side, side, 2, 2, 2, 2)
+        pixels: Tensor = blocks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(prompts, masks, side * 4, side * 4)
         return smooth_logits(pixels, getattr(self._decoder, "mask_smoothing", 0.0))
 
-    def sampled(self, image_tokens: Tensor, mask_tokens: Tensor, outputs: tuple[int, ...]) -> Tensor:
+    def sampled(self, image_tokens: Tensor, weights: Tensor) -> Tensor:
         """Logits (P, M, E, E): of each 4 x 4 pixels of `whole` the one that `sampled_pixels` names.
 
         E has to be a multiple of 4.
@@ -58,21 +61,15 @@ class MaskPath:
         side = int(image_tokens.shape[1] ** 0.5)
         sample = self._sample or _Sample(side, self._coarse, self._fine, image_tokens.device)
         self._sample = sample
-        x = _by_place(image_tokens[:, sample.order], self._first_matrix) + self._first.bias
-        x = self._first_act(self._normed(x if sample.coarse is None else x + sample.coarse))
+        x = _by_place(image_tokens[:, sample.order], self._first_matrix) + sample.coarse
+        x = self._first_act(self._normed(x))
         x = _by_place(x.reshape(len(x) * 4, -1, x.shape[2]), self._second_matrix).view(*x.shape[:2], -1)
-        x = x + self._second.bias
-        x = self._second_act(x if sample.fine is None else x + sample.fine)
-        logits = self._hyper(mask_tokens, outputs) @ x.transpose(1, 2)
+        logits = weights @ self._second_act(x + sample.fine).transpose(1, 2)
         pixels: Tensor = logits[..., sample.back].view(*logits.shape[:2], side, side)
         return pixels
 
     def _normed(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self._norm.weight, self._norm.bias, self._norm.eps)
-
-    def _hyper(self, mask_tokens: Tensor, outputs: tuple[int, ...]) -> Tensor:
-        networks = self._decoder.output_hypernetworks_mlps
-        return torch.stack([networks[output](mask_tokens[:, output]) for output in outputs], dim=1)
 
 
 def sampled_pixels(side: int) -> tuple[Tensor, Tensor]:
@@ -93,15 +90,15 @@ def _places(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class _Sample:
-    """Cells in the order of the places they are sampled at, with the features there."""
+    """Cells in the order of the places they are sampled at, with what is added there."""
 
-    def __init__(self, side: int, coarse: Tensor | None, fine: Tensor | None, device: torch.device) -> None:
+    def __init__(self, side: int, coarse: Tensor, fine: Tensor, device: torch.device) -> None:
         first, second = _places(side, device)
         self.order = torch.argsort(4 * first + second, stable=True)
         self.back = torch.argsort(self.order)
         first, second = first[self.order], second[self.order]
-        self.coarse = None if coarse is None else coarse[self.order, first]
-        self.fine = None if fine is None else fine[self.order, first, second]
+        cells = self.order if len(coarse) > 1 else torch.zeros_like(self.order)
+        self.coarse, self.fine = coarse[cells, first], fine[cells, first, second]
 
 
 def _by_place(x: Tensor, matrices: Tensor) -> Tensor:

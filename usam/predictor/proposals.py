@@ -243,7 +243,7 @@ def decode_prompts(predictor: PatchedImagePredictor, prompt: Prepared) -> Prompt
     path = MaskPath(predictor.model.sam_mask_decoder, list(predictor.embedding().high_res))
     logits, tokens = [], []
     for chunk, keys in predictor.token_chunks(prompt):
-        logits.append(path.whole(keys, chunk.mask_tokens, (0, 1, 2, 3)).float().cpu().numpy())
+        logits.append(path.whole(keys, path.weights(chunk.mask_tokens, (0, 1, 2, 3))).float().cpu().numpy())
         tokens.append(chunk)
 
     def joined(name: str) -> FloatArray:
@@ -301,10 +301,11 @@ class _Source:
     """Masks of a group of prompts, made when they are asked for."""
 
     def __init__(self, path: MaskPath, chunks: list[tuple[TokenOutput, Tensor]], outputs: tuple[int, ...]) -> None:
-        self._path, self._outputs = path, outputs
+        self._path = path
         self._prompts = [
-            (tokens.mask_tokens[index : index + 1], keys[index : index + 1])
+            (keys[index : index + 1], weights[index : index + 1])
             for tokens, keys in chunks
+            for weights in (path.weights(tokens.mask_tokens, outputs),)
             for index in range(len(keys))
         ]
         self._whole: dict[int, Tensor] = {}
@@ -314,15 +315,14 @@ class _Source:
     def low_res(self, prompt: int, column: int) -> Tensor:
         """Logits (h, w)."""
         if prompt not in self._whole:
-            mask_tokens, keys = self._prompts[prompt]
-            self._whole[prompt] = self._path.whole(keys, mask_tokens, self._outputs)[0]
+            self._whole[prompt] = self._path.whole(*self._prompts[prompt])[0]
         return self._whole[prompt][column]
 
     def sampled(self) -> Generator[None, None, npt.NDArray[np.bool_]]:
         """All masks at one pixel per cell, (P, M, N)."""
         logits = []
-        for tokens, keys in self._prompts:
-            logits.append(self._path.sampled(keys, tokens, self._outputs))
+        for prompt in self._prompts:
+            logits.append(self._path.sampled(*prompt))
             yield
         return (torch.cat(logits).flatten(2) > 0).cpu().numpy()
 
@@ -336,7 +336,8 @@ def _distinct(
         sampled = (yield from source.sampled())[table.prompt, table.column]
     rows: list[int] = []
     logits: list[Tensor] = []
-    masks = torch.empty((0, (4 * source.side) ** 2), dtype=torch.bool, device=source.device)
+    kept = torch.empty((32, (4 * source.side) ** 2), device=source.device)
+    areas = kept.new_empty(0)
     for row in np.argsort(-table.rank, kind="stable").tolist():
         if len(rows) == limit:
             break
@@ -344,15 +345,18 @@ def _distinct(
             continue
         made = source.low_res(int(table.prompt[row]), int(table.column[row]))
         yield
-        mask = (made > 0).flatten()
-        if not mask.any():
+        mask = (made > 0).flatten().float()
+        area, count = mask.sum(), len(rows)
+        if not area:
             continue
-        shares = (masks & mask).sum(1) / (masks | mask).sum(1)
-        if bool((shares > nms_iou).any()):
+        both = kept[:count] @ mask  # counts of pixels: exact
+        if bool((both > nms_iou * (areas + area - both)).any()):
             continue
+        if count == len(kept):
+            kept = torch.cat([kept, torch.empty_like(kept)])
+        kept[count], areas = mask, torch.cat([areas, area[None]])
         rows.append(row)
         logits.append(made)
-        masks = torch.cat([masks, mask[None]])
     side = 4 * source.side
     stacked = torch.stack(logits) if logits else torch.empty((0, side, side), device=source.device)
     return table.take(np.array(rows, np.int64)), stacked

@@ -97,10 +97,12 @@ def test_masks_made_from_tokens_are_the_decoders() -> None:
     masks, *_ = AttributeOverride(decoder, transformer=transformer)(**given)
     hidden, image_tokens = caught[0]
     path = MaskPath(decoder, given["high_res_features"])
-    got = path.whole(image_tokens, hidden[:, 2:6], (1, 2, 3))
+    got = path.whole(image_tokens, path.weights(hidden[:, 2:6], (1, 2, 3)))
     torch.testing.assert_close(got, masks, atol=1e-5, rtol=0)
-    torch.testing.assert_close(path.whole(image_tokens, hidden[:, 2:6], (2,)), masks[:, 1:2], atol=1e-5, rtol=0)
-    sampled = path.sampled(image_tokens, hidden[:, 2:6], (1, 2, 3))
+    torch.testing.assert_close(
+        path.whole(image_tokens, path.weights(hidden[:, 2:6], (2,))), masks[:, 1:2], atol=1e-5, rtol=0
+    )
+    sampled = path.sampled(image_tokens, path.weights(hidden[:, 2:6], (1, 2, 3)))
     rows, columns = sampled_pixels(8)
     torch.testing.assert_close(sampled, masks[:, :, rows, columns], atol=1e-5, rtol=0)
     assert len({(int(r) % 4, int(c) % 4) for r, c in zip(rows.flatten(), columns.flatten(), strict=True)}) == 16
