@@ -149,11 +149,13 @@ class LoadedModel:
     def load(cls, name: str, settings: Settings, metrics: Metrics, heads: HeadSet | None) -> LoadedModel:
         """Load a checkpoint. Raises `CheckpointError` or `HeadsError` as `usam.predictor.load.load` does."""
         import torch
+        from threadpoolctl import threadpool_limits
 
         from usam.predictor.load import load
 
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        threadpool_limits(1, "blas")  # numpy's threads would wait for cores on which those of torch still spin
         predictor = load(name, settings.device, heads, weights=not settings.random_weights)
         predictor.encoder_dtype = encoder_dtype(settings, name)
         predictor.compiled = compiled_encoder(settings, predictor)

@@ -10,6 +10,7 @@ import pytest
 from backend.inference.model import DecodedObjects, LoadedModel, in_chunks, selected
 from backend.inference.scheduler import finish
 from backend.metrics.service import Metrics
+from backend.settings import Settings
 from tests.factories import FakeModel, head_set
 from usam.prompts import Prompt
 
@@ -77,3 +78,13 @@ def test_decoding_in_steps_keeps_the_order_and_the_size_of_a_step(size: int, siz
 def test_chunks_leave_none_out() -> None:
     assert list(in_chunks([1, 2, 3], 2)) == [[1, 2], [3]]
     assert list(in_chunks([], 2)) == []
+
+
+def test_numpy_counts_on_one_thread_beside_a_model() -> None:
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    with threadpool_limits(2, "blas"):
+        LoadedModel.load("nano-s", Settings(threads=1), Metrics(), None)
+        threads = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    assert threads
+    assert set(threads) == {1}
