@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from bench.tables import data_folder
 
-MODEL = "nano-m"
+MODEL = os.environ.get("USAM_BENCH_MODEL", "nano-m")
 SIDE = 8
 """Points a side of the service's grid by default."""
 LOWEST_IOU, LOOSE_NMS, MOST = 0.2, 0.85, 200

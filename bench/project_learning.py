@@ -3,13 +3,13 @@
 Objects of any size count. COCO and nuclei: images to label are drawn from the part that the nano family was trained on,
 figures are taken on the rest, which neither it nor any choice of this code has seen. Pets: the images that were not
 labelled. Five draws; intervals are over the images that figures are taken on, all draws together. A proposal shows an
-object from an IoU of 0.5 on, one to one.
+object from an IoU of 0.5 on, one to one. USAM_BENCH_MODEL names another model than nano-m.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,12 @@ PROJECTS = (
 
 
 def run() -> list[Row]:
-    """All figures."""
+    """All figures; those of another model than nano-m bear its name."""
+    rows = _all()
+    return rows if MODEL == "nano-m" else [replace(row, figure=f"{MODEL}, {row.figure}") for row in rows]
+
+
+def _all() -> list[Row]:
     rows: list[Row] = []
     for project in PROJECTS:
         rows += _shown(project)
@@ -155,7 +160,7 @@ def _shown(project: Project) -> list[Row]:
     for draw in range(DRAWS):
         labelled, rest = _draw(project, images, draw)
         rng = np.random.default_rng(draw)
-        heads = fit_project(_examples(project, labelled), classes, features_version="bench", checkpoint="nano-m")
+        heads = fit_project(_examples(project, labelled), classes, features_version="bench", checkpoint=MODEL)
         grid = _grid(project, heads, labelled, classes)
         most = grid.most
         for image, seen in zip(rest, _looked_at(project, grid, rest), strict=True):
@@ -213,7 +218,7 @@ def _grid(project: Project, heads: Any, labelled: Sequence[PoolImage], classes: 
     grids, seconds, looked = grids_to_try(Settings(model=MODEL), heads), [], min(LOOKED_AT, len(labelled) // 2)
     if len(grids) == 1:
         return grids[0]
-    others = fit_project(_examples(project, labelled[looked:]), classes, features_version="bench", checkpoint="nano-m")
+    others = fit_project(_examples(project, labelled[looked:]), classes, features_version="bench", checkpoint=MODEL)
     for grid in grids if others.selector is not None else ():
         total = Counts()
         for image in _looked_at(project, grid, labelled[:looked]):
@@ -290,7 +295,7 @@ def _classes(count: int, target: float) -> list[Row]:
         proposed = np.arange(len(names)) >= len(rows)
         overlap = np.where(proposed, np.nan, 1.0)
         marked = Examples(features, shapes, names, list(range(len(names))), labels, overlap, proposed)
-        heads = fit_project(marked, EIGHT, features_version="bench", checkpoint="nano-m")
+        heads = fit_project(marked, EIGHT, features_version="bench", checkpoint=MODEL)
         likeliest = heads.judge(test[0], test[1])[1].argmax(1)
         right.append(np.array([EIGHT[int(k)] == name for k, name in zip(likeliest, test[3], strict=True)], float))
     from usam.statistics import bootstrap_mean
