@@ -32,6 +32,7 @@ from PIL import Image as PillowImage
 from PIL.ImageFile import ImageFile
 
 from usam.errors import ImageError
+from usam.image_ends import missing_pixels
 
 UInt8Image: TypeAlias = npt.NDArray[np.uint8]
 ImageSource: TypeAlias = Path | str | bytes | BinaryIO
@@ -113,9 +114,10 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_bytes: int
     >>> picture.shape, picture.dtype.name
     ((120, 160, 3), 'uint8')
     """
-    with _open(_read_bytes(source, max_bytes), max_pixels) as image:
+    data = _read_bytes(source, max_bytes)
+    with _open(data, max_pixels) as image:
         try:
-            image.load()
+            load_whole(image, data)
             return _to_rgb(image, image.getexif().get(_ORIENTATION, 1))
         except _DECODER_FAILURES as cause:
             raise ImageError(
@@ -123,6 +125,13 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS, max_bytes: int
                 f"a damaged or truncated one ({_reason(cause)})",
                 "transfer or export the file again",
             ) from cause
+
+
+def load_whole(image: ImageFile, data: bytes) -> None:
+    """Decode an opened file, whose bytes are `data`. Raises `OSError` where pixels are missing, else as Pillow does."""
+    image.load()
+    if missing := missing_pixels(image, data):
+        raise OSError(missing)
 
 
 def read_size(source: ImageSource, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> tuple[int, int]:

@@ -233,7 +233,7 @@ def _from_rle(value: dict[str, Any], image_hw: tuple[int, int]) -> BoolMask:
 def _from_png(value: dict[str, Any], image_hw: tuple[int, int]) -> BoolMask:
     from PIL import Image
 
-    from usam.images import read_size
+    from usam.images import load_whole, read_size
 
     head, _, body = str(value.get("imageDataURL", "")).partition(",")
     height, width = image_hw
@@ -247,6 +247,7 @@ def _from_png(value: dict[str, Any], image_hw: tuple[int, int]) -> BoolMask:
                 f"a bitmask of {width} x {height} pixels", f"{found[1]} x {found[0]}", "draw the region again"
             )
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            load_whole(image, data)
             alpha = np.asarray(image.convert("RGBA"))[..., 3]
     except (binascii.Error, ImageError, OSError, ValueError, SyntaxError) as error:
         raise RegionError("a PNG data URL", f"{type(error).__name__}", "draw the region again") from error

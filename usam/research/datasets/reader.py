@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from usam.errors import DatasetError
+from usam.images import load_whole
 from usam.research.datasets.record import Instance, Problems, Record
 from usam.research.datasets.stored_masks import PackedMask
 
@@ -82,6 +83,7 @@ class Reader(ABC, Generic[Entry]):
         None and a problem when it is missing, unreadable or of another size."""
         try:
             with Image.open(path) as image:
+                load_whole(image, path.read_bytes())
                 if image.mode in ("RGBA", "LA"):
                     image = image.convert("RGB" if image.mode == "RGBA" else "L")  # type: ignore[assignment]
                 labels = np.asarray(image)
