@@ -148,7 +148,7 @@ def ask_for(settings: Settings, project_id: int, job: JobName) -> None:
     open_queue(settings).enqueue(project_id, job)
 
 
-def act(settings: Settings, action: ActionName, project_id: int, version: str = "") -> str:
+def act(settings: Settings, store: Store, action: ActionName, project_id: int, version: str = "") -> str:
     """Do what a button of the page does, in the name of who sits here; returns what came of it.
 
     Raises `UsamError` where nothing did. Either is written down with the page's.
@@ -157,9 +157,8 @@ def act(settings: Settings, action: ActionName, project_id: int, version: str = 
     from backend.store.head_registry import Registry
     from backend.web.dashboard.actions import Actions, Wish
 
-    with open_store(settings) as store:
-        actions = Actions(store, Registry(settings.registry_dir), open_queue(settings), action_log(settings), settings)
-        return actions.do(Wish(action, project_id, version), at_this_machine())
+    actions = Actions(store, Registry(settings.registry_dir), open_queue(settings), action_log(settings), settings)
+    return actions.do(Wish(action, project_id, version), at_this_machine())
 
 
 def write_down(settings: Settings, action: ActionName, project_id: int, outcome: str) -> None:

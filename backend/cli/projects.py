@@ -67,28 +67,28 @@ def score(
 ) -> None:
     """Rank the tasks without an annotation again, in a worker, where their order is out of date."""
     settings = settings_in_use()
-    with open_store(settings, project):
-        pass
     outcome = "ranking asked for, where it is due"
-    if force:
-        outcome = act(settings, "rank", project)
-    else:
-        ask_for(settings, project, "score_pool")
+    with open_store(settings, project) as store:
+        if force:
+            outcome = act(settings, store, "rank", project)
+        else:
+            ask_for(settings, project, "score_pool")
     say(f"project {project}: {outcome}; see usam-backend status --project {project}")
 
 
 def retrain(project: ProjectId) -> None:
     """Retrain the heads now, in a worker, however few annotations are new."""
     settings = settings_in_use()
-    with open_store(settings, project):
-        pass
-    outcome = act(settings, "train", project)
+    with open_store(settings, project) as store:
+        outcome = act(settings, store, "train", project)
     say(f"project {project}: {outcome}; see usam-backend status --project {project}")
 
 
 def versions(project: ProjectId, as_json: AsJson = False) -> None:
     """List a project's head sets, the newest last; the one in use is marked."""
-    _, registry = _registry_of(project)
+    settings = settings_in_use()
+    with open_store(settings) as store:
+        registry = _registry_of(settings, store, project)
     champion, known, damaged = registry.champion(project), registry.versions(project), registry.damaged(project)
     if as_json:
         listed = [{**_facts(version), "damaged": damaged.get(version.version, "")} for version in known]
@@ -116,8 +116,10 @@ def rollback(
     ] = "",
 ) -> None:
     """Go back to an earlier head set; the pool is ranked again with it."""
-    settings, _ = _registry_of(project)
-    say(f"project {project}: {act(settings, 'rollback', project, to)}")
+    settings = settings_in_use()
+    with open_store(settings) as store:
+        _registry_of(settings, store, project)
+        say(f"project {project}: {act(settings, store, 'rollback', project, to)}")
 
 
 def repair(
@@ -280,15 +282,14 @@ def _print_state(state: dict[str, Any]) -> None:
     print_ranking(state["ranked_first"], number)
 
 
-def _registry_of(project: int) -> tuple[Settings, Registry]:
+def _registry_of(settings: Settings, store: Store, project: int) -> Registry:
+    """The registry. Raises `SettingsError` for a project that neither it nor the store knows."""
     from backend.store.head_registry import Registry
 
-    settings = settings_in_use()
     registry = Registry(settings.registry_dir)
-    with open_store(settings) as store:
-        if project not in registry.projects():
-            check_project(store, project)
-    return settings, registry
+    if project not in registry.projects():
+        check_project(store, project)
+    return registry
 
 
 def _facts(version: Version) -> dict[str, Any]:
