@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,9 @@ SLOW = (
     "tests/backend/test_compose.py",
     "tests/backend/test_plugin.py",
     "tests/backend/jobs/test_learnt.py",
+    "tests/backend/jobs/test_tuned.py",
+    "tests/backend/learning/test_grid_choice.py",
+    "tests/backend/learning/test_label_plan.py",
     "tests/backend/web/test_fuzz.py",
     "tests/usam/predictor/test_memory_tracking.py",
     "tests/usam/research/",
@@ -54,6 +59,16 @@ def _long_files_first(items: list[pytest.Item]) -> None:
         turn = next((turn for turn, mark in enumerate(waits) if mark in item.keywords), len(waits))
         turns[item.path] = min(turn, turns.get(item.path, turn))
     items.sort(key=lambda item: turns[item.path])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_made_once() -> Iterator[None]:
+    """A runner of commands else makes all of them anew at each call."""
+    from typer.main import get_command
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", cache(get_command), raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from usam.errors import CheckpointError
 TINY = ["--device", "cpu", "--images", "3", "--batch", "2", "--threads", "2", "--seconds", "2", "--image-size", "128"]
 
 
+@pytest.mark.slow
 def test_every_figure_is_made_and_none_is_stored_when_dry(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

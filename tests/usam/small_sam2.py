@@ -63,6 +63,24 @@ def seeing() -> Any:
     return patch(plain(base), random_heads())
 
 
+def remembering() -> Any:
+    """nano-s, which encodes an image that it has seen before no second time."""
+    from usam.predictor.load import load
+
+    predictor: Any = load("nano-s")
+    encode, known = predictor.set_image, dict[bytes, Any]()
+
+    def set_image(image: Any) -> None:
+        content = np.asarray(image).tobytes()
+        if content not in known:
+            encode(image)
+            known[content] = predictor.embedding()
+        predictor.set_embedding(known[content])
+
+    predictor.set_image = set_image
+    return predictor
+
+
 def set_object_bias(bias: float, *models: Any) -> None:
     """Let models see an object in every frame (5) or in none (-5)."""
     for one in models:

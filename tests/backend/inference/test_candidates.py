@@ -18,6 +18,7 @@ from backend.metrics.service import Metrics
 from backend.settings import Settings
 from tests.discs import HW, discs
 from usam.heads.bundled import resolve_heads
+from usam.masks.overlap import pairwise_iou
 from usam.objects.rule_tuning import match_objects
 from usam.prompts import Prompt
 
@@ -47,9 +48,8 @@ def seen(model: LoadedModel, settings: Settings) -> dict[int, ProposedObjects]:
 def found_discs(seen: ProposedObjects) -> int:
     _, truths = discs()
     masks = enlarged(seen.objects.logits, HW)
-    both = (masks[:, None] & truths[None]).sum((2, 3))
-    either = (masks[:, None] | truths[None]).sum((2, 3))
-    return int((match_objects(both / either) >= 0).sum())
+    overlap = pairwise_iou(np.concatenate([masks, truths]))[: len(masks), len(masks) :]
+    return int((match_objects(overlap) >= 0).sum())
 
 
 def test_parts_show_small_objects_that_the_whole_does_not(seen: dict[int, ProposedObjects]) -> None:

@@ -240,7 +240,7 @@ def test_concurrent_clicks_load_an_image_once(engine: Engine) -> None:
 def test_a_click_overtakes_a_batch(engine: Engine) -> None:
     clicked(engine, "a", png, click())
     done: list[str] = []
-    grid = [click(x % 80, 30 + x // 80) for x in range(600)]
+    grid = [click(x % 80, 30 + x // 80) for x in range(300)]
 
     def batch() -> None:
         proposed(engine, "a", refuse, *grid)
@@ -284,7 +284,7 @@ def test_a_budget_bounds_how_often_the_larger_model_is_asked() -> None:
     with Engine(settings(larger_model=LARGER, **given)) as engine:
         engine.wait_ready(60)
         engine.set_heads(1, heads(1, model_gap=1.0))
-        objects = [one for n in range(5) for one in proposed(engine, f"p{n}", lambda n=n: png(n), project=1)]
+        objects = [one for n in range(3) for one in proposed(engine, f"p{n}", lambda n=n: png(n), project=1)]
         seen = counted(engine, "action_considered_total", "larger")
         taken = counted(engine, "action_taken_total", "larger")
         assert seen == len(objects) > 20

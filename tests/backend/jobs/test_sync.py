@@ -240,7 +240,7 @@ def hostile_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resource
 
 
 @given(some.lists(regions, max_size=4), some.integers(1, 2**70), anything)
-@hypothesis_settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_no_annotation_stops_a_project(hostile_place: Resources, result: list[Any], number: int, address: Any) -> None:
     place = hostile_place
     place.store.forget(1)

@@ -142,7 +142,7 @@ REGIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(REGIONS | JSON, max_size=4))
 def test_whatever_is_stored_nothing_but_our_own_errors_leaves(result: list[Any]) -> None:
     drawn, left_out = drawn_masks(result)

@@ -29,7 +29,7 @@ from backend.resources import Resources
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
-from backend.store.records import ScoreRow
+from backend.store.records import ProposalRow, ScoreRow
 from usam.active.refinement import plan_images
 from usam.heads.bundled import resolve_heads
 from usam.heads.head_set import HeadSet
@@ -99,29 +99,33 @@ def settings(folder: Path, **given: Any) -> Settings:
     )
 
 
+@pytest.fixture(scope="module")
+def proposed(model: LoadedModel) -> list[ProposalRow]:
+    """What the model proposes for each task."""
+    rows = []
+    for number in range(1, TASKS + 1):
+        source = SourceImage("", None, picture(number), partial(picture, number))
+        found = propose_objects(model, HEADS, source, settings(Path("unused")))
+        rows.append(KeptObjects.of(found.found, found.labels).pack(number, "key", {}))
+    return rows
+
+
 @pytest.fixture
-def place(tmp_path: Path, model: LoadedModel, larger: LoadedModel) -> Place:
-    return Place(tmp_path, model, larger)
+def place(tmp_path: Path, model: LoadedModel, larger: LoadedModel, proposed: list[ProposalRow]) -> Place:
+    return Place(tmp_path, model, larger, proposed)
 
 
 class Place:
     """A project of four tasks in a real store, with proposals."""
 
-    def __init__(self, folder: Path, model: LoadedModel, larger: LoadedModel) -> None:
+    def __init__(self, folder: Path, model: LoadedModel, larger: LoadedModel, proposed: list[ProposalRow]) -> None:
         self.folder, self.model, self.larger = folder, model, larger
         self.store = Store(f"sqlite:///{folder / 'usam.db'}")
         self.store.join(PROJECT)
         seen = [Task.read({"id": n, "data": {"image": address(n)}, "updated_at": "1"}) for n in range(1, TASKS + 1)]
         self.store.record_tasks(PROJECT, seen)
-        for number in range(1, TASKS + 1):
-            found = propose_objects(
-                model,
-                HEADS,
-                SourceImage("", None, picture(number), partial(picture, number)),
-                settings(folder),
-            )
-            kept = KeptObjects.of(found.found, found.labels)
-            self.store.put_proposal(PROJECT, kept.pack(number, "key", {}))
+        for row in proposed:
+            self.store.put_proposal(PROJECT, row)
 
     def context(self, **given: Any) -> Resources:
         made = settings(self.folder, **given)

@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as some
 
-import usam
 from backend.errors import LabelConfigError, LabelStudioError, RegionError
 from backend.label_studio.records import Project, Task
 from backend.label_studio.video_config import parse_video_config
@@ -27,7 +26,7 @@ from backend.pool.video_tracks import VideoFollower, read_task, serve_version
 from backend.settings import Settings
 from tests.backend.label_studio.test_video_config import IMAGE, VIDEO
 from tests.backend.label_studio.test_video_regions import key, region
-from tests.usam.small_sam2 import seeing
+from tests.usam.small_sam2 import remembering, seeing
 from tests.usam.test_videos import write_video
 from usam.predictor.box_tracks import paired_iou
 from usam.predictor.tracking import MaskTracker
@@ -93,7 +92,7 @@ def box(frame: int = 1, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def predictor() -> Any:
-    return usam.load("nano-s")
+    return remembering()
 
 
 @pytest.fixture

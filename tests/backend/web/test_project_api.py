@@ -19,7 +19,7 @@ from backend.store.head_registry import Registry
 from backend.store.pseudo_label_store import PseudoLabelStore
 from backend.web.app import create_app
 from tests.backend.learning.reviewed import fill
-from tests.backend.web.dashboard.conftest import registry, settings, store  # noqa: F401
+from tests.backend.web.dashboard.conftest import engine, registry, settings, store  # noqa: F401
 from tests.backend.web.dashboard.test_forms import Queue
 from tests.backend.web.dashboard.test_trust import record
 from tests.factories import head_set
@@ -42,12 +42,17 @@ def queue() -> Queue:
 
 
 @pytest.fixture
-def app(settings: Settings, store: Store, registry: Registry, queue: Queue) -> Iterator[FastAPI]:  # noqa: F811
+def app(
+    settings: Settings,  # noqa: F811
+    store: Store,  # noqa: F811
+    registry: Registry,  # noqa: F811
+    queue: Queue,
+    engine: Engine,  # noqa: F811
+) -> Iterator[FastAPI]:
     guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
-    with Engine(guarded) as engine:
-        made = create_app(guarded, engine, store, queue, registry)  # type: ignore[arg-type]
-        yield made
-        made.state.service.close()
+    made = create_app(guarded, engine, store, queue, registry)  # type: ignore[arg-type]
+    yield made
+    made.state.service.close()
 
 
 def call(

@@ -24,6 +24,10 @@ from usam.predictor.proposals import propose_masks
 from usam.prompts import grid_points
 
 NAMES = tuple(SIZES)
+models = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "efficienttam_s" else []) for name in NAMES]
+)
+"""The larger of two that differ in width alone waits."""
 SIDE = 256
 VIDEO = {"memory_attention.norm.weight": (256,), "maskmem_tpos_enc": (7, 1, 1, 64), "no_obj_ptr": (1, 256),
          "spatial_perceiver.latents": (256, 64), "no_mem_pos_enc": (1, 1, 256)}  # fmt: skip
@@ -106,7 +110,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@models
 def test_the_published_names_are_those_that_are_read(name: str, fetched: Any) -> None:
     state = fetched(name)
     for key, shape in PUBLISHED[name].items():
@@ -190,7 +194,7 @@ def test_repvit_with_its_branches_joined_computes_the_same(fetched: Any, monkeyp
     assert len(joined.state_dict()) < len(apart.state_dict())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@models
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_masks_scores_and_proposals_come_as_from_any_other(name: str, dtype: torch.dtype | None) -> None:
     predictor = load(name, heads=None, image_size=SIDE, weights=False)

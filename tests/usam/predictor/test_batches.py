@@ -53,7 +53,7 @@ def test_no_more_images_are_read_than_the_bound_allows() -> None:
     taken = 0
 
     def images() -> Iterator[Callable[[], Any]]:
-        for number in range(40):
+        for number in range(20):
 
             def read_one(number: int = number) -> Any:
                 read.append(number)
@@ -64,7 +64,7 @@ def test_no_more_images_are_read_than_the_bound_allows() -> None:
     for _ in encode_ahead(predictor(), images(), batch=2, threads=2, ahead=1):
         taken += 1
         assert len(read) <= taken + 2 * 3
-    assert taken == len(read) == 40
+    assert taken == len(read) == 20
 
 
 def test_an_image_that_cannot_be_read_raises_when_its_turn_comes_and_no_thread_stays() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import usam
-from tests.usam.small_sam2 import seeing, set_object_bias
+from tests.usam.small_sam2 import remembering, seeing, set_object_bias
 from tests.usam.test_videos import moving_square
 from usam.errors import ImageError, PromptError
 from usam.masks.overlap import mask_box
@@ -45,7 +44,7 @@ class Counting:
 
 @pytest.fixture(scope="module")
 def predictor() -> Any:
-    return usam.load("nano-s")
+    return remembering()
 
 
 def frames(count: int = 12, first: int = 0) -> Iterator[Frame]:

@@ -18,8 +18,12 @@ from usam.pseudo_labels.calibration import Calibration, Candidates, RiskGuarante
 CALIBRATIONS = 1000
 SETTINGS = [
     pytest.param(RiskGuarantee(0.7, 0.10, 0.9, per_image=3), 120, id="IoU 0.7, risk 10 %"),
-    pytest.param(RiskGuarantee(0.8, 0.10, 0.9, per_image=1), 120, id="IoU 0.8, risk 10 %, one an image"),
-    pytest.param(RiskGuarantee(0.6, 0.05, 0.8, per_image=2), 150, id="IoU 0.6, risk 5 %, confidence 80 %"),
+    pytest.param(
+        RiskGuarantee(0.8, 0.10, 0.9, per_image=1), 120, id="IoU 0.8, risk 10 %, one an image", marks=pytest.mark.slow
+    ),
+    pytest.param(
+        RiskGuarantee(0.6, 0.05, 0.8, per_image=2), 150, id="IoU 0.6, risk 5 %, confidence 80 %", marks=pytest.mark.slow
+    ),
 ]
 
 

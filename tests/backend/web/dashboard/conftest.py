@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.inference.engine import Engine
 from backend.label_studio.records import Annotation, Task
 from backend.settings import Settings
 from backend.store import Store
@@ -22,6 +23,14 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(
         data_dir=tmp_path, model="nano-s", heads="none", threads=1, label_studio_url="http://labels.example:8080"
     )
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Pages ask it for its state alone."""
+    folder = tmp_path_factory.mktemp("engine")
+    with Engine(Settings(data_dir=folder, model="nano-s", heads="none", threads=1)) as running:
+        yield running
 
 
 @pytest.fixture

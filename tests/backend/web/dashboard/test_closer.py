@@ -80,11 +80,10 @@ def test_where_nothing_is_known_it_says_so(closer: Closer, store: Store) -> None
 
 
 @pytest.fixture
-def app(settings: Settings, store: Store) -> Iterator[FastAPI]:
-    with Engine(settings) as engine:
-        made = create_app(settings, engine, store, registry=Registry(settings.registry_dir))
-        yield made
-        made.state.service.close()
+def app(settings: Settings, store: Store, engine: Engine) -> Iterator[FastAPI]:
+    made = create_app(settings, engine, store, registry=Registry(settings.registry_dir))
+    yield made
+    made.state.service.close()
 
 
 def test_a_task_that_is_gone_and_a_view_that_is_none_are_sentences(app: FastAPI, store: Store) -> None:
@@ -100,15 +99,16 @@ def test_a_task_that_is_gone_and_a_view_that_is_none_are_sentences(app: FastAPI,
 
 
 @pytest.mark.parametrize("path", ["tasks/1", "tasks/1/pictures/doubt", "tasks/1/thumbnail", "learning"])
-def test_nothing_of_a_task_is_shown_without_the_password(settings: Settings, store: Store, path: str) -> None:
+def test_nothing_of_a_task_is_shown_without_the_password(
+    settings: Settings, store: Store, engine: Engine, path: str
+) -> None:
     from pydantic import SecretStr
 
     guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
-    with Engine(guarded) as engine:
-        app = create_app(guarded, engine, store)
-        assert ask(app, f"/projects/3/{path}").status_code == 401
-        assert ask(app, f"/projects/3/{path}", auth=("ann", "secret")).status_code == 200
-        app.state.service.close()
+    app = create_app(guarded, engine, store)
+    assert ask(app, f"/projects/3/{path}").status_code == 401
+    assert ask(app, f"/projects/3/{path}", auth=("ann", "secret")).status_code == 200
+    app.state.service.close()
 
 
 def test_large_pictures_are_made_and_kept(app: FastAPI, store: Store, closer: Closer) -> None:

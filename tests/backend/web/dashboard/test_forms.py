@@ -50,11 +50,10 @@ def queue() -> Queue:
 
 
 @pytest.fixture
-def app(settings: Settings, store: Store, registry: Registry, queue: Queue) -> Iterator[FastAPI]:
-    with Engine(settings) as engine:
-        made = create_app(settings, engine, store, queue, registry)  # type: ignore[arg-type]
-        yield made
-        made.state.service.close()
+def app(settings: Settings, store: Store, registry: Registry, queue: Queue, engine: Engine) -> Iterator[FastAPI]:
+    made = create_app(settings, engine, store, queue, registry)  # type: ignore[arg-type]
+    yield made
+    made.state.service.close()
 
 
 def form_of(page: str) -> dict[str, str]:
@@ -191,14 +190,13 @@ def test_a_form_to_nowhere_is_a_sentence(app: FastAPI, path: str) -> None:
 
 
 def test_who_did_it_is_the_user_of_the_password(
-    settings: Settings, store: Store, registry: Registry, queue: Queue
+    settings: Settings, store: Store, registry: Registry, queue: Queue, engine: Engine
 ) -> None:
     guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
-    with Engine(guarded) as engine:
-        app = create_app(guarded, engine, store, queue, registry)  # type: ignore[arg-type]
-        ann = ("ann", "secret")
-        form = form_of(ask(app, f"/projects/3/confirm/rollback?version={OLD}", auth=ann).text)
-        assert ask(app, "/projects/3/rollback", method="POST", headers=HOME, form=form).status_code == 401
-        assert ask(app, "/projects/3/rollback", method="POST", headers=HOME, form=form, auth=ann).status_code == 303
-        assert registry.history(3)[-1].reason.startswith("asked for by ann from ")
-        app.state.service.close()
+    app = create_app(guarded, engine, store, queue, registry)  # type: ignore[arg-type]
+    ann = ("ann", "secret")
+    form = form_of(ask(app, f"/projects/3/confirm/rollback?version={OLD}", auth=ann).text)
+    assert ask(app, "/projects/3/rollback", method="POST", headers=HOME, form=form).status_code == 401
+    assert ask(app, "/projects/3/rollback", method="POST", headers=HOME, form=form, auth=ann).status_code == 303
+    assert registry.history(3)[-1].reason.startswith("asked for by ann from ")
+    app.state.service.close()

@@ -20,11 +20,10 @@ from tests.backend.web.dashboard.test_forms import HOME
 
 
 @pytest.fixture
-def app(settings: Settings, store: Store) -> Iterator[FastAPI]:
-    with Engine(settings) as engine:
-        made = create_app(settings, engine, store)
-        yield made
-        made.state.service.close()
+def app(settings: Settings, store: Store, engine: Engine) -> Iterator[FastAPI]:
+    made = create_app(settings, engine, store)
+    yield made
+    made.state.service.close()
 
 
 def test_each_doubt_has_a_picture_a_box_a_sentence_and_a_link(app: FastAPI, settings: Settings, store: Store) -> None:

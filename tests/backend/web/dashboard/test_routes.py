@@ -21,11 +21,10 @@ from tests.factories import picture_address
 
 
 @pytest.fixture
-def app(settings: Settings, store: Store) -> Iterator[FastAPI]:
-    with Engine(settings) as engine:
-        made = create_app(settings, engine, store, registry=Registry(settings.registry_dir))
-        yield made
-        made.state.service.close()
+def app(settings: Settings, store: Store, engine: Engine) -> Iterator[FastAPI]:
+    made = create_app(settings, engine, store, registry=Registry(settings.registry_dir))
+    yield made
+    made.state.service.close()
 
 
 def test_a_browser_gets_the_overview_and_a_program_the_state(app: FastAPI) -> None:
@@ -52,16 +51,15 @@ def test_only_what_has_changed_is_sent_again(app: FastAPI, store: Store) -> None
     assert "<html" not in answer.text
 
 
-def test_it_asks_for_the_password_at_every_address(settings: Settings, store: Store) -> None:
+def test_it_asks_for_the_password_at_every_address(settings: Settings, store: Store, engine: Engine) -> None:
     guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
-    with Engine(guarded) as engine:
-        app = create_app(guarded, engine, store)
-        for path in ("/", f"/static/{assets()['page.css'].name}"):
-            refused = ask(app, path)
-            assert refused.status_code == 401
-            assert refused.headers["www-authenticate"].startswith("Basic")
-            assert ask(app, path, auth=("ann", "secret")).status_code == 200
-        app.state.service.close()
+    app = create_app(guarded, engine, store)
+    for path in ("/", f"/static/{assets()['page.css'].name}"):
+        refused = ask(app, path)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Basic")
+        assert ask(app, path, auth=("ann", "secret")).status_code == 200
+    app.state.service.close()
 
 
 def test_files_of_the_pages_may_be_kept_by_browsers(app: FastAPI) -> None:
@@ -84,11 +82,10 @@ def test_a_store_that_does_not_answer_is_a_sentence(app: FastAPI, monkeypatch: p
     assert "secret" not in answer.text
 
 
-def test_without_projects_it_says_how_to_connect_one(settings: Settings) -> None:
-    with Engine(settings) as engine:
-        app = create_app(settings, engine)
-        assert "usam-backend connect" in Text(ask(app).text)
-        app.state.service.close()
+def test_without_projects_it_says_how_to_connect_one(settings: Settings, engine: Engine) -> None:
+    app = create_app(settings, engine)
+    assert "usam-backend connect" in Text(ask(app).text)
+    app.state.service.close()
 
 
 def test_the_queue_shows_tasks_and_their_pictures(app: FastAPI) -> None:
@@ -111,21 +108,20 @@ def test_a_project_that_is_not_there_is_a_sentence(app: FastAPI, project: str) -
     assert "not known any more" in ask(app, f"/projects/{project}/tasks/1/thumbnail").text
 
 
-def test_pictures_never_leave_without_the_password(settings: Settings, store: Store) -> None:
+def test_pictures_never_leave_without_the_password(settings: Settings, store: Store, engine: Engine) -> None:
     guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
     store.record_tasks(3, [Task(20, {"image": picture_address()}, "t1", 0)])
-    with Engine(guarded) as engine:
-        app = create_app(guarded, engine, store)
-        path = "/projects/3/tasks/20/thumbnail"
-        for given in (None, ("ann", "wrong")):
-            refused = ask(app, path, auth=given)
-            assert refused.status_code == 401
-            assert refused.headers["content-type"] == "application/json"
-        answer = ask(app, path, auth=("ann", "secret"))
-        assert answer.headers["content-type"] == "image/jpeg"
-        assert answer.headers["cache-control"].startswith("private")
-        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
-        app.state.service.close()
+    app = create_app(guarded, engine, store)
+    path = "/projects/3/tasks/20/thumbnail"
+    for given in (None, ("ann", "wrong")):
+        refused = ask(app, path, auth=given)
+        assert refused.status_code == 401
+        assert refused.headers["content-type"] == "application/json"
+    answer = ask(app, path, auth=("ann", "secret"))
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.headers["cache-control"].startswith("private")
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    app.state.service.close()
 
 
 def test_the_page_of_trust_stands_without_audits(app: FastAPI) -> None:
