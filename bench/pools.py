@@ -13,7 +13,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.rows import Row
 from bench.tables import data_folder
 
 MODEL = os.environ.get("USAM_BENCH_MODEL", "nano-m")
@@ -31,6 +32,11 @@ BEFORE_IOU, BEFORE_NMS, BEFORE_MOST = 0.5, 0.7, 20
 """Release 0.1: everything above the threshold that is no near-copy."""
 Floats = npt.NDArray[np.floating[Any]]
 Indices = npt.NDArray[np.int64]
+
+
+def named(rows: Sequence[Row]) -> list[Row]:
+    """Figures of another model than nano-m bear its name."""
+    return [row if MODEL == "nano-m" else replace(row, figure=f"{MODEL}, {row.figure}") for row in rows]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,13 @@ object from an IoU of 0.5 on, one to one. USAM_BENCH_MODEL names another model t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.pools import MODEL, SIDE, PoolImage, pool_images, seen_by
+from bench.pools import MODEL, SIDE, PoolImage, named, pool_images, seen_by
 from bench.rows import Row
 
 DRAWS = 5
@@ -46,12 +46,7 @@ PROJECTS = (
 
 
 def run() -> list[Row]:
-    """All figures; those of another model than nano-m bear its name."""
-    rows = _all()
-    return rows if MODEL == "nano-m" else [replace(row, figure=f"{MODEL}, {row.figure}") for row in rows]
-
-
-def _all() -> list[Row]:
+    """All figures."""
     rows: list[Row] = []
     for project in PROJECTS:
         rows += _shown(project)
@@ -60,7 +55,7 @@ def _all() -> list[Row]:
     rows += _classes(50, 0.75) + _classes(400, 0.85)
     for dataset in ("coco", "bsds500", "nuclei"):
         rows += _clean(dataset)
-    return [*rows, *_tuned(8), *_tuned(16)]
+    return named([*rows, *_tuned(8), *_tuned(16)])
 
 
 def _images(project: Project) -> list[PoolImage]:

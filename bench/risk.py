@@ -1,8 +1,8 @@
 """Masks accepted unseen: how often the promise about them is broken, and how many are accepted, beside SamScore.
 
-One click an object, nano-m, images that no weight and no head has seen: COCO objects of all sizes (`nano-test`),
-salient objects (ECSSD), segments of natural scenes (BSDS500); pictures that are in two of the sets count as one. Each
-split draws half of the images as audits, calibrates on them, and accepts in the other half, at most one mask an image.
+One click an object, nano-m (or what USAM_BENCH_MODEL names), images that no weight and no head has seen: COCO objects
+of all sizes (`nano-test`), salient objects (ECSSD), segments of natural scenes (BSDS500); pictures that are in two of the
+sets count as one. Each split draws half of the images as audits, calibrates on them, and accepts in the other half, at most one mask an image.
 
 The promise is broken where more of the accepted masks of a split fail than it allows. Beside it stand what people do
 without risk control (the loosest threshold at which no more of the audits fail than allowed), and as many masks as
@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.pools import MODEL, named
 from bench.rows import Row
 from bench.tables import data_folder, table
 from usam.errors import PseudoLabelError
 from usam.pseudo_labels.calibration import Candidates, RiskGuarantee, calibrate
 
-MODEL = "nano-m"
 CONFIDENCE = 0.9
 SPLITS = 1000
 BOOTSTRAPS, SPLITS_EACH = 30, 8
@@ -84,7 +84,7 @@ def run() -> list[Row]:
         rows += violations(objects, RiskGuarantee(iou, risk, CONFIDENCE, per_image=1))
     for iou, risk in (HEADLINE, *SETTINGS):
         rows += shares(objects, RiskGuarantee(iou, risk, CONFIDENCE, per_image=1), headline=(iou, risk) == HEADLINE)
-    return rows
+    return named(rows)
 
 
 def violations(objects: Objects, promise: RiskGuarantee) -> list[Row]:
