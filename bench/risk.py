@@ -1,8 +1,9 @@
 """Masks accepted unseen: how often the promise about them is broken, and how many are accepted, beside SamScore.
 
 One click an object, nano-m (or what USAM_BENCH_MODEL names), images that no weight and no head has seen: COCO objects
-of all sizes (`nano-test`), salient objects (ECSSD), segments of natural scenes (BSDS500); pictures that are in two of the
-sets count as one. Each split draws half of the images as audits, calibrates on them, and accepts in the other half, at most one mask an image.
+of all sizes (`nano-test`), salient objects (ECSSD), segments of natural scenes (BSDS500); pictures that are in two of
+the sets count as one. Each split draws half of the images as audits, calibrates on them, and accepts in the other half,
+at most one mask an image.
 
 The promise is broken where more of the accepted masks of a split fail than it allows. Beside it stand what people do
 without risk control (the loosest threshold at which no more of the audits fail than allowed), and as many masks as
