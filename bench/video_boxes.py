@@ -21,8 +21,8 @@ import torch
 
 from bench.rows import Row
 from bench.video import MODEL, Sequence, panned_photographs, real_sequences
-from usam.masks.overlap import mask_box
-from usam.predictor.box_tracks import BoxTrack, follow_boxes, interpolated, key_rows, paired_iou, runs, steadied
+from usam.masks.overlap import mask_box, paired_iou
+from usam.predictor.box_tracks import BoxTrack, follow_boxes, interpolated, key_rows, runs, steadied
 from usam.statistics import bootstrap_mean
 from usam.videos import Frame
 

@@ -105,7 +105,8 @@ def _with_grid(
         return None
     try:
         told = partial(progress.step, what="grid")
-        return with_grid(resources, project_id, learnt, learnt_in_use(resources, project_id), train, relearn, told)
+        in_use = partial(learnt_in_use, resources, project_id)
+        return with_grid(resources, project_id, learnt, in_use, train, relearn, told)
     except UsamError as error:
         _log.warning("how densely project %s is to be looked at was not chosen: %s", project_id, error)
         return learnt

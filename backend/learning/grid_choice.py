@@ -49,14 +49,14 @@ def with_grid(
     resources: Resources,
     project_id: int,
     learnt: ProjectHeads,
-    before: ProjectHeads | None,
+    in_use: Callable[[], ProjectHeads | None],
     rows: Sequence[SampleRow],
     relearn: Relearn,
     on_progress: Progress | None = None,
 ) -> ProjectHeads:
     """What was learnt, with the grid that it should be shown by, compared on the tasks of `rows` that were labelled
     last. Nothing is tried where objects are large, where the settings name a grid, or where too little is left to learn
-    from without these tasks; what was chosen `before` stays until there are twice as many labelled tasks.
+    from without these tasks; what those `in_use` chose stays until there are twice as many labelled tasks.
 
     Raises `LabelStudioError` where Label Studio does not answer.
     """
@@ -67,6 +67,7 @@ def with_grid(
     if len(grids) == 1:
         return learnt
     tasks = {row.task: row.updated_at for row in sorted(rows, key=lambda row: row.updated_at)}
+    before = in_use()
     known = before.figures.get("grid_tasks", 0.0) if before is not None and before.grid is not None else 0.0
     if before is not None and len(tasks) < 2 * known:
         kept = {name: value for name, value in before.figures.items() if name.startswith("grid_")}

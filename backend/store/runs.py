@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sql
+from sqlalchemy.orm import InstrumentedAttribute
 
 from backend.label_studio.records import Json
 from backend.store.database import Database
@@ -92,9 +93,9 @@ class Runs(Database):
         with self._write() as connection:
             if not self._sqlite:  # SQLite's write transactions are one after the other anyway
                 connection.execute(sql.select(sql.func.pg_advisory_xact_lock(sql.func.hashtext(name))))
-            query = sql.select(Lease.holder, Lease.until).where(Lease.name == name)
-            row = connection.execute(query).first()
-            if row is not None and row.holder != holder and _holds(row.until, now) and not is_dead(row.holder):
+            held = sql.select(Lease.holder).where(Lease.name == name, is_held(Lease.until, now, LONGEST_LEASE_S))
+            other = connection.scalar(held)
+            if other is not None and other != holder and not is_dead(other):
                 return False
             self._upsert(connection, Lease, [Lease(name, holder, now + seconds).columns()])
         return True
@@ -105,9 +106,9 @@ class Runs(Database):
             connection.execute(sql.delete(Lease).where(Lease.name == name, Lease.holder == holder))
 
 
-def _holds(until: object, now: float) -> bool:
-    """Whether a lease that says `until` is held: not where it is no time at all, or far from now."""
-    return isinstance(until, float | int) and now < until <= now + LONGEST_LEASE_S
+def is_held(until: InstrumentedAttribute[float], now: float, longest: float) -> sql.ColumnElement[bool]:
+    """Whether what says `until` is held: not where it is no time at all, or further off than `longest` seconds."""
+    return until.between(now, now + longest)
 
 
 def is_dead(holder: str) -> bool:

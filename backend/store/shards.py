@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from backend.store.columns import Numbers
 from backend.store.database import Database, parts
 from backend.store.records import Key, Name120, Row, Run
-from backend.store.runs import is_dead
+from backend.store.runs import is_dead, is_held
 
 _LOOKED_AT = 8
 """Free shards that are read at once: others may be faster at the first."""
@@ -88,14 +88,12 @@ class Shards(Database):
         in_order = sql.select(ShardRow).where(*mine).order_by(ShardRow.run, ShardRow.number)
         while True:
             now = time.time()
-            is_held = _is_held(now)
-            lost = [shard for shard in self._all(in_order.where(is_held)) if is_dead(shard.holder)]
-            free = lost or self._all(in_order.where(~is_held).limit(_LOOKED_AT))
+            held = is_held(ShardRow.until, now, LONGEST_HELD_S)
+            lost = [shard for shard in self._all(in_order.where(held)) if is_dead(shard.holder)]
+            free = lost or self._all(in_order.where(~held).limit(_LOOKED_AT))
             for shard in free:
-                held, taken = _held_as(shard), {"holder": holder, "until": now + seconds, "tries": shard.tries + 1}
-                with self._write() as connection:
-                    change = connection.execute(sql.update(ShardRow).where(*held).values(**taken))
-                if change.rowcount:
+                taken = {"holder": holder, "until": now + seconds, "tries": shard.tries + 1}
+                if self._change(shard, **taken):
                     for name, value in taken.items():
                         setattr(shard, name, value)
                     return shard
@@ -119,7 +117,8 @@ class Shards(Database):
         """How far the shards of a run are."""
         mine = (ShardRow.project == project, ShardRow.run == run)
         count, total = sql.func.count(), sql.func.coalesce(sql.func.sum(ShardRow.done), 0)
-        held = sql.func.coalesce(sql.func.sum(sql.case((_is_held(time.time()), 1), else_=0)), 0)
+        is_at_it = is_held(ShardRow.until, time.time(), LONGEST_HELD_S)
+        held = sql.func.coalesce(sql.func.sum(sql.case((is_at_it, 1), else_=0)), 0)
         query = sql.select(ShardRow.holder, ShardRow.finished, count, total, held).where(*mine)
         with self._read() as connection:
             rows = connection.execute(query.group_by(ShardRow.holder, ShardRow.finished)).all()
@@ -139,10 +138,6 @@ class Shards(Database):
     def _change(self, shard: ShardRow, **values: object) -> bool:
         with self._write() as connection:
             return bool(connection.execute(sql.update(ShardRow).where(*_held_as(shard)).values(**values)).rowcount)
-
-
-def _is_held(now: float) -> sql.ColumnElement[bool]:
-    return ShardRow.until.between(now, now + LONGEST_HELD_S)
 
 
 def _held_as(shard: ShardRow) -> tuple[sql.ColumnElement[bool], ...]:

@@ -21,8 +21,7 @@ from backend.resources import Resources
 from backend.settings import Settings
 from tests.backend.cli.conftest import Command, command
 from tests.backend.label_studio.test_video_config import VIDEO
-from usam.masks.overlap import mask_box
-from usam.predictor.box_tracks import paired_iou
+from usam.masks.overlap import mask_box, paired_iou
 from usam.videos import VideoWriter
 
 pytestmark = pytest.mark.e2e

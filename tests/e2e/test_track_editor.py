@@ -16,7 +16,7 @@ from tests.backend.cli.conftest import Command, command
 from tests.e2e.chromium import needs_chromium, wait_for
 from tests.e2e.test_browser import Editor
 from tests.e2e.test_track import drawn_scene, percent, project
-from usam.predictor.box_tracks import paired_iou
+from usam.masks.overlap import paired_iou
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), needs_chromium]
 __all__ = ["command", "project"]

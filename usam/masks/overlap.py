@@ -82,7 +82,16 @@ def nms(masks: npt.ArrayLike, scores: npt.ArrayLike, threshold: float = 0.7) -> 
 
 def box_iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """(N, K) IoU of boxes a (N, 4) and b (K, 4), xyxy; boxes without area overlap nothing."""
-    first, second = _boxes(a)[:, None], _boxes(b)[None]
+    return paired_iou(_boxes(a)[:, None], _boxes(b)[None])
+
+
+def paired_iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """(...) IoU of each of boxes a (..., 4) with the box of b (..., 4) in its place; 0 for one without area or place.
+
+    >>> paired_iou([(0, 0, 4, 4)], [(2, 0, 6, 4)]).round(3).tolist()
+    [0.333]
+    """
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
     intersection = np.clip(sides, 0, None).prod(-1)
     areas = [np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1) for boxes in (first, second)]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import ImageError
-from usam.masks.overlap import mask_box
+from usam.masks.overlap import mask_box, paired_iou
 from usam.predictor.image import PatchedImagePredictor
 from usam.predictor.memory_tracking import tracker_for
 from usam.predictor.tracking import ObjectTracker
@@ -153,19 +153,6 @@ def key_rows(boxes: npt.ArrayLike, least_iou: float = LEAST_IOU) -> list[int]:
             kept.add(middle)
             todo += [(low, middle), (middle, high)]
     return sorted(kept)
-
-
-def paired_iou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
-    """(N,) IoU of each of boxes a (N, 4) with the box of b (N, 4) in its row.
-
-    >>> paired_iou([(0, 0, 4, 4)], [(2, 0, 6, 4)]).round(3).tolist()
-    [0.333]
-    """
-    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    sides = np.clip(np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2]), 0, None)
-    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1) for boxes in (first, second)]
-    overlap = sides.prod(1)
-    return np.asarray(overlap / np.maximum(areas[0] + areas[1] - overlap, 1e-12))
 
 
 def interpolated(keys: Mapping[int, npt.ArrayLike], frames: npt.ArrayLike) -> FloatArray:

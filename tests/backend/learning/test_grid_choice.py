@@ -71,6 +71,10 @@ def examples(place: Resources) -> list[ExampleRow]:
     return made
 
 
+def none() -> None:
+    """What is in use where nothing was learnt before."""
+
+
 def samples(tasks: Any) -> list[SampleRow]:
     tokens = np.zeros((0, 8), np.float16)
     return [
@@ -90,7 +94,7 @@ def test_parts_are_chosen_where_they_leave_less_work_and_kept_until_labels_doubl
     assert learnt is not None
     assert grid_of(place.settings, learnt).tiles == 1
     steps: list[tuple[int, int]] = []
-    chosen = with_grid(place, 1, learnt, None, samples([1, 3]), learn, lambda done, total: steps.append((done, total)))
+    chosen = with_grid(place, 1, learnt, none, samples([1, 3]), learn, lambda done, total: steps.append((done, total)))
     assert chosen.grid == ChosenGrid(12, 2)
     assert grid_of(place.settings, chosen).tiles == 2
     assert chosen.figures["grid_work"] < 0.95 * chosen.figures["grid_work_before"]
@@ -98,13 +102,13 @@ def test_parts_are_chosen_where_they_leave_less_work_and_kept_until_labels_doubl
     assert left_out == [3], "of two labelled tasks the newer one, of which the heads that judge know nothing"
     assert steps == [(0, 1)]
 
-    again = with_grid(place, 1, learnt, chosen, samples([1, 2, 3]), learn)
+    again = with_grid(place, 1, learnt, lambda: chosen, samples([1, 2, 3]), learn)
     assert again.grid == chosen.grid
     assert again.figures["grid_tasks"] == 2
 
 
-def no_more(tasks: Collection[int]) -> ProjectHeads | None:
-    raise AssertionError("nothing is to be learnt again")
+def no_more(tasks: Collection[int] = ()) -> ProjectHeads | None:
+    raise AssertionError("nothing is to be learnt again or read")
 
 
 def heads(side: float) -> ProjectHeads:
@@ -115,10 +119,10 @@ def heads(side: float) -> ProjectHeads:
 
 def test_nothing_is_tried_where_objects_are_large_or_the_settings_say_how(place: Resources) -> None:
     large, small = heads(0.4), heads(0.02)
-    assert with_grid(place, 1, large, None, samples(TASKS), no_more) is large
+    assert with_grid(place, 1, large, no_more, samples(TASKS), no_more) is large
     for given in ({"tiles": 1}, {"points_per_side": 8}):
         place.settings = Settings.from_environment(model="nano-m", data_dir=place.settings.data_dir, **given)
-        assert with_grid(place, 1, small, None, samples(TASKS), no_more) is small
+        assert with_grid(place, 1, small, no_more, samples(TASKS), no_more) is small
 
 
 def test_without_an_image_or_enough_to_learn_from_nothing_is_chosen(place: Resources) -> None:
@@ -126,8 +130,8 @@ def test_without_an_image_or_enough_to_learn_from_nothing_is_chosen(place: Resou
     images.broken = {number: FetchError("an image", "404", "look at its address") for number in TASKS}
     small = heads(0.02)
     selector: Any = object()
-    assert with_grid(place, 1, small, None, samples(TASKS), lambda _: replace(small, selector=selector)) is small
+    assert with_grid(place, 1, small, none, samples(TASKS), lambda _: replace(small, selector=selector)) is small
     images.broken = {}
-    assert with_grid(place, 1, small, None, samples(TASKS), lambda _: None) is small
-    assert with_grid(place, 1, small, None, samples(TASKS), lambda _: small) is small
-    assert with_grid(place, 1, small, None, samples([1]), no_more) is small
+    assert with_grid(place, 1, small, none, samples(TASKS), lambda _: None) is small
+    assert with_grid(place, 1, small, none, samples(TASKS), lambda _: small) is small
+    assert with_grid(place, 1, small, none, samples([1]), no_more) is small

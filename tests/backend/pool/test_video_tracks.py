@@ -28,7 +28,7 @@ from tests.backend.label_studio.test_video_config import IMAGE, VIDEO
 from tests.backend.label_studio.test_video_regions import key, region
 from tests.usam.small_sam2 import remembering, seeing
 from tests.usam.test_videos import write_video
-from usam.predictor.box_tracks import paired_iou
+from usam.masks.overlap import paired_iou
 from usam.predictor.tracking import MaskTracker
 from usam.videos import Video
 

@@ -11,14 +11,13 @@ import pytest
 from tests.usam.small_sam2 import remembering, seeing, set_object_bias
 from tests.usam.test_videos import moving_square
 from usam.errors import ImageError, PromptError
-from usam.masks.overlap import mask_box
+from usam.masks.overlap import mask_box, paired_iou
 from usam.predictor.box_tracks import (
     BoxTrack,
     follow_boxes,
     interpolated,
     key_rows,
     look_first,
-    paired_iou,
     runs,
     steadied,
 )

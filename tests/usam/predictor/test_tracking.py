@@ -76,23 +76,34 @@ class Blank:
         return masks, np.array([0.6, 0.9, 0.1], np.float32), np.zeros((3, 16, 16), np.float32), {}
 
 
+def answers(model: Any, mask: np.ndarray, iou: float) -> None:
+    """Let a model give one mask whatever it is asked."""
+    model.predict = lambda *a, **k: (mask[None], np.array([iou]), np.zeros((1, 16, 16)), {})
+
+
+def following(model: Any) -> MaskTracker:
+    """Begun on the square."""
+    answers(model, square(0), 0.6)
+    tracker = MaskTracker(model)
+    tracker.begin(moving_square(0), click(26, 46))
+    return tracker
+
+
 def test_an_object_that_is_gone_is_not_another_one_and_comes_back_where_it_was() -> None:
     model: Any = Blank()
     tracker = MaskTracker(model)
     model.mask = square(0)
     begun = tracker.begin(moving_square(0), click(26, 46))
     assert begun.mask.all(), "the best rated answer to a click"
-    tracker = MaskTracker(model)
-    model.predict = lambda *a, **k: (square(0)[None], np.array([0.6]), np.zeros((1, 16, 16)), {})
-    tracker.begin(moving_square(0), click(26, 46))
+    tracker = following(model)
     far = np.zeros((96, 96), bool)
     far[80:, 80:] = True
-    model.predict = lambda *a, **k: (far[None], np.array([0.95]), np.zeros((1, 16, 16)), {})
+    answers(model, far, 0.95)
     lost = tracker.follow(moving_square(1))
     assert (lost.is_found, lost.iou, lost.mask.any()) == (False, 0.0, False)
-    model.predict = lambda *a, **k: (square(1)[None], np.array([0.7]), np.zeros((1, 16, 16)), {})
+    answers(model, square(1), 0.7)
     assert tracker.follow(moving_square(1)).is_found
-    model.predict = lambda *a, **k: (far[None], np.array([0.95]), np.zeros((1, 16, 16)), {})
+    answers(model, far, 0.95)
     for _ in range(LOST_AFTER):
         tracker.follow(moving_square(1))
     model.predict = lambda *a, **k: pytest.fail("it is not looked for any more")
@@ -101,10 +112,8 @@ def test_an_object_that_is_gone_is_not_another_one_and_comes_back_where_it_was()
 
 def test_of_three_answers_the_one_like_before_is_taken() -> None:
     model: Any = Blank()
-    tracker = MaskTracker(model)
     three = model.predict
-    model.predict = lambda *a, **k: (square(0)[None], np.array([0.6]), np.zeros((1, 16, 16)), {})
-    tracker.begin(moving_square(0), click(26, 46))
+    tracker = following(model)
     model.predict = three
     model.mask = square(1)
     found = tracker.follow(moving_square(1))
@@ -141,16 +150,14 @@ def test_a_click_corrects_the_mask_and_finds_a_lost_object_again(predictor: Any)
 
 def test_of_three_answers_to_a_correction_one_that_obeys_is_taken() -> None:
     model: Any = Blank()
-    tracker = MaskTracker(model)
     three = model.predict
-    model.predict = lambda *a, **k: (square(0)[None], np.array([0.6]), np.zeros((1, 16, 16)), {})
-    tracker.begin(moving_square(0), click(26, 46))
+    tracker = following(model)
     model.predict = three
     corrected = tracker.correct(Prompt(np.array([[80, 80]], np.float32), np.zeros(1, np.int32)))
     assert overlap(corrected.mask, square(0)) == 1, "not the better rated one of the whole frame"
     far = np.zeros((96, 96), bool)
     far[80:, 80:] = True
-    model.predict = lambda *a, **k: (far[None], np.array([0.95]), np.zeros((1, 16, 16)), {})
+    answers(model, far, 0.95)
     for _ in range(LOST_AFTER):
         assert not tracker.follow(moving_square(1)).is_found
     with pytest.raises(PromptError, match="it was lost: click it"):
