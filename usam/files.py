@@ -1,11 +1,15 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files that are files."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
@@ -35,3 +39,23 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def plain(path: Path) -> Path:
+    """The same path, for opening. Raises `OSError` where a named pipe, a socket or a device is: reading one waits, or
+    never ends. A folder, or nothing, is left to whoever opens it.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+            raise OSError(errno.EINVAL, f"{kinds.get(stat.S_IFMT(mode), 'a device')}, not a file", str(path))
+    return path
+
+
+def open_lock(path: Path) -> IO[str]:
+    """A file to be locked, which holds nothing: what else is in its place is moved aside. Raises `OSError`."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            os.replace(path, path.with_name(f"{path.name}.damaged-{time.time_ns()}"))
+    return path.open("a")

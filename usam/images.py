@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import io
 import os
+import select
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -57,6 +59,8 @@ MAX_PIECES = 100_000
 """Chunks of a PNG."""
 MAX_RLE_BYTES = 4 * 2**20
 """Largest run-length coded BMP: its decoder is Python."""
+PATIENCE_S = 10.0
+"""How long a named pipe that is given for a file may give nothing."""
 ROWS_AT_ONCE = 256
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 
@@ -174,10 +178,24 @@ def _read_stream(stream: BinaryIO, max_bytes: int) -> bytes:
 
 def _read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_patiently) as file:
             return file.read(max_bytes + 1)
     except (OSError, ValueError) as cause:
         raise ImageError(f"a readable image file at {str(path)[:200]}", _reason(cause), "check the path") from cause
+
+
+def _patiently(path: str, flags: int) -> int:
+    """Open a file; of a named pipe or a device that nobody writes to, an `OSError` after a while rather than a wait."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if stat.S_ISFIFO(mode := os.fstat(handle).st_mode) or stat.S_ISCHR(mode):
+            if not select.select([handle], [], [], PATIENCE_S)[0]:
+                raise OSError(f"a pipe or device that gave nothing within {PATIENCE_S:g} s")
+            os.set_blocking(handle, True)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
 
 
 def _decoder(data: bytes) -> type[ImageFile] | None:

@@ -191,7 +191,11 @@ def at_this_machine() -> str:
 
 
 def data_folder(settings: Settings) -> Path:
-    """The data folder, made where there is none and its owner's alone from then on."""
+    """The data folder, made where there is none and its owner's alone from then on; what is misplaced in it is set
+    aside."""
+    from backend.store.mending import set_aside_misplaced
+
     os.umask(0o077)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    set_aside_misplaced(settings.data_dir)
     return settings.data_dir

@@ -127,11 +127,14 @@ def repair(
     as_json: AsJson = False,
 ) -> None:
     """Mend the data folder from what is intact: damaged head sets are set aside and another is used, a damaged store is
-    begun anew and filled again from Label Studio, damaged records of accepted masks are set aside."""
+    begun anew and filled again from Label Studio, damaged records of accepted masks are set aside, as is what stands
+    where a file or folder belongs."""
     from backend.store.head_registry import Registry
+    from backend.store.mending import set_aside_misplaced
     from backend.store.pseudo_label_store import PseudoLabelStore
 
     settings = settings_in_use(needs_store=False)
+    misplaced = set_aside_misplaced(settings.data_dir)
     registry = Registry(settings.registry_dir)
     accepted = PseudoLabelStore.of(settings)
     known = sorted({*registry.projects(), *accepted.projects()})
@@ -143,14 +146,17 @@ def repair(
     done = {number: [*registry.repair(number), *accepted.repair(number)] for number in chosen}
     copies = registry.keep_copies()
     if as_json:
-        print_json({"folder": registry.folder.resolve(), "store": store_lines, "repaired": done, "copies": copies})
+        told = {"misplaced": misplaced, "store": store_lines, "repaired": done, "copies": copies}
+        print_json({"folder": registry.folder.resolve(), **told})
         return
+    for line in misplaced:
+        typer.echo(line)
     for line in store_lines:
         typer.echo(f"store: {line}")
     for number, lines in done.items():
         for line in lines or ["nothing to repair"]:
             typer.echo(f"project {number}: {line}")
-    if not done and not store_lines:
+    if not done and not store_lines and not misplaced:
         typer.echo("no project has heads of its own: nothing to repair")
     if copies:
         typer.echo(f"{copies} copies written")

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from backend.inference.precision import kept_as
 from backend.settings import Settings
-from usam.files import replacing
+from usam.files import plain, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +131,7 @@ class EmbeddingFiles:
         from usam.predictor.embedding import ImageEmbedding
 
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(plain(path), framework="pt") as file:
                 facts = file.metadata() or {}
                 if facts.get("checkpoint") != checkpoint:
                     raise ValueError(f"made by {facts.get('checkpoint')!r}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from backend.learning.label_plan import ProjectPlan
-from usam.files import write_whole
+from usam.files import plain, write_whole
 
 STEPS = (50, 100, 200)
 CURVE_POINTS = 25
@@ -93,7 +93,7 @@ class KeptPlans:
     def get(self, project: int) -> KeptPlan | None:
         """The plan that was made last; None where there is none that can be read."""
         try:
-            return KeptPlan.parse(self._path(project).read_bytes())
+            return KeptPlan.parse(plain(self._path(project)).read_bytes())
         except (OSError, ValueError):
             return None
 

@@ -22,6 +22,7 @@ from backend.errors import reason_of
 from backend.learning.examples import join_examples, join_outlines
 from backend.store.records import SampleRow, storable_text
 from usam.checkpoints.registry import weights_of
+from usam.files import plain
 
 if TYPE_CHECKING:
     from backend.settings import Settings
@@ -192,7 +193,7 @@ def kept_review(settings: Settings, store: Store, project: int) -> Review | None
     made anew."""
     path = settings.data_dir / FOLDER / f"{project}.json"
     try:
-        review = TypeAdapter(Review).validate_json(path.read_bytes())
+        review = TypeAdapter(Review).validate_json(plain(path).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

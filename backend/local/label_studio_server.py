@@ -28,6 +28,7 @@ import httpx
 from backend.errors import ServerError
 from backend.local.processes import ServerProcess, free_port
 from backend.store.kept_twice import read_either, write_twice
+from usam.files import open_lock
 
 LABEL_STUDIO_VERSION = "1.23.2"
 ENVIRONMENT_NAME = ".venv-label-studio"
@@ -102,7 +103,7 @@ def install_label_studio(
     installer's output.
     """
     folder = root / ENVIRONMENT_NAME
-    with (root / f"{ENVIRONMENT_NAME}.lock").open("a") as lock:
+    with open_lock(root / f"{ENVIRONMENT_NAME}.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (program := _whole(folder, version)) is not None:
             return program

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from backend.errors import ServerError
+from usam.files import plain
 
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
@@ -74,7 +75,7 @@ class ServerProcess:
             return
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("ab") as output:
+            with plain(self.log).open("ab") as output:
                 self._process = subprocess.Popen(  # noqa: S603 (the command is ours)
                     self.command,
                     stdin=subprocess.DEVNULL,
@@ -112,7 +113,7 @@ class ServerProcess:
     def log_tail(self, characters: int = 400) -> str:
         """The end of what the program printed."""
         try:
-            return self.log.read_text(errors="replace")[-characters:].strip()
+            return plain(self.log).read_text(errors="replace")[-characters:].strip()
         except OSError:
             return ""
 

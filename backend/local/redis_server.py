@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from backend.errors import ServerError
 from backend.local.processes import ServerProcess
+from usam.files import plain
 
 if TYPE_CHECKING:
     import redis
@@ -47,7 +48,7 @@ def redis_binary() -> Path:
 
 def _cannot_read_data(log: Path, start: int) -> bool:
     """Whether the log, from byte `start` on, says that the data could not be read."""
-    with log.open("rb") as file:
+    with plain(log).open("rb") as file:
         file.seek(start)
         words = file.read().decode(errors="replace").lower()
     return any(word in words for word in UNREADABLE_WORDS)

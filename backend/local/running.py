@@ -18,6 +18,7 @@ from typing import Any
 
 from backend.local.processes import identity
 from backend.store.kept_twice import read_either, write_private, write_twice
+from usam.files import plain
 
 ENV_FILE = "up.env"
 STATE_FILE = "up.json"
@@ -68,7 +69,7 @@ def running_in(folder: Path) -> RunningStack | None:
     if not isinstance(pid, int) or not began or identity(pid) != began:
         return None
     try:
-        words = shlex.split((folder / ENV_FILE).read_text())
+        words = shlex.split(plain(folder / ENV_FILE).read_text())
     except (OSError, ValueError):
         return None
     return RunningStack(folder, dict(word.split("=", 1) for word in words if "=" in word))
@@ -81,7 +82,7 @@ def running_stacks() -> list[RunningStack]:
     stacks = []
     for note in sorted(state_dir().iterdir()):
         try:
-            folder = Path(note.read_text())
+            folder = Path(plain(note).read_text())
         except (OSError, ValueError):
             continue
         stack = running_in(folder)

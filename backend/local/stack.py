@@ -33,6 +33,8 @@ from backend.local.redis_server import RedisServer
 from backend.local.running import announce, recall, remember, withdraw
 from backend.local.supervisor import Part, Supervisor
 from backend.settings import Settings
+from backend.store.mending import set_aside_misplaced
+from usam.files import open_lock
 
 LABEL_STUDIO_PORT = 8080
 LEFTOVER_PATIENCE_S = 5.0
@@ -207,7 +209,9 @@ class Stack:
     def _lock(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         make_private(self.folder)
-        lock = (self.folder / "up.lock").open("a")
+        for line in set_aside_misplaced(self.folder):
+            self.say(line)
+        lock = open_lock(self.folder / "up.lock")
         self._cleanup.callback(lock.close)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

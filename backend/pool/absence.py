@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backend.errors import LabelStudioError
-from usam.files import replace_text
+from usam.files import plain, replace_text
 
 KEPT_S = 3 * 24 * 3600.0
 """How long everything of a project that is not there any more is kept."""
@@ -74,7 +74,7 @@ class Absences:
     def _looks(self, project_id: int) -> list[float]:
         """Times of earlier looks; none where the file cannot be read, so that the days begin again."""
         try:
-            return [float(look) for look in json.loads(self._file(project_id).read_text())]
+            return [float(look) for look in json.loads(plain(self._file(project_id)).read_text())]
         except (OSError, ValueError, TypeError, ArithmeticError, RecursionError):
             return []
 

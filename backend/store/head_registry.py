@@ -31,6 +31,7 @@ from backend.errors import RegistryError
 from backend.store.head_versions import VERSION_NAME, Promotion, Version, parse_pointer
 from backend.store.kept_twice import add_copy, copy_of, make_folder, read_either, sync_folder, write_twice
 from usam.errors import UsamError
+from usam.files import open_lock
 
 if TYPE_CHECKING:
     from usam.heads.head_set import HeadSet
@@ -366,7 +367,7 @@ class Registry:
     def _lock(self, project: int) -> Iterator[None]:
         folder = self._project(project)
         make_folder(folder)
-        with (folder / ".lock").open("a") as lock:
+        with open_lock(folder / ".lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from usam.files import plain
+
 Content = TypeVar("Content")
 COPY = ".copy"
 DAMAGED = ".damaged"
@@ -34,10 +36,10 @@ def read_either(path: Path, parse: Callable[[bytes], Content]) -> Content:
     used.
     """
     try:
-        return parse(path.read_bytes())
+        return parse(plain(path).read_bytes())
     except (OSError, ValueError) as error:
         try:
-            content = copy_of(path).read_bytes()
+            content = plain(copy_of(path)).read_bytes()
             parsed = parse(content)
         except (OSError, ValueError):
             raise error from None
@@ -53,10 +55,10 @@ def read_either(path: Path, parse: Callable[[bytes], Content]) -> Content:
 
 def add_copy(path: Path, parse: Callable[[bytes], object]) -> bool:
     """Write the copy of a file that is in order and has none, or a damaged one; whether it was needed."""
-    content = path.read_bytes()
+    content = plain(path).read_bytes()
     parse(content)
     try:
-        if copy_of(path).read_bytes() == content:
+        if plain(copy_of(path)).read_bytes() == content:
             return False
     except OSError:
         pass

@@ -1,9 +1,13 @@
-"""A SQLite store that is damaged is set aside and begun anew: what it held is in Label Studio, and is fetched again."""
+"""A SQLite store that is damaged is set aside and begun anew: what it held is in Label Studio, and is fetched again.
+What lies in a data folder where a file or a folder of another kind belongs is set aside too.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -12,6 +16,11 @@ from pathlib import Path
 from backend.store import Store
 
 BESIDE = ("", "-wal", "-shm")
+FOLDERS = ("heads", "inbox", "embeddings", "thumbnails", "plans", "reviews", "absent", "pseudo_labels", "logs")
+"""Folders of a data folder that usam alone writes."""
+FILES = ("usam.db", "up.json", "up.json.copy", "up.env", "page-actions.jsonl", "label-studio/account.json")
+FILE_ENDINGS = (".json", ".jsonl", ".safetensors", ".copy", ".jpg", ".log")
+_log = logging.getLogger(__name__)
 
 
 def damage_of(database: Path) -> str:
@@ -55,3 +64,40 @@ def _projects_in(database: Path) -> dict[int, str]:
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         return {int(number): str(stamp) for number, stamp in connection.execute("SELECT id, stamp FROM projects")}
     return {}
+
+
+def set_aside_misplaced(folder: Path) -> list[str]:
+    """Move aside what stands in a data folder where something of another kind belongs: a folder for a file, a file for
+    a folder, a named pipe, socket, device or dead link for either. Returns a line each.
+
+    Looks only where usam alone writes. Raises `OSError` where something cannot be moved.
+    """
+    wrong = [path for name in FILES if (path := folder / name).is_symlink() or path.exists() if not path.is_file()]
+    for name in FOLDERS:
+        path = folder / name
+        if path.is_dir():
+            wrong += _misplaced_in(path)
+        elif path.is_symlink() or path.exists():
+            wrong.append(path)
+    lines = []
+    for path in wrong:
+        target = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+        with suppress(FileNotFoundError):  # another process was faster
+            os.replace(path, target)
+            lines.append(f"{path} is of another kind than what belongs there: set aside as {target.name}")
+            _log.warning("%s", lines[-1])
+    return lines
+
+
+def _misplaced_in(folder: Path) -> list[Path]:
+    """What is wrong in a folder and those below it; links to folders, as to another disk, are not followed."""
+    found: list[Path] = []
+    with suppress(PermissionError, FileNotFoundError):
+        for path in folder.iterdir():
+            if ".damaged" in path.name or path.is_file() or (path.is_symlink() and path.is_dir()):
+                continue
+            if stat.S_ISDIR(path.lstat().st_mode) and not path.name.endswith(FILE_ENDINGS):
+                found += _misplaced_in(path)
+            else:
+                found.append(path)
+    return found

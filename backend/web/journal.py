@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import threading
 import time
@@ -18,12 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backend.label_studio.records import MAX_ID, is_text
+from usam.files import plain
 
 PATTERN = "events-*.jsonl"
 ASIDE = "set-aside.jsonl"
 """What no store can hold, each with the reason."""
 ASIDE_BYTES = 4 * 2**20
 """Size from which nothing is added to it: whoever sends nonsense does not fill the disk."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Journal:
     def set_aside(self, note: EventNote, reason: str) -> None:
         """Write down an event that no store can hold, for a person to read. Raises `OSError`."""
         line = json.dumps({**asdict(note), "reason": reason[:300], "at": round(time.time())}).encode() + b"\n"
-        file = os.open(self._folder / ASIDE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        file = os.open(plain(self._folder / ASIDE), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             if os.fstat(file).st_size + len(line) <= ASIDE_BYTES:
                 os.write(file, line)
@@ -129,17 +132,23 @@ class Journal:
         for path in sorted(folder.glob(PATTERN)):
             if path == self._path:
                 continue
-            with path.open("rb") as old:
-                try:
-                    fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    continue  # its process lives
-                notes = [note for line in old if (note := _note(line)) is not None]
-                if notes:
-                    self._write(b"".join(map(_line, notes)))
-                path.unlink(missing_ok=True)
-            found += notes
+            try:
+                found += self._adopt_one(path)
+            except OSError as error:
+                log.warning("the events in %s are passed over: %s", path, error)
         return found
+
+    def _adopt_one(self, path: Path) -> list[EventNote]:
+        with plain(path).open("rb") as old:
+            try:
+                fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return []  # its process lives
+            notes = [note for line in old if (note := _note(line)) is not None]
+            if notes:
+                self._write(b"".join(map(_line, notes)))
+            path.unlink(missing_ok=True)
+        return notes
 
 
 def _line(note: EventNote) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -304,3 +305,23 @@ def test_damaged_files_give_an_image_or_an_image_error(data: bytes, changes: lis
 def test_threads_read_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all((image == RGB).all() for image in pool.map(read_image, [PNG] * 64))
+
+
+def test_a_named_pipe_is_read_while_somebody_writes_and_not_waited_for_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usam.images.PATIENCE_S", 0.05)
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    with pytest.raises(ImageError, match="a pipe or device that gave nothing"):
+        read_image(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(pipe.write_bytes, PNG)
+        monkeypatch.setattr("usam.images.PATIENCE_S", 20.0)
+        assert np.array_equal(read_image(pipe), RGB)
+
+
+def test_a_device_that_never_ends_is_too_large(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("/dev/zero")
+    with pytest.raises(ImageError, match="at most 1,000 bytes"):
+        read_image(tmp_path / "a.png", max_bytes=1000)

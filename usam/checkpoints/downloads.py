@@ -23,6 +23,7 @@ from pathlib import Path
 import httpx
 
 from usam.errors import CheckpointError, DownloadError
+from usam.files import plain
 
 Progress = Callable[[int, "int | None"], None]
 """Called with the bytes that are on disk so far and the bytes of the whole file, None while unknown."""
@@ -39,7 +40,7 @@ _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in lower-case hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with plain(path).open("rb") as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -81,7 +82,7 @@ def _fingerprint(path: Path, sha256: str) -> str:
 
 def _remember(path: Path, sha256: str) -> None:
     with contextlib.suppress(OSError):
-        _note(path).write_text(_fingerprint(path, sha256), "ascii")
+        plain(_note(path)).write_text(_fingerprint(path, sha256), "ascii")
 
 
 @contextlib.contextmanager
@@ -275,7 +276,7 @@ def _transfer(client: httpx.Client, address: str, partial: Path, size: int | Non
         _require_room(partial, (total or 0) - have)
         progress(have, total)
         since, from_here = time.monotonic(), have
-        with partial.open("ab" if have else "wb") as stream:
+        with plain(partial).open("ab" if have else "wb") as stream:
             for block in response.iter_raw():
                 have += len(block)
                 if (passed := time.monotonic() - since) > _WATCHED_S:

@@ -168,7 +168,7 @@ def _published(folder: Path, checkpoint: str | None) -> StoredHeads:
 def _published_layers(file: Path) -> Layers:
     """Layers of one published head, a state dict `layers.<i>.weight|bias`."""
     size = file.stat().st_size
-    if size > _LARGEST_FILE or not zipfile.is_zipfile(file):
+    if size > _LARGEST_FILE or not file.is_file() or not zipfile.is_zipfile(file):
         raise HeadsError(f"a PyTorch zip archive in {file}", f"{size} bytes of something else", "fetch it again")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from usam.errors import HeadsError
-from usam.files import replacing
+from usam.files import plain, replacing
 from usam.objects.effort import Threshold
 from usam.objects.estimate import Blend
 from usam.objects.linear import LinearHead
@@ -64,7 +64,7 @@ def load_project_heads(path: Path) -> ProjectHeads:
 
     remedy = "retrain the project"
     try:
-        with safe_open(str(path), "numpy") as file:
+        with safe_open(str(plain(path)), "numpy") as file:
             about = file.metadata() or {}
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
         if about.get("format") != FORMAT:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from usam.errors import CheckpointError, TrainingError
+from usam.files import plain
 
 if TYPE_CHECKING:
     from usam.predictor.image import PatchedImagePredictor
@@ -72,7 +73,7 @@ def load_decoder(path: Path, *, checkpoint: str | None = None, checkpoint_sha256
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), "pt") as file:
+        with safe_open(str(plain(path)), "pt") as file:
             about = file.metadata() or {}
             weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118  (no mapping)
         if about.get("format") != FORMAT:

@@ -27,6 +27,7 @@ from pydantic import TypeAdapter
 from backend.errors import QueueError, RegistryError, StoreError
 from backend.web.dashboard.versions import BASE_HEADS, BASE_NAME
 from usam.errors import UsamError
+from usam.files import plain
 from usam.pseudo_labels.guarantee import RiskGuarantee
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class ActionLog:
         with self._lock:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                file = os.open(plain(self.path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
                 try:
                     os.write(file, line)
                     size = os.fstat(file).st_size
@@ -126,7 +127,7 @@ class ActionLog:
     def last(self, project: int, count: int = LOG_SHOWN) -> list[Done]:
         """What was done of a project, the newest first."""
         try:
-            lines = self.path.read_bytes().splitlines()
+            lines = plain(self.path).read_bytes().splitlines()
         except OSError:
             return []
         found: list[Done] = []

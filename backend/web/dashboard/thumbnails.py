@@ -27,7 +27,7 @@ from PIL import Image
 from backend.errors import ITEM_ERRORS, reason_of
 from backend.label_studio.config import parse_config
 from backend.pool.kept_objects import KeptObjects
-from usam.files import replacing
+from usam.files import plain, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,7 +156,7 @@ class Thumbnails:
     def _kept(self, path: Path) -> bytes:
         """What was kept, empty where there is nothing, or not what was written."""
         with suppress(OSError):
-            content, digest = (file := path.read_bytes())[:-DIGEST_BYTES], file[-DIGEST_BYTES:]
+            content, digest = (file := plain(path).read_bytes())[:-DIGEST_BYTES], file[-DIGEST_BYTES:]
             if _digest(content) == digest:
                 path.touch()
                 return content

@@ -97,16 +97,14 @@ def test_the_data_folder_is_its_owners_alone(tmp_path: Path) -> None:
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("name", ["up.lock", "redis", "."])
-def test_a_folder_in_place_of_a_file_or_the_other_way_round_is_said(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["redis", "."])
+def test_a_file_in_place_of_a_folder_is_said(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "data"
     if name == ".":
         folder.write_text("")
-    elif name == "redis":
+    else:
         folder.mkdir()
         (folder / name).write_text("")
-    else:
-        (folder / name).mkdir(parents=True)
     stack = Stack(Settings(data_dir=folder), files=tmp_path, root=tmp_path)
     with pytest.raises(
         ServerError, match=r"data folder .* to be used, got .*; free space, remove what is in its place"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from backend.store import Store
-from backend.store.mending import damage_of, mend_store
+from backend.store.mending import damage_of, mend_store, set_aside_misplaced
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "garbage": lambda path: path.write_bytes(b"\x00\xffgarbage" * 900),
@@ -62,3 +63,28 @@ def test_an_emptied_store_gets_its_projects_again(database: Path, damage: str) -
         database.with_name(database.name + suffix).unlink(missing_ok=True)
     assert len(mend_store(database, [3, 5])) == 2
     assert projects(database) == [3, 5]
+
+
+def test_what_is_misplaced_in_a_data_folder_is_set_aside_and_nothing_else(tmp_path: Path) -> None:
+    wrong = ["inbox", "heads/3/champion.json", "heads/3/versions/a/version.json", "plans/3.json", "usam.db", "up.json"]
+    right = ["heads/3/.lock", "heads/4/champion.json", "reviews/3.json", "of-somebody", "redis/redis.sock"]
+    for name in (*wrong, *right):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "inbox").write_text("a file")
+    for name in wrong[1:3]:
+        os.mkfifo(tmp_path / name)
+    (tmp_path / wrong[3]).symlink_to("/dev/zero")
+    (tmp_path / wrong[4]).mkdir()
+    (tmp_path / wrong[5]).symlink_to(wrong[5])
+    for name in right[:3]:
+        (tmp_path / name).write_text("{}")
+    for name in right[3:]:
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "embeddings").symlink_to(tmp_path / "heads")
+    lines = set_aside_misplaced(tmp_path)
+    assert sorted(line.split(" is of another kind")[0] for line in lines) == sorted(
+        str(tmp_path / one) for one in wrong
+    )
+    assert not any((tmp_path / name).is_symlink() or (tmp_path / name).exists() for name in wrong)
+    assert all((tmp_path / name).exists() for name in right)
+    assert set_aside_misplaced(tmp_path) == []

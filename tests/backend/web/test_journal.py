@@ -160,3 +160,15 @@ def test_a_fault_says_why_no_store_can_hold_an_event(note: EventNote, words: str
 
 def test_an_event_at_the_limits_has_no_fault() -> None:
     assert EventNote(MAX_ID, "ANNOTATION_CREATED \u00e9", (0, MAX_ID)).fault() == ""
+
+
+def test_what_is_no_file_in_the_inbox_stops_no_start(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "events-a.jsonl")
+    (tmp_path / "events-b.jsonl").mkdir()
+    (tmp_path / "events-c.jsonl").write_text('{"project":3,"action":"X","subjects":[1]}\n')
+    os.mkfifo(tmp_path / ASIDE)
+    journal = Journal(tmp_path)
+    assert journal.left_over == [EventNote(3, "X", (1,))]
+    with pytest.raises(OSError, match="a named pipe, not a file"):
+        journal.set_aside(EventNote(3, "X"), "why")
+    journal.close()

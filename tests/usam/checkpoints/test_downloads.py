@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -182,10 +183,11 @@ def test_too_little_room_is_seen_before_anything_is_written(site: Any, target: P
     assert visible(target) == []
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_fills_up_leaves_nothing(site: Any, target: Path) -> None:
-    target.parent.mkdir()
-    partial_of(target).symlink_to("/dev/full")
+def test_a_disk_that_fills_up_leaves_nothing(site: Any, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DownloadError, match="a full disk"):
         download(site.address, target, sha256=SHA256)
     assert visible(target) == []
@@ -292,6 +294,26 @@ def test_a_server_that_sends_little_each_time_is_given_up(
 def test_a_folder_in_place_of_a_file_is_said_with_what_to_do(site: Any, target: Path, name: str) -> None:
     (target.parent / name).mkdir(parents=True)
     with pytest.raises(CheckpointError, match=rf"{re.escape(name)}, got is a directory; remove what is there"):
+        download(site.address, target, sha256=SHA256)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("weights.pt", "a readable file"),
+        ("weights.pt.partial", "to write"),
+        (".weights.pt.verified", "to write"),
+    ],
+)
+def test_a_named_pipe_in_place_of_a_file_is_said_and_not_waited_for(
+    site: Any, target: Path, name: str, said: str
+) -> None:
+    target.parent.mkdir()
+    os.mkfifo(target.parent / name)
+    if name.endswith(".verified"):  # a note that spares work: it is done without
+        assert download(site.address, target, sha256=SHA256).read_bytes() == CONTENT
+        return
+    with pytest.raises(CheckpointError, match=rf"{said}.*{re.escape(name)}, got a named pipe, not a file; remove what"):
         download(site.address, target, sha256=SHA256)
 
 

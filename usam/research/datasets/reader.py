@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from usam.errors import DatasetError
+from usam.files import plain
 from usam.images import load_whole
 from usam.research.datasets.record import Instance, Problems, Record
 from usam.research.datasets.stored_masks import PackedMask
@@ -66,7 +67,7 @@ class Reader(ABC, Generic[Entry]):
     def _size_of(self, path: Path) -> tuple[int, int] | None:
         """(H, W) of an image as shown upright, from its header; None and a problem when unreadable."""
         try:
-            with Image.open(path) as image:
+            with Image.open(plain(path)) as image:
                 width, height = image.size
                 if image.getexif().get(0x0112, 1) >= 5:
                     width, height = height, width
@@ -82,7 +83,7 @@ class Reader(ABC, Generic[Entry]):
         """Read the (H, W) labels of a PNG (palette index or gray), or the (H, W, 3) colours of an RGB one.
         None and a problem when it is missing, unreadable or of another size."""
         try:
-            with Image.open(path) as image:
+            with Image.open(plain(path)) as image:
                 load_whole(image, path.read_bytes())
                 if image.mode in ("RGBA", "LA"):
                     image = image.convert("RGB" if image.mode == "RGBA" else "L")  # type: ignore[assignment]
