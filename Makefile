@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml requirements/torch.txt requirements/all.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-run: setup ## start everything on a demo project; IMAGES=folder or PHOTOS=1 for other pictures
-	$(BIN)/usam-backend up $(if $(IMAGES),--images "$(IMAGES)",$(if $(PHOTOS),--photos))
+run: setup ## start everything on a demo project; IMAGES=folder or PHOTOS=1 for other pictures, WORKERS=2 for two workers
+	$(BIN)/usam-backend up $(if $(IMAGES),--images "$(IMAGES)",$(if $(PHOTOS),--photos)) $(if $(WORKERS),--workers "$(WORKERS)")
 
 test: setup ## run every test that this machine can run, and show what they cover
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov=usam --cov=backend --cov-report=term:skip-covered

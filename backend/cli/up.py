@@ -33,6 +33,10 @@ def up(
     images: Annotated[Path | None, typer.Option(help="Folder of images for the demo project.")] = None,
     photos: Annotated[bool, typer.Option("--photos", help="17 photographs of many things instead.")] = False,
     port: Annotated[int | None, typer.Option(help="Port of the backend; a free one where it is taken.")] = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, max=64, help="How many workers share the cores and the pictures."),
+    ] = 1,
     wait: Annotated[bool, typer.Option(help="Stay until Ctrl-C; --no-wait stops after the first ranking.")] = True,
 ) -> None:
     """Start Redis, Label Studio, the backend and a worker on a demo project: pictures of oranges and lemons."""
@@ -53,7 +57,7 @@ def up(
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     root = Path(__file__).resolve().parents[2]
     try:
-        with Stack(settings, files=document_root(pictures), root=root, say=say) as stack:
+        with Stack(settings, files=document_root(pictures), root=root, workers=workers, say=say) as stack:
             project = _prepare_project(stack, pictures, title=_title(folder, photos))
             _print_welcome(stack, project)
             if wait:

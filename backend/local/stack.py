@@ -1,9 +1,9 @@
-"""Everything that `make run` starts, as one thing: Redis, Label Studio, the backend and a worker.
+"""Everything that `make run` starts, as one thing: Redis, Label Studio, the backend and workers.
 
     Redis         private, unless REDIS_URL names one
     Label Studio  private, unless LABEL_STUDIO_URL names one
     backend       `usam-backend serve`
-    worker        `usam-backend worker`
+    worker        `usam-backend worker`, once or more
 
 Ports that are taken are replaced by free ones. All data stays in one folder, so that a second start goes on
 where the first stopped. A process that dies is started again; a run that was killed leaves nothing that a
@@ -18,10 +18,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import httpx
 
@@ -63,16 +63,22 @@ class Command:
 
 
 class Stack:
-    """The four parts on the data in `settings.data_dir`. A context manager: leaving it stops what it started.
+    """The parts on the data in `settings.data_dir`. A context manager: leaving it stops what it started.
 
     `files` is the folder Label Studio may serve pictures from; `root` where its environment lives; `say` is
-    told each step.
+    told each step. Several `workers` share the processor's cores.
     """
 
     def __init__(
-        self, settings: Settings, *, files: Path, root: Path, say: Callable[[str], None] = lambda line: None
+        self,
+        settings: Settings,
+        *,
+        files: Path,
+        root: Path,
+        workers: int = 1,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.settings, self.files, self.root, self.say = settings, files, root, say
+        self.settings, self.files, self.root, self.workers, self.say = settings, files, root, workers, say
         self.folder = settings.data_dir.resolve()
         self.label_studio: LabelStudioServer | None = None
         self.label_studio_url = settings.label_studio_url
@@ -112,7 +118,7 @@ class Stack:
         self._start_redis()
         self._start_label_studio()
         self._start_backend()
-        self._start_worker()
+        self._start_workers()
         self._remember()
         path = announce(self.folder, self.environment)
         self._cleanup.callback(withdraw, self.folder)
@@ -187,13 +193,23 @@ class Stack:
         self.say("backend: starting")
         self._start_command("backend", ["serve"], self._backend_answers)
 
-    def _start_worker(self) -> None:
-        self.say("worker: starting")
-        self._start_command("worker", ["worker"])
+    def _start_workers(self) -> None:
+        threads = self.settings.threads or (shared_cores(self.workers) if self.workers > 1 else 0)
+        told = {"USAM_THREADS": str(threads)} if threads else {}
+        for number in range(1, self.workers + 1):
+            name = "worker" if number == 1 else f"worker-{number}"
+            self.say(f"{name}: starting")
+            self._start_command(name, ["worker"], told=told)
 
-    def _start_command(self, name: str, arguments: list[str], ready: Callable[[], bool] | None = None) -> None:
+    def _start_command(
+        self,
+        name: str,
+        arguments: list[str],
+        ready: Callable[[], bool] | None = None,
+        told: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         log = self.folder / "logs" / f"{name}.log"
-        command = Command(name, arguments, log, {**os.environ, **self.environment}, ready)
+        command = Command(name, arguments, log, {**os.environ, **self.environment, **told}, ready)
         self._cleanup.callback(command.process.stop)
         command.restart()
         self._parts[name] = command
@@ -249,6 +265,11 @@ class Stack:
             if isinstance(pid, int) and pid > 1 and began and identity(pid) == began:
                 self.say(f"{name}: ending what a killed run left")
                 end_group(pid)
+
+
+def shared_cores(workers: int) -> int:
+    """Threads for each of so many workers, at least one: more than there are cores only wait for each other."""
+    return max(1, (os.cpu_count() or 1) // workers)
 
 
 def make_private(folder: Path) -> None:

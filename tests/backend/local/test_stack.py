@@ -15,7 +15,7 @@ import pytest
 
 from backend.errors import ServerError
 from backend.local.processes import identity
-from backend.local.stack import Stack, end_group, make_private
+from backend.local.stack import Command, Stack, end_group, make_private, shared_cores
 from backend.settings import Settings
 
 
@@ -110,3 +110,29 @@ def test_a_file_in_place_of_a_folder_is_said(tmp_path: Path, name: str) -> None:
         ServerError, match=r"data folder .* to be used, got .*; free space, remove what is in its place"
     ):
         stack.__enter__()
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "told"), [(1, 0, None), (1, 3, "3"), (2, 0, str(shared_cores(2))), (2, 3, "3")]
+)
+def test_workers_share_the_cores_unless_they_are_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, threads: int, told: str | None
+) -> None:
+    monkeypatch.delenv("USAM_THREADS", raising=False)
+    started: dict[str, dict[str, str]] = {}
+
+    def note_start(command: Command, patience: float = 0.0) -> None:
+        started[command.process.name] = dict(command.process.environment)
+
+    monkeypatch.setattr(Command, "restart", note_start)
+    settings = Settings(data_dir=tmp_path, threads=threads)
+    stack = Stack(settings, files=tmp_path, root=tmp_path, workers=workers)
+    stack._start_workers()
+    assert list(started) == ["worker", "worker-2"][:workers]
+    assert {environment.get("USAM_THREADS") for environment in started.values()} == {told}
+    stack.stop()
+
+
+def test_there_is_a_thread_for_each_worker_on_few_cores() -> None:
+    assert shared_cores(10_000) == 1
+    assert shared_cores(1) == os.cpu_count()
