@@ -172,7 +172,8 @@ def _shown(project: Project) -> list[Row]:
         ours = counts == "learnt"
         held, recall = _ratio(way, "kept", "held"), _ratio(way, "kept", "objects")
         sizes = [_share(way, size) for size in ("large", "small")]
-        note = f"recall {recall[0]:.3f}, {held[0]:.2f} of that of all proposals, "
+        note = f"recall {recall[0]:.3f}, {_mean_recall(way):.3f} as a mean over images, "
+        note += f"{held[0]:.2f} of that of all proposals, "
         note += f"{sizes[0]:.2f} / {sizes[1]:.2f} of objects over / under 1 % of the image; "
         rows_made.append(
             _row(f"{what}, shown objects that are wanted, {counts}", _ratio(way, "kept", "shown"), "share",
@@ -224,6 +225,11 @@ def _grid(project: Project, heads: Any, labelled: Sequence[PoolImage], classes: 
 
 
 Figure = tuple[float, float, float, int]
+
+
+def _mean_recall(counts: dict[str, Counts]) -> float:
+    """The share of its wanted objects that an image shows, each image counted once however many it has."""
+    return float(np.mean([each.kept / each.objects for each in counts.values() if each.objects]))
 
 
 def _share(counts: dict[str, Counts], size: str) -> float:
