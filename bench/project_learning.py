@@ -335,8 +335,8 @@ def _clean(dataset: str) -> list[Row]:
 
 def _tuned(side: int) -> list[Row]:
     """Nuclei: rules chosen by work on ten labelled images, on a grid of `side` by `side` points, against today's."""
-    from usam.objects.rule_tuning import LabelledProposals, choose_rules, work_left
-    from usam.predictor.clean_proposals import TODAY, Layout
+    from bench.rule_tuning import TODAY, LabelledProposals, choose_rules, work_left
+    from usam.predictor.clean_proposals import Layout
 
     rows = []
     images = pool_images("nuclei", None, side)

@@ -338,11 +338,6 @@ class LabelStudio(Connection):
         """Disconnect a backend. Its webhook stays."""
         self._send("DELETE", f"/api/ml/{backend}")
 
-    def ask_backend(self, backend: int, task: int, context: Json) -> Json:
-        """What an interactive click gives: Label Studio's own call through to the backend's /predict."""
-        body = {"task": task, "context": context}
-        return self._object("POST", f"/api/ml/{backend}/interactive-annotating", json=body, long=True)
-
     def train(self, backend: int) -> None:
         """Press Start Training."""
         self._send("POST", f"/api/ml/{backend}/train", json={}, long=True)

@@ -113,7 +113,6 @@ class Project:
     model_version: str
     sampling: str
     stamp: str
-    task_number: int = 0
     maximum_annotations: int = 1
     show_overlap_first: bool = False
     evaluates_by_itself: bool = False
@@ -128,7 +127,6 @@ class Project:
             model_version=str(item.get("model_version") or ""),
             sampling=str(item.get("sampling") or ""),
             stamp=_moment(item, "created_at"),
-            task_number=_count(item, "task_number", 0),
             maximum_annotations=_count(item, "maximum_annotations", 1),
             show_overlap_first=bool(item.get("show_overlap_first")),
             evaluates_by_itself=bool(item.get("evaluate_predictions_automatically")),

@@ -27,9 +27,8 @@ from backend.learning.samples import marked_objects
 from backend.resources import Resources
 from backend.settings import Settings
 from backend.store.records import KnownTask, SampleRow
-from usam.objects.effort import Prices, Work
+from usam.objects.effort import Prices, Work, outline_work
 from usam.objects.project_heads import ChosenGrid
-from usam.objects.rule_tuning import outline_work
 
 if TYPE_CHECKING:
     from usam.objects.project_heads import ProjectHeads

@@ -27,8 +27,7 @@ from backend.pool.kept_objects import KeptObjects
 from backend.pool.policy import control_tasks, heads_in_use, learnt_in_use
 from backend.pool.proposals import ScoredObjects, score_many
 from backend.store.records import WorkRow
-from usam.objects.effort import Work, count_work
-from usam.objects.rule_tuning import match_objects
+from usam.objects.effort import Work, count_work, match_objects
 
 if TYPE_CHECKING:
     from backend.resources import Resources

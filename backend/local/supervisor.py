@@ -74,11 +74,6 @@ class Supervisor:
         if self._thread is not None:
             self._thread.join(patience)
 
-    @property
-    def stopping(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopping.is_set()
-
     def look(self) -> list[str]:
         """One round: start again what died and whose pause is over. Returns their names."""
         started = []

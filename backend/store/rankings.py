@@ -23,11 +23,6 @@ class Rankings(Database):
         with self._read() as connection:
             return {row.task: row.key for row in connection.execute(query)}
 
-    def proposal(self, project: int, task: int, key: str) -> ProposalRow | None:
-        """What is cached for a task under `key`, else None."""
-        row = self.proposal_rows(project, [task]).get(task)
-        return row if row is not None and row.key == key else None
-
     def proposal_rows(self, project: int, task_ids: Sequence[int]) -> dict[int, ProposalRow]:
         """What is cached for these tasks, whatever the key."""
         query = sql.select(ProposalRow).where(ProposalRow.project == project, ProposalRow.task.in_(list(task_ids)))

@@ -60,7 +60,8 @@ def test_import_score_click_annotate_retrain_and_roll_back(place: Workplace, pic
         "value": {"x": 50, "y": 50, "width": 0.5, "keypointlabels": ["thing"]},
     }
     place.wait("loaded model", lambda: "ready" if backend.state == "CO" else None)
-    answer = client.ask_backend(backend.id, served.id, {"result": [point]})
+    body = {"task": served.id, "context": {"result": [point]}}
+    answer = client._object("POST", f"/api/ml/{backend.id}/interactive-annotating", json=body, long=True)
     (region,) = answer["data"]["result"]
     assert (region["type"], region["value"]["brushlabels"]) == ("brushlabels", ["thing"])
 

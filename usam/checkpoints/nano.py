@@ -196,20 +196,19 @@ class NanoSAM(SAM2Base):  # type: ignore[misc]
         self.obj_ptr_tpos_proj = nn.Identity()
 
 
-def build_nano(name: str, pretrained_trunk: bool = False) -> NanoSAM:
-    """An untrained model of the family, in eval mode, on the CPU.
-
-    `pretrained_trunk`: start the trunk from ImageNet weights (see `imagenet_state`). Raises `CheckpointError` for an
-    unknown name.
-    """
+def build_nano(name: str) -> NanoSAM:
+    """An untrained model of the family, in eval mode, on the CPU. Raises `CheckpointError` for an unknown name."""
     size = SIZES.get(name)
     if size is None:
         raise CheckpointError(f"one of {', '.join(SIZES)}", repr(name), "pick a nano model")
-    return build_size(size, pretrained_trunk)
+    return build_size(size)
 
 
 def build_size(size: NanoSize, pretrained_trunk: bool = False) -> NanoSAM:
-    """As `build_nano`, from a size of one's own (S a multiple of 32)."""
+    """As `build_nano`, from a size of one's own (S a multiple of 32).
+
+    `pretrained_trunk`: start the trunk from ImageNet weights (see `imagenet_state`).
+    """
     trunk = LiteTrunk(size.trunk, imagenet_state(size.trunk) if pretrained_trunk else None)
     neck = FpnNeck(
         position_encoding=NoPosition(),

@@ -20,7 +20,6 @@ import numpy.typing as npt
 from usam.errors import MaskError
 
 Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 LARGEST = 32.0
 """Logits beyond are cut off, as `mask_input` wants them."""
 STEPS = 127

@@ -1,6 +1,6 @@
 """Work left in a task, in actions and in seconds, and the threshold above which showing an object saves work.
 
-Shapes: K objects shown or not, N objects that taught.
+Shapes: K objects shown or not, T wanted ones, N objects that taught.
 
 Seconds are medians or means of crowd workers: 1.6 s to look at an outline (Papadopoulos et al., CVPR 2016, arXiv
 1602.08405), 2.4 s to find and click an object (Bearman et al., ECCV 2016, arXiv 1506.02106), 79.2 s to draw a polygon
@@ -104,6 +104,25 @@ def count_work(
         corrected=float(poor.sum()),
         added=float(objects - matched.sum()),
     )
+
+
+def match_objects(overlap: Floats, least: float = 0.5) -> npt.NDArray[np.int64]:
+    """(K, T) IoUs -> the column that each row shows, (K,), -1 for none; one to one, the best pair first."""
+    partner = np.full(len(overlap), -1, np.int64)
+    left = np.array(overlap, np.float64)
+    while left.size and left.max() >= max(least, 1e-9):
+        row, column = np.unravel_index(int(left.argmax()), left.shape)
+        partner[row] = column
+        left[row], left[:, column] = 0, 0
+    return partner
+
+
+def outline_work(overlap: Floats) -> Work:
+    """The work that K objects shown leave, of (K, T) IoUs with the wanted ones, labels and outlines aside: an outline
+    that is found by hand needs as much correction as one that was shown."""
+    partner = match_objects(overlap)
+    iou = np.array([overlap[row, column] if column >= 0 else 0.0 for row, column in enumerate(partner)])
+    return count_work(partner, iou, np.ones(len(overlap), bool), overlap.shape[1], good_iou=0.5)
 
 
 def worthwhile(prices: Prices) -> float:

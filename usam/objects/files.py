@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from usam.errors import HeadsError
-from usam.files import plain, replacing
+from usam.files import plain
 from usam.objects.effort import Threshold
 from usam.objects.estimate import Blend
 from usam.objects.linear import LinearHead
@@ -19,13 +19,6 @@ from usam.objects.project_heads import ChosenGrid, ObjectSizes, ProjectHeads
 
 FORMAT = "usam-project-heads-1"
 _ARRAYS = ("mean", "scale", "weights", "bias", "examples")
-
-
-def save_project_heads(heads: ProjectHeads, path: Path) -> Path:
-    """Write the heads, whole or not at all."""
-    with replacing(Path(path)) as partial:
-        partial.write_bytes(project_heads_file(heads))
-    return Path(path)
 
 
 def project_heads_file(heads: ProjectHeads) -> bytes:
@@ -59,7 +52,7 @@ def project_heads_file(heads: ProjectHeads) -> bytes:
 
 
 def load_project_heads(path: Path) -> ProjectHeads:
-    """Read what `save_project_heads` wrote. Raises `HeadsError` for a file that is missing, broken or another's."""
+    """Read what `project_heads_file` gave. Raises `HeadsError` for a file that is missing, broken or another's."""
     from safetensors import SafetensorError, safe_open
 
     remedy = "retrain the project"

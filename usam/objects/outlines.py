@@ -27,7 +27,6 @@ from usam.errors import MaskError
 Floats = npt.NDArray[np.floating[Any]]
 Float32s = npt.NDArray[np.float32]
 BoolMask = npt.NDArray[np.bool_]
-Hw = tuple[int, int]
 Box = tuple[float, float, float, float]
 
 SIDE, MARGIN, REACH = 72, 0.8, 11

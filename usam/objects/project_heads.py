@@ -157,7 +157,6 @@ def fit_project(
     *,
     features_version: str,
     checkpoint: str,
-    renamed: Mapping[str, str] | None = None,
     prices: Prices | None = None,
     least_recall: float = 0.8,
     seed: int = 0,
@@ -165,16 +164,15 @@ def fit_project(
     """Teach both heads. One that is no better on images left out than what is known without it is not used: the wanted
     head than SAM's own estimate, the class head than the commonest class.
 
-    `classes`: the configuration's labels as they are now; `renamed`: old name -> new name of labels that were renamed.
-    Labels that the configuration does not have any more teach no class, though their objects were wanted still. An
-    object of several labels teaches each by its share. `prices`: of what is shown and what is missing, drawn by hand if
-    nothing else is said. Raises `TrainingError` for no classes and no examples.
+    `classes`: the configuration's labels as they are now. Those that it does not have any more teach no class, though
+    their objects were wanted still. An object of several labels teaches each by its share. `prices`: of what is shown
+    and what is missing, drawn by hand if nothing else is said. Raises `TrainingError` for no classes and no examples.
     """
     names = tuple(dict.fromkeys(classes))
     if not names:
         raise TrainingError("at least one label in the configuration", "none", "add a label")
-    classifier, figures = _classifier(examples, names, dict(renamed or {}), seed)
-    kinds = _kinds(examples, names, dict(renamed or {}))
+    classifier, figures = _classifier(examples, names, seed)
+    kinds = _kinds(examples, names)
     selector, blend, threshold, selector_figures = _selector(
         examples, kinds, prices or Prices.by_hand(), least_recall, seed
     )
@@ -183,13 +181,11 @@ def fit_project(
     return ProjectHeads(names, features_version, checkpoint, classifier, selector, threshold, figures, sizes, blend)
 
 
-def _classifier(
-    examples: Examples, names: tuple[str, ...], renamed: Mapping[str, str], seed: int
-) -> tuple[LinearHead | None, dict[str, float]]:
+def _classifier(examples: Examples, names: tuple[str, ...], seed: int) -> tuple[LinearHead | None, dict[str, float]]:
     index = {name: number for number, name in enumerate(names)}
     rows, target, weight = [], [], []
     for row, given in enumerate(examples.labels):
-        known = [index[name] for each in given if (name := renamed.get(each, each)) in index]
+        known = [index[name] for name in given if name in index]
         rows += [row] * len(known)
         target += known
         weight += [1 / len(known) for _ in known]
@@ -250,12 +246,12 @@ def class_figures(
     return figures
 
 
-def _kinds(examples: Examples, names: tuple[str, ...], renamed: Mapping[str, str]) -> npt.NDArray[np.int64]:
+def _kinds(examples: Examples, names: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """What a wanted object is, (N,) in 1..: its first label that the configuration has, counted from 1; one more where
     it has none, or one that fewer than `KIND_IMAGES` images show: left out, such a label would not be known at all.
     One linear head cannot say "person or bowl or chair"; one that also says which can."""
     index = {name: number for number, name in enumerate(names, 1)}
-    known = [[index[name] for each in given if (name := renamed.get(each, each)) in index] for given in examples.labels]
+    known = [[index[name] for name in given if name in index] for given in examples.labels]
     kinds = np.array([each[0] if each else len(names) + 1 for each in known], np.int64)
     shown_by = Counter(
         kind for kind, _ in {(kind, str(on)) for kind, on in zip(kinds.tolist(), examples.images, strict=True)}

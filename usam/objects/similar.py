@@ -28,17 +28,16 @@ def find_similar(
     *,
     most: int = 100,
     least: float = 0.0,
-    unlike: Floats | None = None,
     images: Sequence[object] | None = None,
     per_image: int | None = None,
 ) -> Similar:
     """The objects of a pool that are most like the examples.
 
-    Parameters: examples (E, F) and pool (N, F) features; `most` to return, none of a similarity below `least`; `unlike`
-    (U, F) what was marked as not meant; `images` (N,) and `per_image` keep one image from filling the list.
+    Parameters: examples (E, F) and pool (N, F) features; `most` to return, none of a similarity below `least`;
+    `images` (N,) and `per_image` keep one image from filling the list.
 
-    Similarity is the cosine, after centring and scaling by the pool, with the example that is most alike, less that of
-    the nearest `unlike` where it is closer still. Raises `TrainingError` without examples, or for other widths.
+    Similarity is the cosine, after centring and scaling by the pool, with the example that is most alike. Raises
+    `TrainingError` without examples, or for other widths.
     """
     if examples.ndim != 2 or not len(examples) or pool.ndim != 2 or examples.shape[1] != pool.shape[1]:
         got = f"{examples.shape} and {pool.shape}"
@@ -51,11 +50,7 @@ def find_similar(
         centred = (np.asarray(rows, np.float32) - mean) / scale
         return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9), np.float32)
 
-    there = unit(values)
-    similarity = (there @ unit(examples).T).max(1).astype(np.float64)
-    if unlike is not None and len(unlike):
-        other = (there @ unit(unlike).T).max(1)
-        similarity = np.where(other > similarity, similarity - other, similarity)
+    similarity = (unit(values) @ unit(examples).T).max(1).astype(np.float64)
     order = np.argsort(-similarity, kind="stable")
     order = order[similarity[order] >= least]
     if per_image is not None and images is not None:

@@ -44,10 +44,6 @@ class ProposalRules:
             raise PromptError("shares in [0, 1], smallest below largest, most above 0", str(self))
 
 
-TODAY = ProposalRules(nested=1.0, largest=1.0, border=1.0, most=20)
-"""What the service has shown so far: everything above the threshold that is no near-copy, at most 20."""
-
-
 @dataclass(frozen=True, eq=False)
 class Layout:
     """How K masks lie: `area` (K,) shares of the image, `border` (K,) shares of its sides, `both` (K, K) shared area,

@@ -55,7 +55,6 @@ class Decoded:
     outputs        (P, M) int64, which of the decoder's outputs 0..3 each mask is
     iou_token      (P, D)
     mask_tokens    (P, 4, D), token m made output m
-    all_ious       (P, 4) estimates of all four outputs
     object_logits  (P, 1), above 0 = the object is in the picture
     returned       the decoder's own return value
     """
@@ -65,7 +64,6 @@ class Decoded:
     outputs: Tensor
     iou_token: Tensor
     mask_tokens: Tensor
-    all_ious: Tensor
     object_logits: Tensor
     returned: tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -108,7 +106,7 @@ def decode(decoder: Any, inputs: dict[str, Any], share: ImageShare | None = None
     else:
         outputs = torch.zeros((prompts, 1), dtype=torch.int64, device=masks.device)
     iou_token, mask_tokens = split_tokens(decoder, seen["hidden"])
-    return Decoded(masks, ious, outputs, iou_token, mask_tokens, seen["ious"], object_logits, returned)
+    return Decoded(masks, ious, outputs, iou_token, mask_tokens, object_logits, returned)
 
 
 def split_tokens(decoder: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ class MaskPath:
         return smooth_logits(pixels, getattr(self._decoder, "mask_smoothing", 0.0))
 
     def sampled(self, image_tokens: Tensor, weights: Tensor) -> Tensor:
-        """Logits (P, M, E, E): of each 4 x 4 pixels of `whole` the one that `sampled_pixels` names.
+        """Logits (P, M, E, E): of each 4 x 4 pixels of `whole` one.
 
         E has to be a multiple of 4.
         """
@@ -82,19 +82,12 @@ def _pixel_order(side: int, device: torch.device) -> Tensor:
         return places.permute(0, 2, 4, 1, 3, 5).flatten()
 
 
-def sampled_pixels(side: int) -> tuple[Tensor, Tensor]:
-    """Row and column (E, E) in the low-resolution mask of each pixel that `MaskPath.sampled` makes.
+def _places(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which of four places each cell (N,) is sampled at, in the first step and within that in the second.
 
     Neighbouring cells are sampled at different places, so that a pattern that repeats from cell to cell, as
     transposed convolutions leave it, does not bias the sample.
     """
-    first, second = (place.view(side, side) for place in _places(side, torch.device("cpu")))
-    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    return 4 * rows + 2 * (first // 2) + second // 2, 4 * columns + 2 * (first % 2) + second % 2
-
-
-def _places(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which of four places each cell (N,) is sampled at, in the first step and within that in the second."""
     y, x = torch.meshgrid(*(2 * (torch.arange(side, device=device),)), indexing="ij")
     return (2 * (y % 2) + x % 2).flatten(), (2 * (y // 2 % 2) + x // 2 % 2).flatten()
 

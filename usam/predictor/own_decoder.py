@@ -67,9 +67,8 @@ def decoder_file(decoder: TunedDecoder) -> bytes:
     return bytes(save(tensors, about))
 
 
-def load_decoder(path: Path, *, checkpoint: str | None = None, checkpoint_sha256: str = "") -> TunedDecoder:
-    """Read what `decoder_file` gave. Raises `CheckpointError` for a broken file, or one of another checkpoint than this
-    one, where one is named."""
+def load_decoder(path: Path) -> TunedDecoder:
+    """Read what `decoder_file` gave. Raises `CheckpointError` for a broken file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -79,18 +78,11 @@ def load_decoder(path: Path, *, checkpoint: str | None = None, checkpoint_sha256
         if about.get("format") != FORMAT:
             raise CheckpointError(f"a file of the format {FORMAT}", repr(about.get("format")), REMEDY)
         figures = {key: float(value) for key, value in json.loads(about["figures"]).items()}
-        decoder = TunedDecoder(
+        return TunedDecoder(
             about["checkpoint"], about["checkpoint_sha256"], weights, figures, tuple(json.loads(about["learnt"]))
         )
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"a decoder in {Path(path).name}", f"{type(error).__name__}: {error}", REMEDY) from error
-    if checkpoint is not None and (decoder.checkpoint, decoder.checkpoint_sha256) != (checkpoint, checkpoint_sha256):
-        raise CheckpointError(
-            f"a decoder of {checkpoint} {checkpoint_sha256[:12]}",
-            f"{decoder.checkpoint} {decoder.checkpoint_sha256[:12]}",
-            REMEDY,
-        )
-    return decoder
 
 
 def with_decoder(predictor: PatchedImagePredictor, decoder: TunedDecoder) -> PatchedImagePredictor:

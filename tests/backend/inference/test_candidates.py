@@ -19,7 +19,7 @@ from backend.settings import Settings
 from tests.discs import HW, discs
 from usam.heads.bundled import resolve_heads
 from usam.masks.overlap import pairwise_iou
-from usam.objects.rule_tuning import match_objects
+from usam.objects.effort import match_objects
 from usam.prompts import Prompt
 
 

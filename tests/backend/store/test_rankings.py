@@ -16,8 +16,7 @@ def test_a_ranking_replaces_the_one_before(store: Store) -> None:
 
 def test_proposals_are_kept_by_key(store: Store) -> None:
     store.put_proposal(1, ProposalRow(4, "k1", b"abc", {"0": {"kind": "x"}}))
-    assert store.proposal(1, 4, "k1") == ProposalRow(4, "k1", b"abc", {"0": {"kind": "x"}})
-    assert store.proposal(1, 4, "k2") is None
+    assert store.proposal_rows(1, [4])[4] == ProposalRow(4, "k1", b"abc", {"0": {"kind": "x"}})
     store.put_proposal(1, ProposalRow(4, "k2", b"", {}, "broken"))
     assert store.proposal_keys(1) == {4: "k2"}
 
@@ -35,7 +34,7 @@ def test_what_one_project_keeps_is_not_found_under_another(store: Store) -> None
     store.put_scores(1, [score(4, 0)])
     store.put_scores(2, [score(4, 0), score(5, 1)])
     store.put_scores(2, [])
-    assert store.proposal(2, 4, "k1") is None
+    assert store.proposal_rows(2, [4]) == {}
     assert store.proposal_rows(1, [4, 5]).keys() == {4}
     assert [row.task for row in store.ranking(1)] == [4]
 

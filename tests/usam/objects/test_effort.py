@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from usam.errors import TrainingError
-from usam.objects.effort import Prices, Work, choose_threshold, count_work, worthwhile
+from usam.objects.effort import Prices, Work, choose_threshold, count_work, match_objects, worthwhile
 
 
 def test_work_is_counted_by_what_a_person_does() -> None:
@@ -75,3 +75,9 @@ def test_nothing_wanted_leaves_it_to_the_prices() -> None:
         choose_threshold(np.zeros(2), np.zeros(3, bool))
     with pytest.raises(TrainingError, match="prices"):
         Prices(add=0)
+
+
+def test_objects_are_matched_one_to_one() -> None:
+    overlap = np.array([[0.9, 0.6], [0.8, 0.0], [0.55, 0.7]])
+    assert match_objects(overlap).tolist() == [0, -1, 1]
+    assert not len(match_objects(np.zeros((0, 3))))

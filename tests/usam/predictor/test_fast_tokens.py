@@ -9,7 +9,7 @@ import torch
 
 from tests.usam.small_sam2 import model
 from usam.predictor.decoder import AttributeOverride, FirstLayer, ImageShare, TokenImage, decode, flatten_image, two_way
-from usam.predictor.fast_masks import MaskPath, sampled_pixels
+from usam.predictor.fast_masks import MaskPath, _places
 from usam.predictor.fast_tokens import MANY_TOKENS, chunk_size, run_tokens, token_pass
 
 
@@ -103,7 +103,9 @@ def test_masks_made_from_tokens_are_the_decoders() -> None:
         path.whole(image_tokens, path.weights(hidden[:, 2:6], (2,))), masks[:, 1:2], atol=1e-5, rtol=0
     )
     sampled = path.sampled(image_tokens, path.weights(hidden[:, 2:6], (1, 2, 3)))
-    rows, columns = sampled_pixels(8)
+    first, second = (place.view(8, 8) for place in _places(8, torch.device("cpu")))
+    rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+    rows, columns = 4 * rows + 2 * (first // 2) + second // 2, 4 * columns + 2 * (first % 2) + second % 2
     torch.testing.assert_close(sampled, masks[:, :, rows, columns], atol=1e-5, rtol=0)
     assert len({(int(r) % 4, int(c) % 4) for r, c in zip(rows.flatten(), columns.flatten(), strict=True)}) == 16
 

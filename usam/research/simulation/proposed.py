@@ -22,9 +22,8 @@ import numpy.typing as npt
 
 from usam.errors import SimulationError
 from usam.files import replace_text
-from usam.objects.effort import Prices, Work, count_work
+from usam.objects.effort import Prices, Work, count_work, match_objects
 from usam.objects.project_heads import Examples, ProjectHeads, fit_project
-from usam.objects.rule_tuning import match_objects
 from usam.objects.showing import choose_rows
 from usam.predictor.clean_proposals import Layout
 from usam.research.datasets.record import Record

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import TrainingError
-from usam.objects.effort import Prices, Work, count_work
+from usam.objects.effort import Prices, Work, outline_work
 from usam.predictor.clean_proposals import Layout, ProposalRules, clean_proposals
 
 Floats = npt.NDArray[np.floating[Any]]
+TODAY = ProposalRules(nested=1.0, largest=1.0, border=1.0, most=20)
+"""What the service has shown so far: everything above the threshold that is no near-copy, at most 20."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,25 +32,6 @@ class LabelledProposals:
     layout: Layout
     rank: Floats
     overlap: Floats
-
-
-def match_objects(overlap: Floats, least: float = 0.5) -> npt.NDArray[np.int64]:
-    """(K, T) IoUs -> the column that each row shows, (K,), -1 for none; one to one, the best pair first."""
-    partner = np.full(len(overlap), -1, np.int64)
-    left = np.array(overlap, np.float64)
-    while left.size and left.max() >= max(least, 1e-9):
-        row, column = np.unravel_index(int(left.argmax()), left.shape)
-        partner[row] = column
-        left[row], left[:, column] = 0, 0
-    return partner
-
-
-def outline_work(overlap: Floats) -> Work:
-    """The work that K objects shown leave, of (K, T) IoUs with the wanted ones, labels and outlines aside: an outline
-    that is found by hand needs as much correction as one that was shown."""
-    partner = match_objects(overlap)
-    iou = np.array([overlap[row, column] if column >= 0 else 0.0 for row, column in enumerate(partner)])
-    return count_work(partner, iou, np.ones(len(overlap), bool), overlap.shape[1], good_iou=0.5)
 
 
 def work_left(images: Iterable[LabelledProposals], rules: ProposalRules) -> Work:
@@ -70,16 +53,14 @@ def rule_choices(images: Sequence[LabelledProposals], base: ProposalRules) -> It
         yield ProposalRules(threshold, nms, nested, *band, base.border if high < 0.5 else 1.0, most)
 
 
-def choose_rules(
-    images: Sequence[LabelledProposals], base: ProposalRules | None = None, prices: Prices | None = None
-) -> tuple[ProposalRules, Work]:
+def choose_rules(images: Sequence[LabelledProposals], base: ProposalRules | None = None) -> tuple[ProposalRules, Work]:
     """The rules of least work on labelled images, and that work; `base` where none is better.
 
     Raises `TrainingError` without images.
     """
     if not images:
         raise TrainingError("at least one labelled image", "none", "label an image")
-    base, prices = base or ProposalRules(), prices or Prices()
+    base, prices = base or ProposalRules(), Prices()
     best, least = base, work_left(images, base)
     for rules in rule_choices(images, base):
         work = work_left(images, rules)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench.rule_tuning import LabelledProposals, choose_rules, work_left
 from usam.errors import TrainingError
 from usam.objects.effort import Prices
-from usam.objects.rule_tuning import LabelledProposals, choose_rules, match_objects, work_left
 from usam.predictor.clean_proposals import Layout, ProposalRules
 
 
@@ -40,9 +40,3 @@ def test_nothing_better_leaves_the_rules() -> None:
     assert choose_rules([empty], base)[0] == base
     with pytest.raises(TrainingError, match="labelled image"):
         choose_rules([])
-
-
-def test_objects_are_matched_one_to_one() -> None:
-    overlap = np.array([[0.9, 0.6], [0.8, 0.0], [0.55, 0.7]])
-    assert match_objects(overlap).tolist() == [0, -1, 1]
-    assert not len(match_objects(np.zeros((0, 3))))
