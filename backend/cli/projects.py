@@ -24,14 +24,17 @@ from backend.cli.folder import (
     say,
     settings_in_use,
 )
-from backend.errors import RegistryError, SettingsError
+from backend.errors import RegistryError, SettingsError, reason_of
+from usam.errors import UsamError
 
 if TYPE_CHECKING:
     from backend.settings import Settings
     from backend.store import Store
     from backend.store.head_registry import Registry
     from backend.store.head_versions import Version
+    from backend.store.pseudo_label_store import PseudoLabelStore
 
+NOT_MENDED = "cannot be repaired"
 BASE_HEADS = "the heads that come with the checkpoint"
 AUDIT = "audit: chosen at random, to keep the figures honest"
 RUNS, RANKED_FIRST = 8, 5
@@ -143,7 +146,7 @@ def repair(
         with open_store(settings_in_use(tell=lambda line: None), project):
             known = [project]
     chosen = [project] if project is not None else known
-    done = {number: [*registry.repair(number), *accepted.repair(number)] for number in chosen}
+    done = {number: _mend_project(registry, accepted, number) for number in chosen}
     copies = registry.keep_copies()
     if as_json:
         told = {"misplaced": misplaced, "store": store_lines, "repaired": done, "copies": copies}
@@ -160,6 +163,19 @@ def repair(
         typer.echo("no project has heads of its own: nothing to repair")
     if copies:
         typer.echo(f"{copies} copies written")
+    if any(line.startswith(NOT_MENDED) for lines in done.values() for line in lines):
+        raise typer.Exit(1)
+
+
+def _mend_project(registry: Registry, accepted: PseudoLabelStore, number: int) -> list[str]:
+    """What was done for one project; what kept it from being mended keeps no other."""
+    lines = []
+    for repair_part in (registry.repair, accepted.repair):
+        try:
+            lines += repair_part(number)
+        except (UsamError, OSError) as error:
+            lines.append(f"{NOT_MENDED}: {reason_of(error)}")
+    return lines
 
 
 def _mend_store(settings: Settings, projects: list[int]) -> list[str]:

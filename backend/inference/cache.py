@@ -124,7 +124,8 @@ class EmbeddingFiles:
 
     def get(self, content: str, checkpoint: str) -> ImageEmbedding | None:
         """The embedding of an image by a checkpoint, None where there is none."""
-        if not self.max_bytes or not (path := self._path(content, checkpoint)).exists():
+        path = self._path(content, checkpoint)
+        if not self.max_bytes or not os.path.exists(path):  # which raises nothing where the folder cannot be read
             return None
         from safetensors import SafetensorError, safe_open
 
@@ -158,7 +159,8 @@ class EmbeddingFiles:
         """Keep an embedding; whether it is kept. Without `make_room` nothing is removed for it."""
         if embedding.nbytes > self.max_bytes:
             return False
-        if (path := self._path(content, checkpoint)).exists():
+        path = self._path(content, checkpoint)
+        if os.path.exists(path):
             return True
         from safetensors.torch import save_file
 

@@ -7,9 +7,8 @@ give the one that regions mean by their `to_name`.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from backend.errors import LabelConfigError, RegionError
 from backend.label_studio.config_xml import interface_of
 from backend.label_studio.records import is_text
+from backend.label_studio.task_values import dynamic_labels, has_variable, task_value
 
 if TYPE_CHECKING:
     from label_studio_sdk.label_interface.interface import LabelInterface
@@ -39,8 +39,6 @@ OUTPUTS: dict[str, OutputKind] = {
 OUTPUT_LABELS = frozenset(tag.lower() for tag in OUTPUTS if tag.endswith("Labels"))
 PROMPTS = ("KeyPointLabels", "KeyPoint", "RectangleLabels", "Rectangle", "BrushLabels", "Brush")
 QUANTITIES = ("task_gap", "prompt_gap", "model_gap", "predicted_iou")
-_VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
-"""What the editor takes from the task's data in a tag's value."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class LabelSource:
             return self.aliases[wanted]
         if not self.dynamic:
             return None
-        return wanted if data is None else dict(_dynamic_labels(task_value(self.dynamic, data))).get(wanted)
+        return wanted if data is None else dict(dynamic_labels(task_value(self.dynamic, data))).get(wanted)
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,11 @@ class Output:
     type: str
     label_key: str | None
     source: LabelSource | None
+
+    @property
+    def label_control(self) -> str:
+        """The name of the control that takes the label, empty without one."""
+        return self.source.name if self.source is not None else ""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -208,17 +211,29 @@ class LabelConfig:
         return value.strip()
 
     def place(
-        self, wanted: str | None, data: Mapping[str, Any] | None = None, unknown: UnknownLabel = "none"
+        self,
+        wanted: str | None,
+        data: Mapping[str, Any] | None = None,
+        unknown: UnknownLabel = "none",
+        told_by: str = "",
     ) -> Placement:
         """The control and label of an object that somebody, or a learned class, called `wanted`.
 
-        The first control that offers the label gets it. A label that nobody offers, or none at all, is never turned
-        into one of several; the only one there is is given. `unknown="first"` gives the first instead, and says so.
+        The first control that offers the label gets it; of several for masks of that kind, the one by which it was
+        told. A label that nobody offers, or none at all, is never turned into one of several; the only one there is is
+        given. `unknown="first"` gives the first instead, and says so.
         """
         for name in () if wanted is None else self.names_of(wanted):
-            for output in self.outputs:
-                if output.source is not None and (label := output.source.find(name, data)) is not None:
+            offers = [
+                (output, label)
+                for output in self.outputs
+                if output.source is not None and (label := output.source.find(name, data)) is not None
+            ]
+            for output, label in offers:
+                if output.kind == offers[0][0].kind and output.label_control == told_by:
                     return Placement(output, label)
+            if offers:
+                return Placement(*offers[0])
         known = {label: output for output in reversed(self.outputs) for label in reversed(output.labels)}
         labelled = [output for output in self.outputs if output.source is not None]
         if not labelled:
@@ -264,23 +279,6 @@ class LabelConfig:
         return region | {"value": region["value"] | {own.type: [own.labels[0]]}}
 
 
-def task_value(source: str, data: Mapping[str, Any]) -> Any:
-    """What the editor puts in place of a tag's value: `$image`, `$photos[1].url`, `https://host/$name`.
-
-    A value that is a variable alone may be of any type, None where the task has nothing there. A key that is written
-    just like the variable comes first.
-    """
-    if source.startswith("$") and source[1:] in data:
-        return data[source[1:]]
-    if _VARIABLE.fullmatch(source):
-        return _lookup(source[1:], data)
-    found = [_lookup(name[1:], data) for name in _VARIABLE.findall(source)]
-    if not found or not all(isinstance(value, str | int) for value in found):
-        return None
-    parts = iter(found)
-    return _VARIABLE.sub(lambda _: str(next(parts)), source)
-
-
 @lru_cache(maxsize=64)
 def parse_config(label_config: str) -> LabelConfig:
     """Parse a labelling configuration, or give back the parsed one: as its best image for masks sees it.
@@ -310,8 +308,10 @@ def parse_config(label_config: str) -> LabelConfig:
 
 def _seen_from(image: Any, interface: LabelInterface, candidates: Sequence[Any]) -> LabelConfig:
     value = image.attr.get("value") or ""
-    if not _VARIABLE.search(value) and (not value.startswith("$") or len(value) < 2):
-        raise LabelConfigError('an Image tag with value="$name"', repr(value or "valueList"), "use one image per task")
+    several = image.attr.get("valueList")
+    if several or (not has_variable(value) and (not value.startswith("$") or len(value) < 2)):
+        got = repr("valueList" if several else value)
+        raise LabelConfigError('an Image tag with value="$name"', got, "use one image per task")
     here = [c for c in interface.controls if image.name in c.to_name]
     generic = tuple(_label_source(c) for c in here if c.tag == "Labels")
     prompting = [c for c in here if c.tag in PROMPTS]
@@ -349,34 +349,9 @@ def _label_source(control: Any) -> LabelSource:
     value = str(control.attr.get("value", ""))
     attributes = [label.attr for label in (control.labels_attrs or {}).values()]
     aliases = {str(a["value"]): str(a["alias"]) for a in attributes if a.get("value") and a.get("alias")}
-    dynamic = value if _VARIABLE.search(value) else ""
+    dynamic = value if has_variable(value) else ""
     several = str(control.attr.get("choice", "")).lower() == "multiple"
     return LabelSource(control.name, control.tag.lower(), tuple(control.labels or ()), aliases, dynamic, several)
-
-
-def _dynamic_labels(value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Each label of a task's own list by its value and its alias, and how the editor writes it."""
-    if not isinstance(value, list) or depth > 8:
-        return
-    for label in value:
-        if not isinstance(label, dict):
-            continue
-        names = [name for name in (label.get("value"), label.get("alias")) if isinstance(name, str) and name]
-        yield from ((name, names[-1]) for name in names)
-        yield from _dynamic_labels(label.get("children"), depth + 1)
-
-
-def _lookup(path: str, data: Mapping[str, Any]) -> Any:
-    """The value at `photos[1].url` in a task's data; None where there is nothing."""
-    found: Any = data
-    for step in [path] if path in data else re.findall(r"[^.\[\]]+", path):
-        if isinstance(found, dict):
-            found = found.get(step)
-        elif isinstance(found, list) and step.isdecimal() and len(step) < 10 and int(step) < len(found):
-            found = found[int(step)]
-        else:
-            return None
-    return found
 
 
 def _is_smart(control: Any) -> bool:

@@ -27,10 +27,11 @@ def place_labels(
     controls: LabelConfig,
     data: Mapping[str, Any] | None = None,
     unknown: UnknownLabel = "none",
+    told_by: str = "",
 ) -> LabelledPlacement:
     """Where an object of these labels goes: to the control of the first that is offered (`LabelConfig.place`), and its
-    other labels beside it. `data` is the task's."""
-    placements = [controls.place(label, data, unknown) for label in labels or (None,)]
+    other labels beside it. `data` is the task's, `told_by` the control of the first label."""
+    placements = [controls.place(label, data, unknown, told_by) for label in labels or (None,)]
     first = next((number for number, one in enumerate(placements) if not one.note), 0)
     output, own = placements[first].output, placements[first].output.source
     label = placements[first].label

@@ -48,10 +48,12 @@ _STROKES = ("brushlabels", "brush", "bitmasklabels", "bitmask")
 
 @dataclass(frozen=True)
 class LabelledPrompt:
-    """A prompt in pixels of the upright image, and the labels that the person or model gave it, in their order."""
+    """A prompt in pixels of the upright image, the labels that the person or model gave it, in their order, and the
+    control by which the first was told."""
 
     prompt: Prompt
     labels: tuple[str, ...] = ()
+    told_by: str = ""
 
     @property
     def label(self) -> str | None:
@@ -59,11 +61,16 @@ class LabelledPrompt:
         return self.labels[0] if self.labels else None
 
 
+_Point = tuple[tuple[float, float], tuple[str, ...], str]
+"""(x, y), its labels, and the control by which the first was told."""
+
+
 @dataclass
 class _Object:
     """One object while its prompt is being gathered."""
 
     labels: tuple[str, ...]
+    told_by: str = ""
     box: npt.NDArray[np.float32] | None = None
     points: list[tuple[float, float]] = field(default_factory=list)
 
@@ -89,7 +96,7 @@ def prompts_from_context(result: Sequence[dict[str, Any]], image_hw: tuple[int, 
         raise RegionError(f"at most {MAX_ITEMS} regions in a context", str(len(result)), "start a new region")
     labels = labels_by_id(result)
     objects: list[_Object] = []
-    positive: list[tuple[tuple[float, float], tuple[str, ...]]] = []
+    positive: list[_Point] = []
     negative: list[tuple[float, float]] = []
     for item in _each_once(result):
         kind = str(item.get("type", "")).lower()
@@ -103,9 +110,9 @@ def prompts_from_context(result: Sequence[dict[str, Any]], image_hw: tuple[int, 
         elif kind in _STROKES:
             points = stroke_points(region_to_mask(item, image_hw))
         elif is_positive(item):
-            objects.append(_Object(told, box=_box(item, image_hw)))
+            objects.append(_Object(told, _teller(told, item, result), _box(item, image_hw)))
         if is_positive(item):
-            positive += [(point, told) for point in points]
+            positive += [(point, told, _teller(told, item, result)) for point in points]
         else:
             negative += points
     objects += _place(positive, objects)
@@ -115,7 +122,7 @@ def prompts_from_context(result: Sequence[dict[str, Any]], image_hw: tuple[int, 
             f"{len(negative)} negative ones" if negative else "none",
             "click on the object first",
         )
-    return [LabelledPrompt(_prompt(o, negative, image_hw), o.labels) for o in objects]
+    return [LabelledPrompt(_prompt(o, negative, image_hw), o.labels, o.told_by) for o in objects]
 
 
 def prompts_from_task(
@@ -143,7 +150,8 @@ def prompts_from_task(
             except UsamError:
                 continue
             beside = labels.get(str(region.get("id")), ())
-            prompts += [LabelledPrompt(one.prompt, tuple(dict.fromkeys((*one.labels, *beside)))) for one in made]
+            told = tuple(dict.fromkeys((*(made[0].labels if made else ()), *beside)))
+            prompts += [LabelledPrompt(one.prompt, told, _teller(told, region, regions[:MAX_ITEMS])) for one in made]
         if prompts:
             return prompts
     return []
@@ -188,21 +196,29 @@ def _each_once(result: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         seen.add(key)
 
 
+def _teller(labels: Sequence[str], region: dict[str, Any], result: Sequence[dict[str, Any]]) -> str:
+    """The control by which the first of a region's labels was told: its own, or one beside it."""
+    same = [region, *(one for one in result if one.get("id") is not None and one.get("id") == region.get("id"))]
+    return next((str(one.get("from_name", "")) for one in same if labels and labels[0] in labels_of(one)), "")
+
+
 def _is_own(prediction: dict[str, Any], own_version: str) -> bool:
     return bool(own_version) and str(prediction.get("model_version", "")).startswith(own_version)
 
 
-def _place(positive: Sequence[tuple[tuple[float, float], tuple[str, ...]]], boxes: Sequence[_Object]) -> list[_Object]:
+def _place(
+    positive: Sequence[tuple[tuple[float, float], tuple[str, ...], str]], boxes: Sequence[_Object]
+) -> list[_Object]:
     """Give each positive point, and its labels, to the object it belongs to; the new objects of the loose ones."""
     loose: dict[str | None, _Object] = {}
-    for point, labels in positive:
+    for point, labels, told_by in positive:
         around = [o for o in boxes if o.holds(point)]
         if around:
             owner = min(around, key=lambda o: o.area)
         elif len(boxes) == 1:
             owner = boxes[0]
         else:
-            owner = loose.setdefault(next(iter(labels), None), _Object(labels))
+            owner = loose.setdefault(next(iter(labels), None), _Object(labels, told_by))
         owner.points.append(point)
         owner.labels = tuple(dict.fromkeys((*owner.labels, *labels)))
     return list(loose.values())

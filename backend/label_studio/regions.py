@@ -82,7 +82,8 @@ class Drawing:
 class ScoredMask:
     """A mask to be sent, or what was drawn of it before. `iou` is its predicted IoU, 0..1; `gaps` by name, -0.5..0.5,
     higher = more to gain. `label` is None where nobody told it; `label_score`, 0..1, is how sure a learned class is of
-    it. `further_labels` came with it. `name` is the region's id, made up where it is empty."""
+    it. `further_labels` came with it; `told_by` is the control by which it came. `name` is the region's id, made up
+    where it is empty."""
 
     mask: npt.NDArray[np.bool_] | Drawing
     iou: float
@@ -92,6 +93,7 @@ class ScoredMask:
     label_score: float | None = None
     name: str = ""
     further_labels: tuple[str, ...] = ()
+    told_by: str = ""
 
 
 def masks_to_regions(
@@ -158,7 +160,7 @@ def _object_regions(
 ) -> list[dict[str, Any]]:
     """The results of one object, all under one id: its region, its label where another control takes it, its gauges."""
     told = () if scored.label is None else (scored.label, *scored.further_labels)
-    placement = place_labels(told, controls, data, unknown_label)
+    placement = place_labels(told, controls, data, unknown_label, scored.told_by)
     output, written = placement.output, dict(placement.written)
     drawing = scored.mask if isinstance(scored.mask, Drawing) else draw(scored.mask, output.kind, tolerance)
     if drawing.kind != output.kind:

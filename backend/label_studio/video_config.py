@@ -14,8 +14,9 @@ from functools import lru_cache
 from typing import Any
 
 from backend.errors import LabelConfigError
-from backend.label_studio.config import parse_config, task_value
+from backend.label_studio.config import parse_config
 from backend.label_studio.config_xml import interface_of
+from backend.label_studio.task_values import task_value
 
 USUAL_RATE = 24.0
 """Frames a second where the configuration does not say."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import sqlite3
@@ -128,6 +129,15 @@ def _make_environment(folder: Path, version: str) -> None:
             )
 
 
+def holds_projects_table(database: Path) -> bool:
+    """Whether a SQLite file has the table of projects; one that cannot be read counts as having it."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=5)) as connection:
+            return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'project'").fetchone())
+    except sqlite3.Error:
+        return True
+
+
 def has_projects(database: Path) -> bool:
     """Whether a Label Studio's SQLite database holds a project. What cannot be read counts as holding one, unless it
     is empty: nothing that may be somebody's work is moved."""
@@ -178,6 +188,16 @@ class LabelStudioServer:
         return self._account
 
     @property
+    def database(self) -> Path:
+        """Its SQLite file."""
+        return self.folder / "data" / "label_studio.sqlite3"
+
+    @property
+    def _note(self) -> Path:
+        """There once it has run: then the database holds somebody's work."""
+        return self.folder / "data" / "has-run.txt"
+
+    @property
     def pid(self) -> int | None:
         """Process id of the server, None before the start."""
         return self._process.pid if self._process else None
@@ -193,6 +213,7 @@ class LabelStudioServer:
         A first start that was interrupted leaves a database that is half made. Where it keeps Label Studio from
         coming up, and nobody has made a project in it, it is set aside and made anew, with a word.
         """
+        self._check_kept()
         try:
             self._start(timeout)
         except ServerError as error:
@@ -208,6 +229,7 @@ class LabelStudioServer:
 
     def restart(self) -> None:
         """Start it again at the same address. Raises `ServerError` where another program has taken its port."""
+        self._check_kept()
         if free_port(self.port, self.host) != self.port:
             raise ServerError(f"port {self.port}, where Label Studio was", "another program on it", "end that program")
         self._start(240.0)
@@ -233,6 +255,20 @@ class LabelStudioServer:
                 "a refusal",
                 f"its account is in {self.folder / 'account.json'}, its log in {self._process.log}",
             )
+        if not self._note.exists():
+            self._note.write_text("Label Studio has run on the database here: no other is begun in its place.\n")
+
+    def _check_kept(self) -> None:
+        """Raise `ServerError` where a database that was there at an earlier start is gone or empty: Label Studio would
+        begin without projects, and without a word."""
+        if not self._note.exists():
+            return
+        got = "none"
+        if self.database.is_file():
+            got = "" if holds_projects_table(self.database) else "a file without its tables"
+        if got:
+            remedy = f"put a copy of it back; to begin without projects, remove {self._note}"
+            raise ServerError(f"the Label Studio database of earlier starts, {self.database}", got, remedy)
 
     def _knows_account(self) -> bool:
         headers = {"Authorization": f"Token {self.account.token}"}
@@ -243,7 +279,7 @@ class LabelStudioServer:
 
     def _set_aside_unfinished(self) -> str:
         """Move a database away in which nobody has made anything; returns its new name, empty where it stays."""
-        database = self.folder / "data" / "label_studio.sqlite3"
+        database = self.database
         if not database.exists() or has_projects(database):
             return ""
         target = database.with_name(f"{database.name}.unfinished-{time.time_ns()}")
@@ -256,12 +292,18 @@ class LabelStudioServer:
         """Raise `ServerError` where it is the database that keeps Label Studio from coming up."""
         from backend.store.mending import damage_of
 
-        database = self.folder / "data" / "label_studio.sqlite3"
+        database = self.database
         if database.exists() and (reason := damage_of(database)):
             raise ServerError(
                 f"a Label Studio database that can be read in {database}",
                 reason,
                 "put a copy of it back; where it is moved away, Label Studio begins without projects",
+            ) from cause
+        if refused := re.search(r"django\.db\.[\w.]+: .*", str(cause)):
+            raise ServerError(
+                f"a Label Studio database that its own release can use in {database}",
+                refused[0][:200],
+                "put a copy of it back, or ask Label Studio's makers; nobody's work in it was moved",
             ) from cause
 
     def answers(self) -> bool:

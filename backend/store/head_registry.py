@@ -228,18 +228,21 @@ class Registry:
         """Give every file that is in order the copy it lacks, as those of earlier releases do; returns how many."""
         added = 0
         for project in self.projects():
-            paths: list[tuple[Path, Callable[[bytes], object]]] = [
-                (self._project(project) / POINTER_FILE, parse_pointer)
-            ]
+            for path, parse in self._files_in_order(project):
+                with suppress(OSError, ValueError):
+                    added += add_copy(path, parse)
+        return added
+
+    def _files_in_order(self, project: int) -> list[tuple[Path, Callable[[bytes], object]]]:
+        """The files of a project that are to have copies, each with what reads it."""
+        paths: list[tuple[Path, Callable[[bytes], object]]] = [(self._project(project) / POINTER_FILE, parse_pointer)]
+        with suppress(RegistryError):
             for name in self._names(project):
                 if not self.damage(project, name):
                     folder = self._folder_of(project, name)
                     paths += [(folder / ABOUT_FILE, Version.parse), (folder / HEADS_FILE, len)]
                     paths += [(folder / kind, len) for kind in (LEARNT_FILE, DECODER_FILE) if (folder / kind).exists()]
-            for path, parse in paths:
-                with suppress(OSError, ValueError):
-                    added += add_copy(path, parse)
-        return added
+        return paths
 
     def repair(self, project: int) -> list[str]:
         """Make a project usable from what is intact; returns what was done, a line each, none where nothing had to be.
@@ -283,12 +286,14 @@ class Registry:
     # files
 
     def _names(self, project: int) -> list[str]:
+        """Raises `RegistryError` where the folder cannot be read."""
         folder = self._versions(project)
-        return (
-            sorted(path.name for path in folder.iterdir() if VERSION_NAME.fullmatch(path.name))
-            if folder.is_dir()
-            else []
-        )
+        try:
+            return sorted(path.name for path in folder.iterdir() if VERSION_NAME.fullmatch(path.name))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise RegistryError(f"a readable {folder}", error.strerror or str(error), "correct its rights") from error
 
     def _point(
         self, project: int, version: str, before: str, kind: str, reason: str, history: Sequence[dict[str, Any]]

@@ -32,8 +32,8 @@ def read_either(path: Path, parse: Callable[[bytes], Content]) -> Content:
     """What `parse` makes of the file, else of its copy, which then takes the file's place.
 
     `parse` raises `ValueError` for content that is damaged. A damaged file is kept as `NAME.damaged`.
-    Raises `FileNotFoundError` where neither is there, `OSError` or `ValueError` (the file's) where neither can be
-    used.
+    Raises `FileNotFoundError` where neither is there, `OSError` or `ValueError` (the file's, its copy's where only that
+    is there) where neither can be used.
     """
     try:
         return parse(plain(path).read_bytes())
@@ -41,8 +41,9 @@ def read_either(path: Path, parse: Callable[[bytes], Content]) -> Content:
         try:
             content = plain(copy_of(path)).read_bytes()
             parsed = parse(content)
-        except (OSError, ValueError):
-            raise error from None
+        except (OSError, ValueError) as damage:
+            is_lost = isinstance(error, FileNotFoundError) and not isinstance(damage, FileNotFoundError)
+            raise (damage if is_lost else error) from None
         _log.warning("%s was damaged (%s): mended from its copy", path, error)
         try:
             if path.exists():

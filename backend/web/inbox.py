@@ -83,7 +83,7 @@ class Inbox:
         any_project: bool = False,
     ) -> None:
         self._store, self._waker, self._metrics = store, waker, metrics
-        self._journal = Journal(folder) if folder is not None else None
+        self._journal = _journal_in(folder) if folder is not None else None
         self._notes: deque[EventNote] = deque(self._left_over())
         self._any_project = any_project
         self._failures: dict[EventNote, int] = {}
@@ -264,6 +264,16 @@ class Inbox:
                 self._set_aside(note, f"the store refused it {MAX_FAILURES} times: {type(refusal).__name__}")
         self._failures = {note: self._failures[note] for note in left}
         return stored, left
+
+
+def _journal_in(folder: Path) -> Journal | None:
+    """The journal of a folder; without one, said, where the folder cannot be used: events are kept in memory then, and
+    what a crash takes the timer finds."""
+    try:
+        return Journal(folder)
+    except OSError as error:
+        log.warning("events are not written down: %s; correct its rights, or run `usam-backend repair`", error)
+        return None
 
 
 def _row(note: EventNote) -> tuple[int, str, Sequence[int]]:

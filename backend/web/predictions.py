@@ -26,6 +26,7 @@ from backend.inference.object_masks import ObjectMask, ProposedMasks
 from backend.inference.scheduler import Priority
 from backend.label_studio.messages import PredictAnswer, Prediction, PredictRequest, Task
 from backend.label_studio.regions import (
+    LabelledPrompt,
     ScoredMask,
     masks_to_regions,
     parse_config,
@@ -109,8 +110,12 @@ class PredictionService:
         """Versions that can be had, the one in use first."""
         versions = [self.model_version(project)]
         if self._registry is not None and project is not None:
-            stored = reversed(self._registry.versions(project))
-            versions += [f"{self._engine.checkpoint}+{version.version}" for version in stored]
+            try:
+                stored = self._registry.versions(project)
+            except UsamError as error:
+                log.warning("the versions of project %s are not told: %s", project, error)
+                stored = []
+            versions += [f"{self._engine.checkpoint}+{version.version}" for version in reversed(stored)]
         elif self._registry is not None:
             versions += [self._engine.model_version(other) for other in sorted(self._in_use)]
         return list(dict.fromkeys(versions))
@@ -225,7 +230,7 @@ class PredictionService:
                 found = self._engine.propose(image, [labelled.prompt for labelled in prompts], project)
                 objects = found.masks
                 score = self._confidence(found, task.id or 0, project)
-        masks = [self._scored(one, prompts[one.source].labels if prompts else ()) for one in objects]
+        masks = [self._scored(one, prompts[one.source] if prompts else None) for one in objects]
         result = masks_to_regions(
             masks,
             controls,
@@ -272,10 +277,12 @@ class PredictionService:
             self._places[project] = known
         return known
 
-    def _scored(self, mask: ObjectMask, labels: Sequence[str]) -> ScoredMask:
+    def _scored(self, mask: ObjectMask, prompt: LabelledPrompt | None) -> ScoredMask:
         notes = (f"mask by {mask.checkpoint}",) if mask.checkpoint != self._engine.checkpoint else ()
-        label, sure = (labels[0], None) if labels else (mask.label, mask.label_score)
-        return ScoredMask(mask.mask, mask.iou, mask.gaps, label, notes, sure, further_labels=tuple(labels[1:]))
+        if prompt is None or prompt.label is None:
+            return ScoredMask(mask.mask, mask.iou, mask.gaps, mask.label, notes, mask.label_score)
+        further, told_by = prompt.labels[1:], prompt.told_by
+        return ScoredMask(mask.mask, mask.iou, mask.gaps, prompt.label, notes, further_labels=further, told_by=told_by)
 
 
 @dataclass(frozen=True)

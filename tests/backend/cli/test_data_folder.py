@@ -11,13 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from backend.inference.cache import EmbeddingFiles
 from backend.local.label_studio_server import Account
 from backend.local.running import announce, recall, remember, running_in
+from backend.metrics.service import Metrics
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.kept_twice import write_twice
+from backend.web.inbox import Inbox
 from tests.backend.cli.conftest import Command
 from tests.backend.store.test_head_registry import head_set
+from tests.unprivileged import bound_by_permissions
 
 VERSION = head_set(1).version
 IN_VERSION = f"heads/3/versions/{VERSION}"
@@ -86,3 +90,34 @@ def test_a_damaged_file(folder: Path, command: Command, name: str, damage: str) 
         repaired = command("repair")
         assert repaired.exit_code == 0, repaired.output
     assert works(folder, command, account)
+
+
+def test_a_project_that_cannot_be_read_keeps_no_other_from_being_mended(folder: Path, command: Command) -> None:
+    registry = Registry(folder / "heads")
+    registry.promote(4, registry.publish(4, head_set(2)).version)
+    (folder / "heads/4/champion.json").unlink()
+    (folder / "heads/4/champion.json.copy").write_bytes(b"{")
+    (folder / "heads/3/versions").chmod(0)
+    try:
+        repaired = bound_by_permissions(lambda: command("repair"))
+        assert bound_by_permissions(registry.keep_copies) == 0
+    finally:
+        (folder / "heads/3/versions").chmod(0o700)
+    assert repaired.exit_code == 1
+    assert "project 3: cannot be repaired: expected a readable" in repaired.stdout
+    assert f"project 4: champion.json: now {head_set(2).version}" in repaired.stdout
+
+
+def test_a_folder_of_embeddings_that_cannot_be_read_is_done_without(folder: Path) -> None:
+    (folder / "embeddings").mkdir(mode=0o000)
+    assert bound_by_permissions(lambda: EmbeddingFiles(folder / "embeddings", 10**6).get("content", "nano-s")) is None
+
+
+def test_an_inbox_that_cannot_be_written_keeps_no_service_from_starting(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "inbox").mkdir(mode=0o500)
+    inbox = bound_by_permissions(lambda: Inbox(None, None, Metrics(), folder / "inbox"))
+    assert inbox.put(b'{"action":"START_TRAINING","project":{"id":3}}')
+    inbox.close()
+    assert "events are not written down" in caplog.text

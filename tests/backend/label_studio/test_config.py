@@ -253,3 +253,9 @@ def test_of_two_generic_labels_each_takes_its_own() -> None:
         assert (placement.output.name, placement.output.source.name, placement.label) == ("b", source, label)
         assert placement.note == ""
     assert controls.place("stone").label is None
+
+
+def test_an_image_tag_of_a_list_is_refused_also_beside_a_value() -> None:
+    text = '<View><Image name="img" value="$image" valueList="$all"/><Brush name="b" toName="img"/></View>'
+    with pytest.raises(LabelConfigError, match=r"valueList.*use one image per task"):
+        parse_config(text)

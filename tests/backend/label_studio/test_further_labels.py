@@ -29,6 +29,7 @@ def brush(choice: str = "single") -> str:
 
 STATES = f'<Labels name="state" toName="img">{labels("asleep", "awake")}</Labels>'
 PLANTS = f'<PolygonLabels name="plants" toName="img">{labels("tree")}</PolygonLabels>'
+BARE = '<Brush name="b" toName="img"/>'
 DYNAMIC = '<Labels name="own" toName="img" value="$names"/>'
 
 
@@ -48,7 +49,7 @@ DYNAMIC = '<Labels name="own" toName="img" value="$names"/>'
         (brush() + DYNAMIC, ["dog", "red"], {"b": ["dog"], "own": ["red"]}, ""),
         (brush() + DYNAMIC, ["dog", "blue"], {"b": ["dog"]}, "also labelled 'blue'"),
         (
-            '<Brush name="b" toName="img"/>' + STATES + DYNAMIC,
+            BARE + STATES + DYNAMIC,
             ["awake", "red"],
             {"state": ["awake"], "own": ["red"]},
             "",
@@ -107,3 +108,23 @@ def test_labels_that_teach_nothing_are_said() -> None:
     (drawn,), left_out = drawn_masks([region | {"id": "a"}, beside(region | {"id": "a"}, "s", "labels", "asleep")])
     assert drawn.label == "cat"
     assert left_out == ["region a: also labelled 'dog' and 'asleep'; the first label, 'cat', is used"]
+
+
+@pytest.mark.parametrize("told_by", ["b", "b2"])
+def test_of_two_controls_that_offer_a_label_the_clicked_one_gets_it(told_by: str) -> None:
+    two = brush() + brush().replace('name="b"', 'name="b2"')
+    (prompt,) = prompts_from_context([point(25, 25, "cat") | {"from_name": told_by}], HW)
+    assert place_labels(prompt.labels, parse_config(config(two)), told_by=prompt.told_by).output.name == told_by
+
+
+def test_of_two_generic_controls_that_offer_a_label_the_one_that_told_it_gets_it() -> None:
+    two = BARE + STATES + STATES.replace('name="state"', 'name="other"')
+    click = item("keypoint", {"x": 25, "y": 25, "width": 1})
+    (prompt,) = prompts_from_context([click, beside(click, "other", "labels", "awake")], HW)
+    placement = place_labels(prompt.labels, parse_config(config(two)), told_by=prompt.told_by)
+    assert {source.name: labels for source, labels in placement.written.items()} == {"other": ["awake"]}
+
+
+def test_a_finer_control_goes_before_the_one_that_was_clicked() -> None:
+    boxes = '<RectangleLabels name="r" toName="img" smart="true"><Label value="cat"/></RectangleLabels>'
+    assert place_labels(["cat"], parse_config(config(brush() + boxes)), told_by="r").output.name == "b"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -180,3 +181,40 @@ def test_a_database_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Path)
     with pytest.raises(ServerError, match=r"label_studio\.sqlite3, got file is not a database; put a copy of it back"):
         LabelStudioServer(program, tmp_path).start(timeout=10)
     assert database.exists(), "nothing that may be somebody's work is moved"
+
+
+def test_a_database_that_label_studio_refuses_is_named_with_what_it_said(tmp_path: Path) -> None:
+    label_studio_database(tmp_path, "CREATE TABLE project (id)", "INSERT INTO project VALUES (1)")
+    server = LabelStudioServer(Path("label-studio"), tmp_path)
+    log = 'File "base.py", line 356\ndjango.db.utils.OperationalError: table "core_x" already exists\n'
+    cause = ServerError("Label Studio to come up", f"exit status 1: {log}", "see its log")
+    with pytest.raises(ServerError, match=r'got django.*: table "core_x" already exists; put a copy of it back'):
+        server._check_database(cause)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.unlink(), "got none"),
+        (lambda path: path.write_bytes(b""), "got a file without its tables"),
+        (lambda path: (path.unlink(), path.mkdir()), "got none"),
+    ],
+)
+def test_no_database_is_begun_in_the_place_of_one_that_was_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object], said: str
+) -> None:
+    server = LabelStudioServer(Path("label-studio"), tmp_path)
+    started: list[float] = []
+    monkeypatch.setattr(server, "_start", started.append)
+    database = label_studio_database(tmp_path, "CREATE TABLE project (id)")
+    (tmp_path / "data" / "has-run.txt").touch()
+    server.start()
+    assert len(started) == 1
+    damage(database)
+    for begin in (server.start, server.restart):
+        with pytest.raises(ServerError, match=f"{said}; put a copy of it back; to begin without projects, remove"):
+            begin()
+    assert len(started) == 1
+    (tmp_path / "data" / "has-run.txt").unlink()
+    server.start()
+    assert len(started) == 2

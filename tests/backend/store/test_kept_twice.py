@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -55,6 +56,13 @@ def test_where_both_are_damaged_the_files_own_error_is_raised_and_both_stay(path
     with pytest.raises(ValueError, match="first"):
         read_either(path, number)
     assert (path.read_bytes(), copy_of(path).read_bytes()) == (b"first", b"second")
+
+
+def test_a_lost_file_whose_copy_is_damaged_is_not_taken_for_one_that_never_was(path: Path) -> None:
+    path.unlink()
+    copy_of(path).write_bytes(b"{")
+    with pytest.raises(ValueError, match="Expecting"):
+        read_either(path, json.loads)
 
 
 def test_where_neither_is_there_the_file_is_said_to_be_missing(tmp_path: Path) -> None:
