@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +17,7 @@ from backend.errors import QueueError, StoreError
 from backend.label_studio.messages import ErrorAnswer
 from backend.web.bodies import read_message, takes
 from backend.web.dashboard.acceptance import asked_of
-from backend.web.dashboard.actions import Wish
+from backend.web.dashboard.actions import ActionName, Wish
 from backend.web.dashboard.board import Dashboard
 from backend.web.dashboard.forms import asker
 from backend.web.dashboard.routes import number_of
@@ -27,8 +27,6 @@ from usam.pseudo_labels.guarantee import RiskGuarantee
 
 REQUESTS_SHOWN = 20
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorAnswer} for code in (403, 404, 415, 421)}
-Read = TypeVar("Read", bound=BaseModel)
-Call = TypeVar("Call", bound=Callable[..., Any])
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -36,6 +34,10 @@ class Strict(BaseModel):
     """A body in which nothing else may stand: what is misspelt would not be done."""
 
     model_config = ConfigDict(extra="forbid")
+
+    def parts(self) -> dict[str, Any]:
+        """What it says of a `Wish`."""
+        return dict(self)
 
 
 class NothingMore(Strict):
@@ -59,9 +61,10 @@ class AcceptCall(Strict):
     per_image: int = Field(3, ge=1, le=100, description="Most masks accepted in an image")
     as_annotations: bool = Field(False, description="Marked annotations of whole images instead of predictions")
 
-    def promise(self) -> RiskGuarantee:
-        """The same for the library."""
-        return RiskGuarantee(self.iou, self.risk, self.confidence, self.per_image, whole_images=self.as_annotations)
+    def parts(self) -> dict[str, Any]:
+        """The same as a promise of the library's."""
+        whole = self.as_annotations
+        return {"promise": RiskGuarantee(self.iou, self.risk, self.confidence, self.per_image, whole_images=whole)}
 
 
 class RightCall(Strict):
@@ -69,6 +72,27 @@ class RightCall(Strict):
 
     label: str = Field(min_length=3, max_length=500, description="`key` of the list's line: ANNOTATION/REGION")
     reason: Literal["", "label", "outline", "not marked"] = Field("", description="What it was doubted for; empty: all")
+
+
+CALLS: dict[ActionName, tuple[type[Strict], str]] = {
+    "rollback": (RollbackCall, "Put an earlier version in use; the open tasks are ranked again with it."),
+    "train": (NothingMore, "Train now, however few labels are new."),
+    "rank": (NothingMore, "Rank the open tasks again, also where their order is right."),
+    "accept": (
+        AcceptCall,
+        "Accept masks without a person, under a promise. A worker does it; `/acceptance` says what came of it.",
+    ),
+    "take-back": (
+        NothingMore,
+        "Take back all masks that were accepted without a person; what people made or changed stays.",
+    ),
+    "right": (
+        RightCall,
+        "Say that a doubted label is right: it leaves the list of labels worth a second look.",
+    ),
+    "doubt-again": (RightCall, "Take back that a label is right."),
+}
+"""What can be asked for: what is sent along, and what is done then."""
 
 
 class ActionAnswer(BaseModel):
@@ -108,68 +132,8 @@ class AcceptanceAnswer(BaseModel):
 def add_project_api(app: FastAPI, board: Dashboard) -> None:
     """Add the calls to the application."""
 
-    async def do(request: Request, project: str, kind: type[Read], wish_of: Callable[[int, Read], Wish]) -> Response:
-        raw, who = await request.body(), f"{asker(request)}, by a call"
-
-        def answer() -> Response:
-            number = number_of(project)
-            if number not in board.known_projects():
-                return unknown(project)
-            wish = wish_of(number, read_message(kind, raw))
-            outcome = board.actions.do(wish, who)
-            return json_answer(ActionAnswer(project=number, action=wish.action, outcome=outcome))
-
-        return await answered(board, answer)
-
-    def posted(action: str, kind: type[Strict]) -> Callable[[Call], Call]:
-        path = f"/api/projects/{{project}}/{action}"
-        return app.post(path, response_model=ActionAnswer, responses=ERRORS, openapi_extra=takes(kind))
-
-    @posted("rollback", RollbackCall)
-    async def rollback(request: Request, project: str) -> Response:
-        """Put an earlier version in use; the open tasks are ranked again with it."""
-        return await do(
-            request, project, RollbackCall, lambda number, call: Wish("rollback", number, version=call.version)
-        )
-
-    @posted("train", NothingMore)
-    async def train(request: Request, project: str) -> Response:
-        """Train now, however few labels are new."""
-        return await do(request, project, NothingMore, lambda number, _: Wish("train", number))
-
-    @posted("rank", NothingMore)
-    async def rank(request: Request, project: str) -> Response:
-        """Rank the open tasks again, also where their order is right."""
-        return await do(request, project, NothingMore, lambda number, _: Wish("rank", number))
-
-    @posted("accept", AcceptCall)
-    async def accept(request: Request, project: str) -> Response:
-        """Accept masks without a person, under a promise. A worker does it; `/acceptance` says what came of it."""
-        return await do(
-            request, project, AcceptCall, lambda number, call: Wish("accept", number, promise=call.promise())
-        )
-
-    @posted("take-back", NothingMore)
-    async def take_back(request: Request, project: str) -> Response:
-        """Take back all masks that were accepted without a person; what people made or changed stays."""
-        return await do(request, project, NothingMore, lambda number, _: Wish("take-back", number))
-
-    @posted("right", RightCall)
-    async def right(request: Request, project: str) -> Response:
-        """Say that a doubted label is right: it leaves the list of labels worth a second look."""
-        return await do(
-            request, project, RightCall, lambda number, one: Wish("right", number, label=one.label, reason=one.reason)
-        )
-
-    @posted("doubt-again", RightCall)
-    async def doubt(request: Request, project: str) -> Response:
-        """Take back that a label is right."""
-        return await do(
-            request,
-            project,
-            RightCall,
-            lambda number, one: Wish("doubt-again", number, label=one.label, reason=one.reason),
-        )
+    for action, (kind, words) in CALLS.items():
+        _add_call(app, board, action, kind, words)
 
     @app.get("/api/projects/{project}/acceptance", response_model=AcceptanceAnswer, responses=ERRORS)
     async def acceptance(project: str) -> Response:
@@ -193,6 +157,28 @@ def add_project_api(app: FastAPI, board: Dashboard) -> None:
                     requests=asked,
                 )
             )
+
+        return await answered(board, answer)
+
+
+def _add_call(app: FastAPI, board: Dashboard, action: ActionName, kind: type[Strict], words: str) -> None:
+    @app.post(
+        f"/api/projects/{{project}}/{action}",
+        response_model=ActionAnswer,
+        responses=ERRORS,
+        openapi_extra=takes(kind),
+        name=action.replace("-", "_"),
+        description=words,
+    )
+    async def do(request: Request, project: str) -> Response:
+        raw, who = await request.body(), f"{asker(request)}, by a call"
+
+        def answer() -> Response:
+            number = number_of(project)
+            if number not in board.known_projects():
+                return unknown(project)
+            outcome = board.actions.do(Wish(action, number, **read_message(kind, raw).parts()), who)
+            return json_answer(ActionAnswer(project=number, action=action, outcome=outcome))
 
         return await answered(board, answer)
 

@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from pydantic import SecretStr
 
 from backend.inference.engine import Engine
 from backend.learning.review import keep_review, review_project
@@ -19,7 +18,7 @@ from backend.store.head_registry import Registry
 from backend.store.pseudo_label_store import PseudoLabelStore
 from backend.web.app import create_app
 from tests.backend.learning.reviewed import fill
-from tests.backend.web.dashboard.conftest import engine, registry, settings, store  # noqa: F401
+from tests.backend.web.dashboard.conftest import engine, guarded, registry, settings, store  # noqa: F401
 from tests.backend.web.dashboard.test_forms import Queue
 from tests.backend.web.dashboard.test_trust import record
 from tests.factories import head_set
@@ -43,13 +42,12 @@ def queue() -> Queue:
 
 @pytest.fixture
 def app(
-    settings: Settings,  # noqa: F811
+    guarded: Settings,  # noqa: F811
     store: Store,  # noqa: F811
     registry: Registry,  # noqa: F811
     queue: Queue,
     engine: Engine,  # noqa: F811
 ) -> Iterator[FastAPI]:
-    guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
     made = create_app(guarded, engine, store, queue, registry)  # type: ignore[arg-type]
     yield made
     made.state.service.close()

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
 
 from backend.inference.engine import Engine
 from backend.label_studio.records import Annotation, Task
@@ -13,6 +15,7 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.records import ScoreRow
+from backend.web.app import create_app
 from tests.factories import head_set
 
 HOSTILE = "<script>alert(1)</script>&\"'.png"
@@ -59,3 +62,25 @@ def store(settings: Settings) -> Iterator[Store]:
     store.finish_run(store.start_run(3, "retrain"), "rejected", "not surely better")
     yield store
     store.close()
+
+
+@pytest.fixture
+def app(settings: Settings, store: Store, engine: Engine) -> Iterator[FastAPI]:
+    """The service, open to everybody."""
+    made = create_app(settings, engine, store, registry=Registry(settings.registry_dir))
+    yield made
+    made.state.service.close()
+
+
+@pytest.fixture
+def guarded(settings: Settings) -> Settings:
+    """The same with a password: ann's is `secret`."""
+    return settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
+
+
+@pytest.fixture
+def guarded_app(guarded: Settings, store: Store, engine: Engine) -> Iterator[FastAPI]:
+    """The service, for ann alone."""
+    made = create_app(guarded, engine, store)
+    yield made
+    made.state.service.close()

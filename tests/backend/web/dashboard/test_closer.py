@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from fastapi import FastAPI
 
-from backend.inference.engine import Engine
 from backend.pool.kept_objects import Reading
 from backend.settings import Settings
 from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.overview import UNUSABLE
 from backend.store.records import ProposalRow, ScoreRow
-from backend.web.app import create_app
 from backend.web.dashboard.closer import Closer
 from backend.web.dashboard.rendering import render_live
 from tests.backend.web.dashboard.reading import Text, ask
@@ -79,13 +76,6 @@ def test_where_nothing_is_known_it_says_so(closer: Closer, store: Store) -> None
     assert unusable.trouble == "This picture could not be used: no such file"
 
 
-@pytest.fixture
-def app(settings: Settings, store: Store, engine: Engine) -> Iterator[FastAPI]:
-    made = create_app(settings, engine, store, registry=Registry(settings.registry_dir))
-    yield made
-    made.state.service.close()
-
-
 def test_a_task_that_is_gone_and_a_view_that_is_none_are_sentences(app: FastAPI, store: Store) -> None:
     gone = ask(app, "/projects/3/tasks/999")
     assert gone.status_code == 404
@@ -99,16 +89,9 @@ def test_a_task_that_is_gone_and_a_view_that_is_none_are_sentences(app: FastAPI,
 
 
 @pytest.mark.parametrize("path", ["tasks/1", "tasks/1/pictures/doubt", "tasks/1/thumbnail", "learning"])
-def test_nothing_of_a_task_is_shown_without_the_password(
-    settings: Settings, store: Store, engine: Engine, path: str
-) -> None:
-    from pydantic import SecretStr
-
-    guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
-    app = create_app(guarded, engine, store)
-    assert ask(app, f"/projects/3/{path}").status_code == 401
-    assert ask(app, f"/projects/3/{path}", auth=("ann", "secret")).status_code == 200
-    app.state.service.close()
+def test_nothing_of_a_task_is_shown_without_the_password(guarded_app: FastAPI, path: str) -> None:
+    assert ask(guarded_app, f"/projects/3/{path}").status_code == 401
+    assert ask(guarded_app, f"/projects/3/{path}", auth=("ann", "secret")).status_code == 200
 
 
 def test_large_pictures_are_made_and_kept(app: FastAPI, store: Store, closer: Closer) -> None:

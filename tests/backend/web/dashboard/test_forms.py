@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI
-from pydantic import SecretStr
 
 from backend.errors import QueueError
 from backend.inference.engine import Engine
@@ -190,9 +189,8 @@ def test_a_form_to_nowhere_is_a_sentence(app: FastAPI, path: str) -> None:
 
 
 def test_who_did_it_is_the_user_of_the_password(
-    settings: Settings, store: Store, registry: Registry, queue: Queue, engine: Engine
+    guarded: Settings, store: Store, registry: Registry, queue: Queue, engine: Engine
 ) -> None:
-    guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
     app = create_app(guarded, engine, store, queue, registry)  # type: ignore[arg-type]
     ann = ("ann", "secret")
     form = form_of(ask(app, f"/projects/3/confirm/rollback?version={OLD}", auth=ann).text)

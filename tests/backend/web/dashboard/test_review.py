@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from fastapi import FastAPI
 
-from backend.inference.engine import Engine
 from backend.learning.review import FOLDER, keep_review, review_project
 from backend.settings import Settings
 from backend.store import Store
-from backend.web.app import create_app
 from backend.web.dashboard import review as module
 from backend.web.dashboard.review import review_page
 from tests.backend.learning.reviewed import fill
 from tests.backend.web.dashboard.reading import Text, ask
 from tests.backend.web.dashboard.test_forms import HOME
-
-
-@pytest.fixture
-def app(settings: Settings, store: Store, engine: Engine) -> Iterator[FastAPI]:
-    made = create_app(settings, engine, store)
-    yield made
-    made.state.service.close()
 
 
 def test_each_doubt_has_a_picture_a_box_a_sentence_and_a_link(app: FastAPI, settings: Settings, store: Store) -> None:

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import sqlalchemy as sql
 from fastapi import FastAPI
-from pydantic import SecretStr
 
 from backend.inference.engine import Engine
 from backend.label_studio.records import Task
 from backend.settings import Settings
 from backend.store import Store
-from backend.store.head_registry import Registry
 from backend.web.app import create_app
 from backend.web.dashboard.rendering import assets
 from tests.backend.web.dashboard.reading import Text, ask
 from tests.factories import picture_address
-
-
-@pytest.fixture
-def app(settings: Settings, store: Store, engine: Engine) -> Iterator[FastAPI]:
-    made = create_app(settings, engine, store, registry=Registry(settings.registry_dir))
-    yield made
-    made.state.service.close()
 
 
 def test_a_browser_gets_the_overview_and_a_program_the_state(app: FastAPI) -> None:
@@ -51,15 +40,12 @@ def test_only_what_has_changed_is_sent_again(app: FastAPI, store: Store) -> None
     assert "<html" not in answer.text
 
 
-def test_it_asks_for_the_password_at_every_address(settings: Settings, store: Store, engine: Engine) -> None:
-    guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
-    app = create_app(guarded, engine, store)
+def test_it_asks_for_the_password_at_every_address(guarded_app: FastAPI) -> None:
     for path in ("/", f"/static/{assets()['page.css'].name}"):
-        refused = ask(app, path)
+        refused = ask(guarded_app, path)
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"].startswith("Basic")
-        assert ask(app, path, auth=("ann", "secret")).status_code == 200
-    app.state.service.close()
+        assert ask(guarded_app, path, auth=("ann", "secret")).status_code == 200
 
 
 def test_files_of_the_pages_may_be_kept_by_browsers(app: FastAPI) -> None:
@@ -108,20 +94,17 @@ def test_a_project_that_is_not_there_is_a_sentence(app: FastAPI, project: str) -
     assert "not known any more" in ask(app, f"/projects/{project}/tasks/1/thumbnail").text
 
 
-def test_pictures_never_leave_without_the_password(settings: Settings, store: Store, engine: Engine) -> None:
-    guarded = settings.model_copy(update={"auth_user": "ann", "auth_password": SecretStr("secret")})
+def test_pictures_never_leave_without_the_password(guarded_app: FastAPI, store: Store) -> None:
     store.record_tasks(3, [Task(20, {"image": picture_address()}, "t1", 0)])
-    app = create_app(guarded, engine, store)
     path = "/projects/3/tasks/20/thumbnail"
     for given in (None, ("ann", "wrong")):
-        refused = ask(app, path, auth=given)
+        refused = ask(guarded_app, path, auth=given)
         assert refused.status_code == 401
         assert refused.headers["content-type"] == "application/json"
-    answer = ask(app, path, auth=("ann", "secret"))
+    answer = ask(guarded_app, path, auth=("ann", "secret"))
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.headers["cache-control"].startswith("private")
     assert answer.headers["cross-origin-resource-policy"] == "same-origin"
-    app.state.service.close()
 
 
 def test_the_page_of_trust_stands_without_audits(app: FastAPI) -> None:
