@@ -11,25 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 from backend.errors import ITEM_ERRORS, JobBusy, JobError, LabelStudioError, reason_of
 from backend.inference.shown import ShownObjects
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Json, Project
 from backend.pool.kept_objects import READ_AT_ONCE, KeptObjects, drawings_of, read_kept
-from backend.pool.policy import (
-    decoder_in_use,
-    heads_in_use,
-    learnt_in_use,
-    mask_selection_in_use,
-    settings_key,
-    strategy_for,
-    usable_decoder,
-    version_in_use,
-)
-from backend.pool.proposals import ScoredObjects, draw_shown, regions_of, score_many
+from backend.pool.policy import settings_key, strategy_for, usable_decoder, version_in_use
+from backend.pool.proposals import ScoredObjects, draw_shown, regions_of
 from backend.pool.proposing import ProposalPlan
 from backend.pool.publication import Publication, delete_before, revise, verify, write
 from backend.pool.ranking import PoolTask, rank, ranking_is_stale
@@ -40,10 +29,6 @@ from backend.pool.sharing import propose_missing
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.store.records import KnownTask, ProposalRow, ScoreRow
-
-if TYPE_CHECKING:
-    from usam.heads.head_set import HeadSet
-    from usam.objects.project_heads import ProjectHeads
 
 _log = logging.getLogger(__name__)
 TIDY_S = 45.0
@@ -100,20 +85,17 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress, key:
     if not pool:
         progress.state, progress.reason = "skipped", "every task is labelled"
         return
-    controls = parse_config(known.label_config)
-    heads, passed_over = heads_in_use(resources, project)
-    learnt = learnt_in_use(resources, project)
+    plan = ProposalPlan.of(resources, known)
+    heads = plan.heads
     strategy, fallback = strategy_for(resources.settings, heads)
-    choice = mask_selection_in_use(resources, project, heads)
-    plan = ProposalPlan(resources, known, heads, learnt, controls, choice, decoder_in_use(resources, project))
     remade = {task.id for task in plan.missing(pool)}
     shared = propose_missing(plan, pool, progress)
     made = shared.tasks
-    act = partial(refine_pool_if_needed, resources, project, pool, heads, learnt, controls, choice, progress, made)
+    act = partial(refine_pool_if_needed, plan, pool, progress, made)
     acting = act(("larger",))
     version = f"{resources.settings.model}+{version_in_use(resources, project, heads)}.{progress.id}"
     scored = time.perf_counter()
-    subjects = list(_score(resources, pool, project, heads, learnt))
+    subjects = list(_score(plan, pool))
     rows = rank(subjects, heads, resources.settings, project, version)
     failed = sum(bool(subject.failure) for subject in subjects)
     if failed == len(subjects):
@@ -122,7 +104,7 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress, key:
     if not store.is_running(progress.id):  # as after a store that did not answer for longer than a lease holds
         raise JobBusy("this ranking to be the newest", "a later one", "that one is published")
     change = _change(resources, known, progress.id, key, rows, remade)
-    writer = partial(_Writer, resources, project, pool, subjects, controls)
+    writer = partial(_Writer, plan, pool, subjects)
     published, written = _publish(client, project, rows, writer, version, change)
     rows = published.rows
     store.put_scores(project, rows)
@@ -131,12 +113,12 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress, key:
     offered = 0
     acting |= act(("alternatives",), subjects)  # needs no place in the order: nobody waits for it
     if acting.get("alternatives", {}).get("total", {}).get("acted"):
-        others = alternative_predictions(resources, project, written, heads, learnt, controls, published.version)
+        others = alternative_predictions(plan, written, published.version)
         offered = offer_alternatives(resources, project, others)
     trouble = verify(client, project, published.version, rows[0].task)
     _, unused = usable_decoder(resources.registry, project, resources.registry.champion(project), resources.settings)
     progress.reason = (
-        "; ".join(filter(None, (passed_over, unused, fallback, trouble))) or f"first is task {rows[0].task}"
+        "; ".join(filter(None, (plan.passed_over, unused, fallback, trouble))) or f"first is task {rows[0].task}"
     )
     progress.details = {
         "version": published.version,
@@ -149,7 +131,7 @@ def _rank_pool(resources: Resources, known: Project, progress: RunProgress, key:
         "failed": failed,
         "shown": sum(len(subject.shown.rows) for subject in subjects if subject.shown is not None),
         "verified": not trouble,
-        "mask_choice": choice,
+        "mask_choice": plan.selection,
         "acting": acting,
         "alternatives": offered,
         "seconds": {
@@ -204,13 +186,10 @@ def _publish(
     return published, published.rows
 
 
-def _score(
-    resources: Resources, pool: Sequence[KnownTask], project: int, heads: HeadSet | None, learnt: ProjectHeads | None
-) -> Iterator[PoolTask]:
+def _score(plan: ProposalPlan, pool: Sequence[KnownTask]) -> Iterator[PoolTask]:
     """Every task with its candidates' scores, from what is kept."""
-    for batch in read_kept(resources.store, project, [task.id for task in pool]):
-        found = score_many(heads, learnt, resources.settings, list(batch.objects.values()))
-        scored = dict(zip(batch.objects, found, strict=True))
+    for batch in read_kept(plan.resources.store, plan.project, [task.id for task in pool]):
+        scored = dict(zip(batch.objects, plan.scored(batch.objects.values()), strict=True))
         for task in batch.tasks:
             if task in scored:
                 yield PoolTask.of(task, scored[task])
@@ -224,16 +203,10 @@ class _Writer:
     the drawings kept."""
 
     def __init__(
-        self,
-        resources: Resources,
-        project: int,
-        tasks: Sequence[KnownTask],
-        subjects: Sequence[PoolTask],
-        controls: LabelConfig,
-        rows: Sequence[ScoreRow],
+        self, plan: ProposalPlan, tasks: Sequence[KnownTask], subjects: Sequence[PoolTask], rows: Sequence[ScoreRow]
     ) -> None:
-        self._store, self._settings, self._controls = resources.store, resources.settings, controls
-        self._project, self._tasks = project, {task.id: task for task in tasks}
+        self._store, self._settings, self._controls = plan.resources.store, plan.resources.settings, plan.controls
+        self._project, self._tasks = plan.project, {task.id: task for task in tasks}
         self._rows, self._stored = rows, dict[int, ProposalRow]()
         self._numbers = {row.task: number for number, row in enumerate(rows)}
         self._subjects = {subject.task: subject for subject in subjects}

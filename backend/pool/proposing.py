@@ -7,7 +7,7 @@ What it says of a task is kept as soon as it is known, so that a killed run goes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +19,15 @@ from backend.label_studio.records import Project
 from backend.label_studio.regions import validated
 from backend.pool.kept_objects import KeptObjects
 from backend.pool.policy import OWN_MODEL, decoder_in_use, heads_in_use, learnt_in_use, mask_selection_in_use
-from backend.pool.proposals import LabelledObjects, draw_shown, proposal_key, propose_objects, regions_of, score_many
+from backend.pool.proposals import (
+    LabelledObjects,
+    ScoredObjects,
+    draw_shown,
+    proposal_key,
+    propose_objects,
+    regions_of,
+    score_many,
+)
 from backend.resources import Resources
 from backend.store.records import KnownTask, ProposalRow, storable_text
 from usam.active.mask_selection import MaskSelection
@@ -35,7 +43,7 @@ _KEPT_BEHIND = 2
 
 @dataclass(frozen=True)
 class ProposalPlan:
-    """By what the tasks of a project are looked at."""
+    """By what the tasks of a project are looked at. `passed_over` says which heads could not be used."""
 
     resources: Resources
     known: Project
@@ -44,15 +52,26 @@ class ProposalPlan:
     controls: LabelConfig
     selection: MaskSelection
     decoder: TunedDecoder | None
+    passed_over: str = ""
 
     @classmethod
     def of(cls, resources: Resources, known: Project) -> ProposalPlan:
         """By what is in use now. Raises `LabelConfigError`."""
-        heads, _ = heads_in_use(resources, known.id)
+        heads, passed_over = heads_in_use(resources, known.id)
         selection = mask_selection_in_use(resources, known.id, heads)
         learnt = learnt_in_use(resources, known.id)
         decoder = decoder_in_use(resources, known.id)
-        return cls(resources, known, heads, learnt, parse_config(known.label_config), selection, decoder)
+        controls = parse_config(known.label_config)
+        return cls(resources, known, heads, learnt, controls, selection, decoder, passed_over)
+
+    @property
+    def project(self) -> int:
+        """The project's number."""
+        return self.known.id
+
+    def scored(self, kept: Collection[KeptObjects]) -> list[ScoredObjects]:
+        """What is kept of tasks, with scores, in their order."""
+        return score_many(self.heads, self.learnt, self.resources.settings, list(kept))
 
     def key(self, data_key: str = "") -> str:
         """What the proposals of a task depend on; without `data_key` what all have in common."""
@@ -62,14 +81,14 @@ class ProposalPlan:
     def missing(self, tasks: Sequence[KnownTask], *, few: bool = False) -> list[KnownTask]:
         """Those of these tasks that the model has not been asked about; `few` asks the store about these alone."""
         only = [task.id for task in tasks] if few else None
-        kept = self.resources.store.proposal_keys(self.known.id, only)
+        kept = self.resources.store.proposal_keys(self.project, only)
         return [task for task in tasks if kept.get(task.id) != self.key(task.data_key)]
 
 
 def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[[int], None]) -> None:
     """Ask the model about these tasks, and keep what it says. `on_step` is told before each how many are through; what
     it raises ends it."""
-    resources, project, settings = plan.resources, plan.known.id, plan.resources.settings
+    resources, project, settings = plan.resources, plan.project, plan.resources.settings
     heads, learnt, controls, store = plan.heads, plan.learnt, plan.controls, resources.store
     served = store.ranked_among(project, [task.id for task in missing])
 
@@ -78,7 +97,7 @@ def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[
             if isinstance(found, Exception):
                 raise found
             kept = KeptObjects.of(found.found, found.labels)
-            (scored,) = score_many(heads, learnt, settings, [kept])
+            (scored,) = plan.scored([kept])
             drawings = draw_shown(scored, controls, settings, task.data)
             validated(regions_of(scored, drawings, controls, settings, task.data), 0.5, controls)
             row = kept.pack(task.id, plan.key(task.data_key), drawings)

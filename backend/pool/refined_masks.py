@@ -23,17 +23,13 @@ from backend.label_studio.records import Json
 from backend.label_studio.regions import Drawing, ScoredMask, masks_to_regions
 from backend.label_studio.shapes import masks_on, region_to_mask
 from backend.pool.kept_objects import KeptObjects, Reading, drawings_of, read_kept
-from backend.pool.policy import decoder_in_use
-from backend.pool.proposals import ScoredObjects, draw_shown, score_many
-from backend.resources import Resources
+from backend.pool.proposals import ScoredObjects, draw_shown
+from backend.pool.proposing import ProposalPlan
 from backend.store.records import KnownTask, ScoreRow
-from usam.active.mask_selection import MaskSelection
 from usam.active.refinement import GAP_OF, Action, Cost
 from usam.masks.packed_logits import PackedLogits
 
 if TYPE_CHECKING:
-    from usam.heads.head_set import HeadSet
-    from usam.objects.project_heads import ProjectHeads
     from usam.predictor.embedding import ImageEmbedding
 
 BITS: Mapping[Action, int] = {"larger": 1, "alternatives": 4}
@@ -44,46 +40,37 @@ BoolMask = npt.NDArray[np.bool_]
 class MaskRefiner:
     """Changes the kept proposals of one task after another. Loads no more models than the actions need."""
 
-    def __init__(
-        self,
-        resources: Resources,
-        project: int,
-        heads: HeadSet | None,
-        learnt: ProjectHeads | None,
-        controls: LabelConfig,
-        selection: MaskSelection,
-    ) -> None:
-        self._resources, self._project, self._heads, self._learnt = resources, project, heads, learnt
-        self._controls, self._selection = controls, selection
+    def __init__(self, plan: ProposalPlan) -> None:
+        self._plan, self._resources = plan, plan.resources
         self.stats: dict[Action, RefinementStats] = {action: RefinementStats() for action in GAP_OF}
         self.cost: Cost | None = None
         """Of the larger model, once it encoded an image."""
 
     def refine(self, task: KnownTask, wanted: Mapping[Action, set[int]]) -> None:
         """Refine objects of a task, by number. A task whose image cannot be had now is left as it is."""
-        resources, row = self._resources, self._resources.store.proposal_rows(self._project, [task.id]).get(task.id)
+        plan, resources = self._plan, self._resources
+        row = resources.store.proposal_rows(plan.project, [task.id]).get(task.id)
         if row is None or not row.arrays:
             return
-        settings = resources.settings
         try:
-            file = resources.images.fetch_bytes(self._controls.image_value(task.data), task.id)
+            file = resources.images.fetch_bytes(plan.controls.image_value(task.data), task.id)
             kept, drawings = KeptObjects.unpack(row), drawings_of(row)
             if numbers := sorted(wanted.get("alternatives", ())):
                 kept = self._with_alternatives(file, kept, numbers)
             if numbers := sorted(wanted.get("larger", ())):
                 kept = self._with_larger(file, kept, numbers)
             drawings = {number: one for number, one in drawings.items() if number not in wanted.get("larger", ())}
-            (scored,) = score_many(self._heads, self._learnt, settings, [kept])
-            drawings |= draw_shown(scored, self._controls, settings, task.data, drawings)
+            (scored,) = plan.scored([kept])
+            drawings |= draw_shown(scored, plan.controls, resources.settings, task.data, drawings)
         except ITEM_ERRORS:
             return
-        resources.store.put_proposal(self._project, kept.pack(task.id, row.key, drawings))
+        resources.store.put_proposal(plan.project, kept.pack(task.id, row.key, drawings))
 
     def _with_alternatives(self, file: bytes, kept: KeptObjects, numbers: Sequence[int]) -> KeptObjects:
-        model = self._resources.model_with(decoder_in_use(self._resources, self._project))
+        model = self._resources.model_with(self._plan.decoder)
         embedding, encode_s = self._encoded(model, file)
         asked, shown = [kept.prompts[number] for number in numbers], [int(kept.output[number]) for number in numbers]
-        readings = other_readings(model, embedding, asked, shown, self._heads, self._selection)
+        readings = other_readings(model, embedding, asked, shown, self._plan.heads, self._plan.selection)
         for number, reading in zip(numbers, readings, strict=True):
             self._count("alternatives", reading, encode_s / len(numbers), kept=True)
             kept = kept.after(number, BITS["alternatives"], alternative=_reading(reading))
@@ -94,7 +81,7 @@ class MaskRefiner:
         if larger is None:
             return kept
         embedding, encode_s = self._encoded(larger, file)
-        (scored,) = score_many(self._heads, self._learnt, settings, [kept])
+        (scored,) = self._plan.scored([kept])
         asked, before = [kept.prompts[number] for number in numbers], [scored.scores(number).iou for number in numbers]
         refined = finish(refine_by_larger(larger, embedding, asked, before, settings))
         if encode_s and self.cost is None:
@@ -142,24 +129,15 @@ def true_gains(kept: KeptObjects, result: Sequence[Json], controls: LabelConfig)
     return found
 
 
-def alternative_predictions(
-    resources: Resources,
-    project: int,
-    rows: Sequence[ScoreRow],
-    heads: HeadSet | None,
-    learnt: ProjectHeads | None,
-    controls: LabelConfig,
-    version: str,
-) -> list[Json]:
+def alternative_predictions(plan: ProposalPlan, rows: Sequence[ScoreRow], version: str) -> list[Json]:
     """A second prediction for each task with alternatives: the same objects, but where it is unclear which one is
     meant, the other reading. It has the task's own score, so that the order stays as it is."""
-    settings, found = resources.settings, []
+    store, controls, settings, found = plan.resources.store, plan.controls, plan.resources.settings, []
     confidence = {row.task: row.confidence for row in rows}
-    for batch in read_kept(resources.store, project, list(confidence)):
+    for batch in read_kept(store, plan.project, list(confidence)):
         kept = {task: one for task, one in batch.objects.items() if one.alternatives}
-        data = {task.id: task.data for task in resources.store.tasks(project, only=list(kept))} if kept else {}
-        scored = score_many(heads, learnt, settings, list(kept.values()))
-        for task, one in zip(kept, scored, strict=True):
+        data = {task.id: task.data for task in store.tasks(plan.project, only=list(kept))} if kept else {}
+        for task, one in zip(kept, plan.scored(kept.values()), strict=True):
             masks = _other_reading(one, draw_shown(one, controls, settings, data[task], drawings_of(batch.rows[task])))
             result = masks_to_regions(
                 masks,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +23,12 @@ from backend.inference.refinement import RefinementStats, budget_of
 from backend.label_studio.config import LabelConfig
 from backend.label_studio.records import Annotation, Json
 from backend.pool.kept_objects import read_kept
-from backend.pool.proposals import score_many
+from backend.pool.proposing import ProposalPlan
 from backend.pool.ranking import PoolTask
 from backend.pool.refined_masks import BITS, MaskRefiner, true_gains
 from backend.resources import Resources, RunProgress
 from backend.store.records import KnownTask
-from usam.active.mask_selection import MaskSelection
 from usam.active.refinement import GAP_OF, Action, Cost, Gain, Plan, plan_images, plan_objects
-
-if TYPE_CHECKING:
-    from usam.heads.head_set import HeadSet
-    from usam.objects.project_heads import ProjectHeads
 
 FIRST_GUESS = Cost(1.0, 0.1)
 """An encoding as ten decodings, until both were measured."""
@@ -50,13 +45,8 @@ class ObjectGaps:
 
 
 def refine_pool_if_needed(
-    resources: Resources,
-    project: int,
+    plan: ProposalPlan,
     pool: Sequence[KnownTask],
-    heads: HeadSet | None,
-    learnt: ProjectHeads | None,
-    controls: LabelConfig,
-    choice: MaskSelection,
     progress: RunProgress,
     made: int,
     actions: Sequence[Action] = tuple(GAP_OF),
@@ -65,24 +55,20 @@ def refine_pool_if_needed(
     """Take these actions, and say what was done, where there are new proposals or another budget; else what was said
     the last time. `made`: proposals made in this run; `scored`: tasks whose scores are known, which are not read again.
     """
-    before = last_report(resources, project)
+    resources = plan.resources
+    before = last_report(resources, plan.project)
     told: dict[str, Any] = {action: before[action] for action in actions if action in before}
     wanted = [action for action in actions if budget_of(resources.settings, action)]
     asked = {action: _asked(resources, action) for action in wanted}
     known = {action: told.get(action, {}).get("asked") for action in wanted}
-    if heads is None or not wanted or (not made and known == asked):
+    if plan.heads is None or not wanted or (not made and known == asked):
         return told
-    return told | act_on_pool(resources, project, pool, heads, learnt, controls, choice, progress, wanted, scored)
+    return told | act_on_pool(plan, pool, progress, wanted, scored)
 
 
 def act_on_pool(
-    resources: Resources,
-    project: int,
+    plan: ProposalPlan,
     pool: Sequence[KnownTask],
-    heads: HeadSet | None,
-    learnt: ProjectHeads | None,
-    controls: LabelConfig,
-    choice: MaskSelection,
     progress: RunProgress,
     actions: Sequence[Action] = tuple(GAP_OF),
     scored: Sequence[PoolTask] = (),
@@ -91,34 +77,34 @@ def act_on_pool(
 
     Run twice it does nothing the second time. Returns the figures of each action, for the run's details.
     """
-    doubts = gather(resources, project, heads, learnt, scored)
-    before = last_report(resources, project)
-    true_gains = measured_gains(resources, project, controls, doubts)
+    resources, doubts = plan.resources, gather(plan, scored)
+    before = last_report(resources, plan.project)
+    true_gains = measured_gains(resources, plan.project, plan.controls, doubts)
     todo: dict[int, dict[Action, set[int]]] = {}
     report: dict[Action, dict[str, Any]] = {}
     open_tasks = {task.id: task for task in pool}
     for action in actions:
         budget = budget_of(resources.settings, action)
-        plan = plan_for(action, doubts, budget, cost_of(before.get(action)))
+        allowed = plan_for(action, doubts, budget, cost_of(before.get(action)))
         gain = true_gains.get(action)
         suspended = gain is not None and gain.pays is False
         report[action] = {
             "budget": budget,
             "considered": len(doubts.task),
-            "threshold": round(plan.threshold, 4) if np.isfinite(plan.threshold) else None,
-            "share_of_cost": round(plan.share, 4),
-            "chosen": int(plan.chosen.sum()),
+            "threshold": round(allowed.threshold, 4) if np.isfinite(allowed.threshold) else None,
+            "share_of_cost": round(allowed.share, 4),
+            "chosen": int(allowed.chosen.sum()),
             "suspended": suspended,
             "asked": _asked(resources, action),
             **({"true_gain": gain.figures()} if gain is not None else {}),
         }
         if suspended:
             continue
-        for row in np.flatnonzero(within_budget(plan, doubts, action, budget)):
+        for row in np.flatnonzero(within_budget(allowed, doubts, action, budget)):
             task = int(doubts.task[row])
             if task in open_tasks and not doubts.acted[row] & BITS[action]:
                 todo.setdefault(task, {}).setdefault(action, set()).add(int(doubts.number[row]))
-    refiner = MaskRefiner(resources, project, heads, learnt, controls, choice)
+    refiner = MaskRefiner(plan)
     for done, (task, wanted) in enumerate(todo.items()):
         progress.step(done, len(todo), "doubts")
         refiner.refine(open_tasks[task], wanted)
@@ -129,24 +115,16 @@ def act_on_pool(
             report[action]["cost"] = {"encode_s": refiner.cost.encode_s, "decode_s": refiner.cost.decode_s}
         elif "cost" in earlier:
             report[action]["cost"] = earlier["cost"]
-    resources.store.put_refinements(project, progress.id, report)
+    resources.store.put_refinements(plan.project, progress.id, report)
     return report
 
 
-def gather(
-    resources: Resources,
-    project: int,
-    heads: HeadSet | None,
-    learnt: ProjectHeads | None,
-    scored: Sequence[PoolTask] = (),
-) -> ObjectGaps:
+def gather(plan: ProposalPlan, scored: Sequence[PoolTask] = ()) -> ObjectGaps:
     """The gaps of everything that is kept of a project and shown, or was refined, by task in ascending order."""
     columns: dict[str, list[Any]] = {name: [] for name in ("task", "number", "acted", *GAP_OF.values())}
     known = {one.task for one in scored if one.shown is not None}
-    rest = sorted(resources.store.proposal_keys(project).keys() - known)
-    for subject in chain(
-        (one for one in scored if one.task in known), _scored(resources, project, rest, heads, learnt)
-    ):
+    rest = sorted(plan.resources.store.proposal_keys(plan.project).keys() - known)
+    for subject in chain((one for one in scored if one.task in known), _scored(plan, rest)):
         shown = subject.shown.rows if subject.shown is not None else np.zeros(0, np.int64)
         numbers = np.union1d(shown, np.flatnonzero(subject.acted)).astype(np.int64)
         columns["task"] += [subject.task] * len(numbers)
@@ -158,15 +136,13 @@ def gather(
     order = np.argsort(np.array(columns["task"], np.int64), kind="stable")
     gaps = {name: np.array(columns[name], np.float64)[order] for name in GAP_OF.values()}
     whole = {name: np.array(columns[name], np.int64)[order] for name in ("task", "number", "acted")}
-    floor = resources.settings.act_gap_above
+    floor = plan.resources.settings.act_gap_above
     return ObjectGaps(**whole, gaps={name: np.where(values >= floor, values, -1.0) for name, values in gaps.items()})
 
 
-def _scored(
-    resources: Resources, project: int, tasks: Sequence[int], heads: HeadSet | None, learnt: ProjectHeads | None
-) -> Iterator[PoolTask]:
-    for batch in read_kept(resources.store, project, tasks):
-        found = score_many(heads, learnt, resources.settings, list(batch.objects.values()))
+def _scored(plan: ProposalPlan, tasks: Sequence[int]) -> Iterator[PoolTask]:
+    for batch in read_kept(plan.resources.store, plan.project, tasks):
+        found = plan.scored(batch.objects.values())
         yield from (PoolTask.of(task, one) for task, one in zip(batch.objects, found, strict=True))
 
 

@@ -17,6 +17,7 @@ from backend.label_studio.config import parse_config
 from backend.label_studio.shapes import region_to_mask
 from backend.pool import refined_masks
 from backend.pool.kept_objects import KeptObjects, Reading
+from backend.pool.proposing import ProposalPlan
 from backend.pool.refined_masks import BITS, MaskRefiner, alternative_predictions, true_gains
 from backend.resources import Resources
 from backend.store.records import ScoreRow
@@ -70,6 +71,10 @@ def refinement(mask: np.ndarray[Any, Any], *, predicted: float = 0.9, is_kept: b
     return Refinement(small(mask), predicted, predicted, {}, "nano-m", 0.2, is_kept, seconds=0.25)
 
 
+def plan(place: Resources) -> ProposalPlan:
+    return ProposalPlan(place, place.label_studio.project(1), None, None, CONTROLS, "samscore", None)
+
+
 def refined(place: Resources, monkeypatch: pytest.MonkeyPatch, answer: Refinement, *numbers: int) -> MaskRefiner:
     """A refiner that was asked for the larger model's mask of these objects of task 1, which is `answer`."""
 
@@ -78,7 +83,7 @@ def refined(place: Resources, monkeypatch: pytest.MonkeyPatch, answer: Refinemen
         return [answer] * len(prompts)
 
     monkeypatch.setattr(refined_masks, "refine_by_larger", by_larger)
-    refiner = MaskRefiner(place, 1, None, None, CONTROLS, "samscore")
+    refiner = MaskRefiner(plan(place))
     task = next(task for task in place.store.tasks(1) if task.id == 1)
     refiner.refine(task, {"larger": set(numbers)})
     return refiner
@@ -136,7 +141,7 @@ def test_a_full_disk_is_not_one_tasks_fault(place: Resources, monkeypatch: pytes
 
 def test_another_reading_is_kept_beside_the_mask_that_is_shown(place: Resources) -> None:
     before = kept(place, 1)
-    refiner = MaskRefiner(place, 1, None, None, CONTROLS, "samscore")
+    refiner = MaskRefiner(plan(place))
     refiner.refine(next(task for task in place.store.tasks(1) if task.id == 1), {"alternatives": {1}})
     after = kept(place, 1)
     np.testing.assert_array_equal(after.mask(1), before.mask(1))
@@ -148,7 +153,7 @@ def test_another_reading_is_kept_beside_the_mask_that_is_shown(place: Resources)
 
 def offered(place: Resources, *tasks: int) -> list[dict[str, Any]]:
     rows = [ScoreRow(task, "v", 1.0, task / 10, task, False) for task in tasks]
-    return alternative_predictions(place, 1, rows, None, None, CONTROLS, "v")
+    return alternative_predictions(plan(place), rows, "v")
 
 
 def test_only_tasks_with_another_reading_get_a_second_prediction_of_the_same_score(place: Resources) -> None:

@@ -16,12 +16,13 @@ from backend.image_fetcher import ImageFetcher
 from backend.inference.intake import SourceImage
 from backend.inference.model import LoadedModel
 from backend.label_studio.config import parse_config
-from backend.label_studio.records import Task
+from backend.label_studio.records import Project, Task
 from backend.label_studio.regions import ScoredMask, masks_to_regions
 from backend.metrics.service import Metrics
 from backend.pool import refinement
 from backend.pool.kept_objects import KeptObjects, read_kept
 from backend.pool.proposals import propose_objects, score_many
+from backend.pool.proposing import ProposalPlan
 from backend.pool.ranking import PoolTask
 from backend.pool.refined_masks import BITS, alternative_predictions, true_gains
 from backend.pool.refinement import ObjectGaps, act_on_pool, gather, refine_pool_if_needed, within_budget
@@ -115,6 +116,11 @@ def place(tmp_path: Path, model: LoadedModel, larger: LoadedModel, proposed: lis
     return Place(tmp_path, model, larger, proposed)
 
 
+def plan_for(resources: Resources, heads: HeadSet | None = HEADS) -> ProposalPlan:
+    known = Project.read({"id": PROJECT, "label_config": CONFIG})
+    return ProposalPlan(resources, known, heads, None, CONTROLS, "predicted-iou", None)
+
+
 class Place:
     """A project of four tasks in a real store, with proposals."""
 
@@ -141,10 +147,10 @@ class Place:
         return resources
 
     def act(self, heads: HeadSet | None = HEADS, **given: Any) -> dict[str, Any]:
-        resources = self.context(**given)
+        plan = plan_for(self.context(**given), heads)
         pool = self.store.tasks(PROJECT, unlabelled=True)
-        with resources.run(PROJECT, "score_pool") as progress:
-            return act_on_pool(resources, PROJECT, pool, heads, None, CONTROLS, "predicted-iou", progress)
+        with plan.resources.run(PROJECT, "score_pool") as progress:
+            return act_on_pool(plan, pool, progress)
 
     def kept(self) -> dict[int, KeptObjects]:
         rows = self.store.proposal_rows(PROJECT, list(range(1, TASKS + 1)))
@@ -201,7 +207,7 @@ def test_alternatives_are_another_reading_of_the_same_objects(place: Place) -> N
     kept = place.kept()
     (task,) = [task for task, one in kept.items() if one.acted.any()]
     rows = [ScoreRow(number, "v", 0.1, number / TASKS, number - 1, False) for number in kept]
-    (second,) = alternative_predictions(place.context(), PROJECT, rows, HEADS, None, CONTROLS, "v")
+    (second,) = alternative_predictions(plan_for(place.context()), rows, "v")
     assert (second["task"], second["score"], second["model_version"]) == (task, task / TASKS, "v")
     readings = [one for one in second["result"] if any("another reading" in text for text in one["meta"]["text"])]
     assert len(readings) == len(kept[task].alternatives) == report["alternatives"]["last"]["acted"]
@@ -214,7 +220,7 @@ def test_low_gaps_and_missing_heads_are_left_alone(place: Place) -> None:
     resources = place.context()
     pool = place.store.tasks(PROJECT, unlabelled=True)
     with resources.run(PROJECT, "score_pool") as progress:
-        assert refine_pool_if_needed(resources, PROJECT, pool, None, None, CONTROLS, "predicted-iou", progress, 4) == {}
+        assert refine_pool_if_needed(plan_for(resources, None), pool, progress, 4) == {}
     report = place.act(sure, larger_budget=1.0, alternatives_budget=1.0)
     assert all(report[action]["chosen"] == 0 for action in BITS)
 
@@ -230,9 +236,7 @@ def test_a_ranking_without_new_images_waits_for_nothing(place: Place) -> None:
     found = []
     for made in (0, 2):
         with resources.run(PROJECT, "score_pool") as progress:
-            found.append(
-                refine_pool_if_needed(resources, PROJECT, pool, HEADS, None, CONTROLS, "predicted-iou", progress, made)
-            )
+            found.append(refine_pool_if_needed(plan_for(resources), pool, progress, made))
         assert place.packed() == state or made
     assert found[0] == {
         action: {name: value for name, value in figures.items() if name != "last"} for action, figures in first.items()
@@ -263,14 +267,14 @@ def test_what_is_spent_stays_spent() -> None:
 
 
 def test_gaps_below_the_floor_do_not_count(place: Place) -> None:
-    low = gather(place.context(act_gap_above=0.5), PROJECT, HEADS, None)
+    low = gather(plan_for(place.context(act_gap_above=0.5)))
     assert (low.gaps["model_gap"] <= 0).all()
-    assert (gather(place.context(), PROJECT, HEADS, None).gaps["model_gap"] > 0).any()
+    assert (gather(plan_for(place.context())).gaps["model_gap"] > 0).any()
 
 
 def test_tasks_that_are_scored_already_are_not_read_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     context, kept = place.context(), place.kept()
-    whole = gather(context, PROJECT, HEADS, None)
+    whole = gather(plan_for(context))
     known = sorted(kept, reverse=True)[:-1]  # in the order of a ranking, which is another
     scores = score_many(HEADS, None, context.settings, [kept[task] for task in known])
     scored = [PoolTask.of(task, one) for task, one in zip(known, scores, strict=True)]
@@ -278,7 +282,7 @@ def test_tasks_that_are_scored_already_are_not_read_again(place: Place, monkeypa
     monkeypatch.setattr(
         refinement, "read_kept", lambda store, project, tasks: (read.extend(tasks), read_kept(store, project, tasks))[1]
     )
-    again = gather(context, PROJECT, HEADS, None, scored)
+    again = gather(plan_for(context), scored)
     assert read == [1]
     for name in ("task", "number", "acted"):
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
