@@ -21,13 +21,12 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import quote
 
 import httpx
 
 from backend.errors import ServerError
-from backend.local.processes import ServerProcess, free_port
+from backend.local.processes import Server, ServerProcess, free_port
 from backend.store.kept_twice import read_either, write_twice
 from usam.files import open_lock
 
@@ -150,8 +149,8 @@ def has_projects(database: Path) -> bool:
         return database.stat().st_size > 0
 
 
-class LabelStudioServer:
-    """Label Studio on the data in `folder`. Use as a context manager, or `start()` and `stop()`.
+class LabelStudioServer(Server):
+    """Label Studio on the data in `folder`.
 
     `files` is the folder whose sub-folders can be served as local files; `is_new` tells whether its account is yet to
     be made.
@@ -171,7 +170,6 @@ class LabelStudioServer:
         self.is_new = not (self.folder / "account.json").exists()
         self.files = (files or self.folder / "files").resolve()
         self.port = port
-        self._process: ServerProcess | None = None
         self._account: Account | None = None
 
     @property
@@ -196,16 +194,6 @@ class LabelStudioServer:
     def _note(self) -> Path:
         """There once it has run: then the database holds somebody's work."""
         return self.folder / "data" / "has-run.txt"
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the server, None before the start."""
-        return self._process.pid if self._process else None
-
-    @property
-    def process(self) -> ServerProcess | None:
-        """The server's process, None before the start."""
-        return self._process
 
     def start(self, timeout: float = 240.0) -> LabelStudioServer:
         """Start and wait for /health: 30-40 s on new data, 5 s later. Raises `ServerError`.
@@ -313,11 +301,6 @@ class LabelStudioServer:
         except httpx.HTTPError:
             return False
 
-    def stop(self) -> None:
-        """End it and its children; the data stays in the folder."""
-        if self._process:
-            self._process.stop()
-
     def _environment(self, account: Account) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
         return kept | {
@@ -340,11 +323,3 @@ class LabelStudioServer:
             "SSRF_PROTECTION_ENABLED": "false",
             SHORT_IMPORTS: "true",
         }
-
-    def __enter__(self) -> LabelStudioServer:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

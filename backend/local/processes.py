@@ -7,12 +7,17 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from backend.errors import ServerError
 from usam.files import plain
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
@@ -143,6 +148,39 @@ class ServerProcess:
 
     def __enter__(self) -> ServerProcess:
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class Server(ABC):
+    """A server in a process of our own. Use as a context manager, or `start()` and `stop()`; its data stays."""
+
+    _process: ServerProcess | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, None before the start."""
+        return self._process.pid if self._process else None
+
+    @property
+    def process(self) -> ServerProcess | None:
+        """The server's process, None before the start."""
+        return self._process
+
+    @abstractmethod
+    def start(self, timeout: float = 60.0) -> Self:
+        """Start and wait until it answers. Raises `ServerError`."""
+
+    def stop(self) -> None:
+        """End it and its children."""
+        if self._process:
+            self._process.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

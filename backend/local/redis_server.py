@@ -14,11 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from backend.errors import ServerError
-from backend.local.processes import ServerProcess
+from backend.local.processes import Server, ServerProcess
 from usam.files import plain
 
 if TYPE_CHECKING:
@@ -54,8 +53,8 @@ def _cannot_read_data(log: Path, start: int) -> bool:
     return any(word in words for word in UNREADABLE_WORDS)
 
 
-class RedisServer:
-    """A redis-server on the data in `folder`. Use as a context manager, or `start()` and `stop()`."""
+class RedisServer(Server):
+    """A redis-server on the data in `folder`."""
 
     def __init__(self, folder: Path, *, say: Callable[[str], None] = lambda line: None) -> None:
         self.folder, self.say = folder.resolve(), say
@@ -63,22 +62,11 @@ class RedisServer:
         if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
             name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
             self.socket = Path(tempfile.gettempdir()) / f"usam-redis-{os.getuid()}" / f"{name}.sock"
-        self._process: ServerProcess | None = None
 
     @property
     def url(self) -> str:
         """What to give as REDIS_URL."""
         return f"unix://{self.socket}?db=0"
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the server, None before the start."""
-        return self._process.pid if self._process else None
-
-    @property
-    def process(self) -> ServerProcess | None:
-        """The server's process, None before the start."""
-        return self._process
 
     def start(self, timeout: float = 20.0) -> RedisServer:
         """Start and wait until it answers. A server that a killed run left on this folder is ended first.
@@ -146,20 +134,7 @@ class RedisServer:
 
         return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=10, retry=Retry(NoBackoff(), 0))
 
-    def stop(self) -> None:
-        """End it cleanly; its data stays in the folder."""
-        if self._process:
-            self._process.stop()
-
     def _end_orphan(self) -> None:
         if self.answers():
             with self._client() as client:
                 client.shutdown(nosave=True)  # the append-only file already holds everything
-
-    def __enter__(self) -> RedisServer:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

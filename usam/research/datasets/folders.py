@@ -10,7 +10,6 @@ a band drawn over the outline with a broad brush: by default each of its pixels 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import DatasetError
-from usam.research.datasets.reader import Reader, folder, images_in, names_in
+from usam.research.datasets.reader import ImageAndMask, Reader, folder, names_in
 from usam.research.datasets.record import BoolMask, Record
 
 MASK_FOLDERS = ("ground_truth_mask", "masks", "mask", "trimaps_binary", "annotations/trimaps", "gt", "annotations")
@@ -29,13 +28,7 @@ BAND = 255
 Band = Literal["nearest", "object", "background"]
 
 
-@dataclass(frozen=True)
-class _Pair:
-    image: Path
-    mask: Path
-
-
-class Folders(Reader[_Pair]):
+class Folders(Reader[ImageAndMask]):
     """Plain image and mask folders, one object an image.
 
     `name` is what records carry as data set (the root folder's name in lower case without it), `images` and
@@ -62,27 +55,15 @@ class Folders(Reader[_Pair]):
         self._licence = licence
         pictures = folder(root, images, name=self.name, layout=LAYOUT)
         labels = folder(root, *([masks] if masks else MASK_FOLDERS), name=self.name, layout=LAYOUT)
-        by_stem = {path.stem: path for path in images_in(labels)}
         excluded = self._names_to_exclude(root / exclude) if exclude else set()
-        entries = []
-        for image in images_in(pictures):
-            if image.stem in excluded:
-                by_stem.pop(image.stem, None)
-                self.problems.add("excluded", str(image))
-            elif image.stem in by_stem:
-                entries.append(_Pair(image, by_stem.pop(image.stem)))
-            else:
-                self.problems.add("missing mask", str(image))
-        for mask in by_stem.values():
-            self.problems.add("missing image", str(mask))
-        self._list(entries, LAYOUT, root)
+        self._list(self._pairs(pictures, labels, excluded), LAYOUT, root)
 
     def _names_to_exclude(self, path: Path) -> set[str]:
         if not path.is_file():
             raise DatasetError("a file with the names of images to leave out", f"no {path}", "leave exclude out")
         return {Path(line.split()[0]).stem for line in names_in(path)}
 
-    def _record(self, entry: _Pair) -> Record | None:
+    def _record(self, entry: ImageAndMask) -> Record | None:
         size = self._size_of(entry.image)
         labels = self._label_map(entry.mask, size) if size is not None else None
         if labels is None:

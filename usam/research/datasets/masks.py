@@ -11,14 +11,13 @@ nor background. A pixel has one number, so where objects overlap it is the upper
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from usam.errors import DatasetError
-from usam.research.datasets.reader import Reader, folder, images_in
+from usam.research.datasets.reader import ImageAndMask, Reader, folder
 from usam.research.datasets.record import Record
 from usam.research.datasets.stored_masks import PackedMask
 
@@ -27,13 +26,7 @@ LAYOUT = "images/<name>.jpg beside masks/<name>.png with one number an object"
 Labels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
-@dataclass(frozen=True)
-class _Pair:
-    image: Path
-    mask: Path
-
-
-class Masks(Reader[_Pair]):
+class Masks(Reader[ImageAndMask]):
     """Images with all their objects in one indexed PNG each.
 
     `name` is what records carry as data set (the root folder's name in lower case without it); `licence` goes into
@@ -48,18 +41,9 @@ class Masks(Reader[_Pair]):
         pictures = folder(root, "images", name=self.name, layout=LAYOUT)
         labels = folder(root, "masks", name=self.name, layout=LAYOUT)
         self._groups = _read_groups(root / "files.tsv")
-        by_stem = {path.stem: path for path in images_in(labels)}
-        entries = []
-        for image in images_in(pictures):
-            if image.stem in by_stem:
-                entries.append(_Pair(image, by_stem.pop(image.stem)))
-            else:
-                self.problems.add("missing mask", str(image))
-        for mask in by_stem.values():
-            self.problems.add("missing image", str(mask))
-        self._list(entries, LAYOUT, root)
+        self._list(self._pairs(pictures, labels), LAYOUT, root)
 
-    def _record(self, entry: _Pair) -> Record | None:
+    def _record(self, entry: ImageAndMask) -> Record | None:
         size = self._size_of(entry.image)
         labels = self._label_map(entry.mask, size) if size is not None else None
         if labels is None:

@@ -6,8 +6,9 @@ Legend: H, W image height and width in pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -24,6 +25,14 @@ from usam.research.datasets.stored_masks import PackedMask
 Entry = TypeVar("Entry")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class ImageAndMask:
+    """Two files of one picture."""
+
+    image: Path
+    mask: Path
 
 
 class Reader(ABC, Generic[Entry]):
@@ -43,6 +52,23 @@ class Reader(ABC, Generic[Entry]):
             raise DatasetError(f"{self.name}: {layout}", found, "point at the data set's root folder")
         self._entries = entries
         self._found_at_opening = deepcopy(self.problems)
+
+    def _pairs(self, images: Path, masks: Path, excluded: Collection[str] = ()) -> list[ImageAndMask]:
+        """The images of a folder with the masks of the same names in another; what has no partner is a problem, and so
+        is what is `excluded` by its name."""
+        by_stem = {path.stem: path for path in images_in(masks)}
+        pairs = []
+        for image in images_in(images):
+            mask = by_stem.pop(image.stem, None)
+            if image.stem in excluded:
+                self.problems.add("excluded", str(image))
+            elif mask is not None:
+                pairs.append(ImageAndMask(image, mask))
+            else:
+                self.problems.add("missing mask", str(image))
+        for mask in by_stem.values():
+            self.problems.add("missing image", str(mask))
+        return pairs
 
     def __len__(self) -> int:
         return len(self._entries)
