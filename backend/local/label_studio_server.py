@@ -248,7 +248,9 @@ class LabelStudioServer(Server):
 
     def _check_kept(self) -> None:
         """Raise `ServerError` where a database that was there at an earlier start is gone or empty: Label Studio would
-        begin without projects, and without a word."""
+        begin without projects, and without a word; or where something else than a file is in its place."""
+        if self.database.exists() and not self.database.is_file():
+            raise ServerError(f"a file at {self.database}", "something else", "move it away, and put a copy back")
         if not self._note.exists():
             return
         got = "none"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
+from backend.errors import StoreError
 from backend.store import Store
 
 BESIDE = ("", "-wal", "-shm")
@@ -24,11 +25,15 @@ _log = logging.getLogger(__name__)
 
 
 def damage_of(database: Path) -> str:
-    """Why a SQLite file cannot be used, empty where it can; reads all of it."""
+    """Why a SQLite file cannot be used, empty where it can; reads all of it. Raises `OSError` where it may not be read
+    or written, and `StoreError` where another program has it locked: neither is damage."""
+    database.open("r+b").close()
     try:
         with closing(sqlite3.connect(database, timeout=10)) as connection:
             verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise StoreError(f"{database} for this command alone", str(error), "end what uses it") from error
         return str(error)
     return "" if verdict == "ok" else verdict.splitlines()[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -197,7 +198,6 @@ def test_a_database_that_label_studio_refuses_is_named_with_what_it_said(tmp_pat
     [
         (lambda path: path.unlink(), "got none"),
         (lambda path: path.write_bytes(b""), "got a file without its tables"),
-        (lambda path: (path.unlink(), path.mkdir()), "got none"),
     ],
 )
 def test_no_database_is_begun_in_the_place_of_one_that_was_used(
@@ -218,3 +218,13 @@ def test_no_database_is_begun_in_the_place_of_one_that_was_used(
     (tmp_path / "data" / "has-run.txt").unlink()
     server.start()
     assert len(started) == 2
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_in_the_place_of_a_database_is_said_before_anything_waits_for_it(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    (tmp_path / "data").mkdir()
+    make(tmp_path / "data" / "label_studio.sqlite3")
+    with pytest.raises(ServerError, match="got something else; move it away"):
+        LabelStudioServer(Path("label-studio"), tmp_path).start()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from backend.errors import StoreError
 from backend.store import Store
 from backend.store.mending import damage_of, mend_store, set_aside_misplaced
+from tests.unprivileged import bound_by_permissions
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "garbage": lambda path: path.write_bytes(b"\x00\xffgarbage" * 900),
@@ -88,3 +91,25 @@ def test_what_is_misplaced_in_a_data_folder_is_set_aside_and_nothing_else(tmp_pa
     assert not any((tmp_path / name).is_symlink() or (tmp_path / name).exists() for name in wrong)
     assert all((tmp_path / name).exists() for name in right)
     assert set_aside_misplaced(tmp_path) == []
+
+
+def test_a_store_that_may_not_be_read_is_not_begun_anew(database: Path) -> None:
+    database.chmod(0o000)
+    with pytest.raises(PermissionError):
+        bound_by_permissions(lambda: mend_store(database, [3]))
+    database.chmod(0o600)
+    assert projects(database) == [3, 5]
+
+
+def test_a_store_that_another_program_has_locked_is_not_begun_anew(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, timeout: connect(path, timeout=0.01))
+    other = connect(database)
+    other.execute("PRAGMA locking_mode=EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreError, match="end what uses it"):
+        damage_of(database)
+    other.close()
+    assert damage_of(database) == ""
