@@ -71,6 +71,10 @@ class Account:
         return account
 
 
+FIRST_START_S, LATER_START_S = 900.0, 240.0
+"""How long Label Studio may take to come up, on new data and on data that it has run on."""
+
+
 def find_label_studio(root: Path) -> Path | None:
     """The `label-studio` program: $USAM_LABEL_STUDIO (program or environment), else `root`'s own where its
     installation came to its end, else None."""
@@ -195,13 +199,16 @@ class LabelStudioServer(Server):
         """There once it has run: then the database holds somebody's work."""
         return self.folder / "data" / "has-run.txt"
 
-    def start(self, timeout: float = 240.0) -> LabelStudioServer:
-        """Start and wait for /health: 30-40 s on new data, 5 s later. Raises `ServerError`.
+    def start(self, timeout: float | None = None) -> LabelStudioServer:
+        """Start and wait for /health: 30-40 s on new data, 5 s later; at most `timeout`, without one for as long as a
+        busy machine takes, so that half-made tables are not thrown away meanwhile. Raises `ServerError`.
 
         A first start that was interrupted leaves a database that is half made. Where it keeps Label Studio from
         coming up, and nobody has made a project in it, it is set aside and made anew, with a word.
         """
         self._check_kept()
+        if timeout is None:
+            timeout = LATER_START_S if self._note.exists() else FIRST_START_S
         try:
             self._start(timeout)
         except ServerError as error:
@@ -220,7 +227,7 @@ class LabelStudioServer(Server):
         self._check_kept()
         if free_port(self.port, self.host) != self.port:
             raise ServerError(f"port {self.port}, where Label Studio was", "another program on it", "end that program")
-        self._start(240.0)
+        self._start(LATER_START_S)
 
     def _start(self, timeout: float) -> None:
         self.stop()

@@ -53,6 +53,11 @@ def _cannot_read_data(log: Path, start: int) -> bool:
     return any(word in words for word in UNREADABLE_WORDS)
 
 
+def _is_waited_for(path: Path) -> bool:
+    """Whether something lies there that Redis would open and wait for: a named pipe, a socket, a device."""
+    return not (path.is_file() or path.is_dir())
+
+
 class RedisServer(Server):
     """A redis-server on the data in `folder`."""
 
@@ -80,6 +85,9 @@ class RedisServer(Server):
         self._end_orphan()
         if self.socket.is_dir():  # a file there Redis replaces
             self.socket.rename(self.socket.with_name(f"{self.socket.name}.damaged-{time.time_ns()}"))
+        for path in [path for path in self.folder.iterdir() if path.name in DATA_NAMES and _is_waited_for(path)]:
+            aside = path.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}")).name
+            self.say(f"{path.name} of Redis is no file; begun anew, the old as {aside} in {self.folder}")
         options = {
             "port": "0",
             "unixsocket": str(self.socket),

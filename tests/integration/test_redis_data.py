@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], bool]] = {
         lambda path: path.write_bytes(path.read_bytes()[:60] + b"\xfe" * 40 + path.read_bytes()[60:]),
         True,
     ),
+    "a named pipe": (lambda path: (path.unlink(), os.mkfifo(path)), True),
     "a snapshot's head": (lambda path: path.write_bytes(b"REDIS0009\xfa\x00broken" * 20), True),
 }
 

@@ -228,3 +228,16 @@ def test_what_is_no_file_in_the_place_of_a_database_is_said_before_anything_wait
     make(tmp_path / "data" / "label_studio.sqlite3")
     with pytest.raises(ServerError, match="got something else; move it away"):
         LabelStudioServer(Path("label-studio"), tmp_path).start()
+
+
+def test_a_first_start_is_given_the_time_that_a_busy_machine_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, given = LabelStudioServer(Path("label-studio"), tmp_path), list[float]()
+    monkeypatch.setattr(server, "_start", given.append)
+    server.start()
+    label_studio_database(tmp_path, "CREATE TABLE project (id)")
+    (tmp_path / "data" / "has-run.txt").touch()
+    server.start()
+    server.start(5)
+    assert given == [label_studio_server.FIRST_START_S, label_studio_server.LATER_START_S, 5]
