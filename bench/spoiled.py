@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.pools import MODEL, SIDE, PoolImage, _shuffled, kept_once, pool_images, records, seen_by
+from bench.pools import MODEL, SIDE, PoolImage, _model, _shuffled, kept_once, pool_images, records, seen_by
 from bench.project_learning import EIGHT
 from bench.tables import data_folder
 
@@ -31,8 +32,8 @@ Floats = npt.NDArray[np.floating[Any]]
 class SpoiltImage:
     """`features` (K, F) and `shapes` (K, S) of candidates; `categories` (T,), `areas` (T,) as shares of the image; of
     versions of labels `label_features` (V, T, F), `label_shapes` (V, T, S), `overlap` (V, K, T) IoU with candidates,
-    `outlines` (V, T, C, F) and `moves` (V, T, 2) of `usam.objects.outlines`, the
-    latter as shares of the box, NaN of objects that are not judged."""
+    `outlines` (V, T, C, F) and `hints` (V, T, H) of `usam.objects.outlines`, moves
+    as shares of the box, NaN of objects that are not judged."""
 
     name: str
     part: str
@@ -44,7 +45,7 @@ class SpoiltImage:
     label_shapes: Floats
     overlap: Floats
     outlines: Floats
-    moves: Floats
+    hints: Floats
 
 
 def is_judged(dataset: str, category: str, area: float) -> bool:
@@ -58,7 +59,7 @@ def spoilt_images(dataset: str) -> list[SpoiltImage]:
     data = data_folder()
     if data is None:
         raise FileNotFoundError("USAM_SHARED does not lead to the labelled sets")
-    images: list[SpoiltImage] = kept_once(f"spoiled-outlines-{dataset}-{MODEL}", lambda: _made(dataset, data))
+    images: list[SpoiltImage] = kept_once(f"spoiled-growth-{dataset}-{MODEL}", lambda: _made(dataset, data))
     return images
 
 
@@ -85,16 +86,19 @@ def _one(
 ) -> SpoiltImage:
     from backend.inference.model import ObjectLooks
     from backend.learning.examples import INSIDE, MarkedObject, _squeezed, overlaps_of
-    from backend.learning.samples import measured
-    from usam.objects.outlines import COPIES, OUTLINE_NAMES
+    from backend.learning.samples import masks_at, measured
+    from usam.objects.outline_copies import COPIES
+    from usam.objects.outlines import HINT_NAMES, OUTLINE_NAMES
     from usam.predictor.looks_trunk import looks_trunk
     from usam.predictor.object_features import describe_shapes, pool_stages
 
     rng = np.random.default_rng(len(seen.name) + len(truths))
+    model, _ = _model()
+    asked = partial(masks_at, model, model.encode(image))
     stages, rows = looks_trunk("cpu").of_image(image), seen.candidates
     looks, masks = ObjectLooks(seen.features[rows], seen.shapes[rows], ""), seen.masks[rows]
     judged = np.flatnonzero([is_judged(dataset, category, float(mask.mean())) for category, mask in truths])
-    told = ("features", "shapes", "overlap", "outlines", "moves")
+    told = ("features", "shapes", "overlap", "outlines", "hints")
     parts: dict[str, list[Any]] = {name: [] for name in told}
     for version in VERSIONS:
         drawn = [_spoilt(mask, version, rng) for _, mask in truths]
@@ -105,10 +109,11 @@ def _one(
         parts["shapes"].append(describe_shapes(logits, np.ones(len(small), np.float32)))
         parts["overlap"].append(overlaps_of(masks, regions))
         figures = np.full((len(drawn), len(COPIES), len(OUTLINE_NAMES)), np.nan, np.float32)
-        moves = np.full((len(drawn), 2), np.nan)
-        figures[judged], moves[judged] = measured(lambda: image, (looks, masks), [regions[k] for k in judged])
+        hints = np.full((len(drawn), len(HINT_NAMES)), np.nan)
+        figures[judged], hints[judged] = measured(lambda: image, (looks, masks), asked, [regions[k] for k in judged])
+        hints[:, :2] /= [_sides(mask) for mask in drawn]
         parts["outlines"].append(figures)
-        parts["moves"].append(moves / [_sides(mask) for mask in drawn])
+        parts["hints"].append(hints)
     stacked = {name: np.array(values) for name, values in parts.items()}
     return SpoiltImage(
         name=seen.name,
@@ -121,7 +126,7 @@ def _one(
         label_shapes=stacked["shapes"],
         overlap=stacked["overlap"],
         outlines=stacked["outlines"],
-        moves=stacked["moves"],
+        hints=stacked["hints"],
     )
 
 

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 BoolMask = npt.NDArray[np.bool_]
 LooksOf = Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], ObjectLooks]
 OutlinesOf = Callable[[Sequence["MarkedObject"]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
-"""Figures of regions' outlines (T, C, F) and by how many pixels they would lie best (T, 2); NaN where not known."""
+"""Figures of regions' outlines (T, C, F) and hints of what is wrong with them (T, H); NaN where not known."""
 _ARRAYS = ("features", "shapes", "overlap", "proposed")
 INSIDE = 8.0
 """Logit of a cell that a person's region covers."""
@@ -98,7 +98,7 @@ def make_examples(
         "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
     }
     if outlines_of is not None and regions:
-        arrays["outlines"], arrays["moves"] = outlines_of(regions)
+        arrays["outlines"], arrays["hints"] = outlines_of(regions)
     from safetensors.numpy import save
 
     packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
@@ -124,21 +124,22 @@ def join_examples(rows: Sequence[ExampleRow]) -> Examples:
 
 
 def join_outlines(rows: Sequence[ExampleRow]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Of the regions that `join_examples` tells of, in its order: figures of their outlines (T, C, F) and by how many
-    pixels they would lie best (T, 2); NaN where they were not measured as they are now."""
-    from usam.objects.outlines import COPIES, OUTLINE_NAMES
+    """Of the regions that `join_examples` tells of, in its order: figures of their outlines (T, C, F) and hints of
+    what is wrong with them (T, H); NaN where they were not measured as they are now."""
+    from usam.objects.outline_copies import COPIES
+    from usam.objects.outlines import HINT_NAMES, OUTLINE_NAMES
 
-    figures, moves = [], []
+    figures, hints = [], []
     for _, told in _readable(rows):
         count = int((told.arrays["proposed"] == 0).sum())
-        wanted = (count, len(COPIES), len(OUTLINE_NAMES)), (count, 2)
+        wanted = (count, len(COPIES), len(OUTLINE_NAMES)), (count, len(HINT_NAMES))
         measured = told.outlines is not None and tuple(array.shape for array in told.outlines) == wanted
         found = (
             told.outlines if measured and told.outlines is not None else [np.full(shape, np.nan) for shape in wanted]
         )
         figures.append(found[0].astype(np.float32))
-        moves.append(found[1].astype(np.float32))
-    return np.concatenate(figures), np.concatenate(moves)
+        hints.append(found[1].astype(np.float32))
+    return np.concatenate(figures), np.concatenate(hints)
 
 
 def _readable(rows: Sequence[ExampleRow]) -> list[tuple[ExampleRow, _Unpacked]]:
@@ -153,7 +154,7 @@ def _readable(rows: Sequence[ExampleRow]) -> list[tuple[ExampleRow, _Unpacked]]:
 
 @dataclass(frozen=True, eq=False)
 class _Unpacked:
-    """The examples of one annotation; `outlines` are the figures and moves of its regions, None if not measured."""
+    """The examples of one annotation; `outlines` are the figures and hints of its regions, None if not measured."""
 
     arrays: dict[str, npt.NDArray[Any]]
     labels: list[str]
@@ -174,7 +175,7 @@ def _unpacked(row: ExampleRow) -> _Unpacked | None:
     try:
         arrays = load(row.arrays)
         about = json.loads(arrays["about"].tobytes())
-        outlines = (arrays["outlines"], arrays["moves"]) if {"outlines", "moves"} <= arrays.keys() else None
+        outlines = (arrays["outlines"], arrays["hints"]) if {"outlines", "hints"} <= arrays.keys() else None
         parts = {name: arrays[name] for name in _ARRAYS}
         told = _Unpacked(parts, list(about["labels"]), list(about["regions"]), outlines)
         if len({len(told.labels), len(told.regions), *map(len, told.arrays.values())}) != 1:

@@ -94,9 +94,9 @@ def review_project(store: Store, project: int, checkpoint: str, base: HeadSet | 
         return Review((), 0, 0, time.time())
     examples = join_examples(rows)
     agreement, predicted = _answers(store.samples(project, weights), base, checkpoint)
-    outlines, moves = join_outlines(rows)
+    outlines, hints = join_outlines(rows)
     own = ~np.asarray(examples.proposed)
-    move_of = dict(zip(np.flatnonzero(own).tolist(), moves.tolist(), strict=True))
+    hints_of = dict(zip(np.flatnonzero(own).tolist(), hints.tolist(), strict=True))
     keys = [str(name) if mine else "" for name, mine in zip(examples.regions, own, strict=True)]
     doubts = review_labels(
         examples,
@@ -110,7 +110,7 @@ def review_project(store: Store, project: int, checkpoint: str, base: HeadSet | 
     for doubt in doubts:
         annotation, _, region = str(examples.regions[doubt.row]).partition("/")
         source = sources[annotation]
-        why, remedy = _words(doubt, move_of.get(doubt.row, (0.0, 0.0)))
+        why, remedy = _words(doubt, hints_of.get(doubt.row, ()))
         lines.append(
             ReviewedLabel(
                 task=source.task,
@@ -149,17 +149,18 @@ def _answers(
     return agreement, dict(zip(told, scores.max(1).astype(float).tolist(), strict=True))
 
 
-def _words(doubt: Doubt, move: Sequence[float]) -> tuple[str, str]:
-    """Why a label is doubted, and what to do. `move`: by how many pixels, x and y, its outline would lie best."""
+def _words(doubt: Doubt, hints: Sequence[float]) -> tuple[str, str]:
+    """Why a label is doubted, and what to do. `hints` of its outline, empty where it was not measured."""
     figures = doubt.figures
     if doubt.reason == "class":
         why = f"labelled {doubt.given}, looks like {doubt.likelier} ({figures['likelier']:.0%})"
         return why, f"change the label to {doubt.likelier}, or leave it"
     if doubt.reason == "outline" and "moved" in figures:
         if figures["cut"] > figures["moved"]:
-            why = f"the outline looks cut off: edges go on beyond it ({figures['cut']:.0%})"
-            return why, "add what is missing, or leave it"
-        where = _direction(-move[0], -move[1])
+            *_, side_x, side_y, missing = hints
+            where = f"{_part(missing)} of it may be missing, {_side(side_x, side_y)}"
+            return f"the outline looks cut off: {where} ({figures['cut']:.0%})", "add what is missing, or leave it"
+        where = _direction(-hints[0], -hints[1])
         why = f"the outline looks shifted{where and f' by about {where}'} ({figures['moved']:.0%})"
         return why, "move the outline back, or leave it"
     if doubt.reason == "outline":
@@ -167,6 +168,19 @@ def _words(doubt: Doubt, move: Sequence[float]) -> tuple[str, str]:
         return f"{why}; {figures['expected']:.2f} is usual for such an object", "correct the outline, or leave it"
     what = f"a {doubt.likelier}" if doubt.likelier else "a wanted object"
     return f"nobody marked what looks like {what} ({figures['wanted']:.0%})", "mark it, or leave it"
+
+
+def _part(share: float) -> str:
+    """A share of an object in words."""
+    words = ((0.25, "a part"), (0.375, "about a third"), (0.65, "about half"), (1.0, "most"))
+    return next(name for most, name in words if share <= most)
+
+
+def _side(x: float, y: float) -> str:
+    """A direction in words: the nearest of four sides."""
+    if abs(x) > abs(y):
+        return "on the right" if x > 0 else "on the left"
+    return "below" if y > 0 else "above"
 
 
 def _direction(x: float, y: float) -> str:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from backend.inference.model import LoadedModel, ObjectLooks
     from backend.pool.kept_objects import KeptObjects
     from backend.store.head_registry import Registry
+    from usam.objects.outlines import MasksAt
     from usam.predictor.embedding import ImageEmbedding
     from usam.training.decoder_tuning import TuningImage
 
@@ -43,8 +44,8 @@ Float32s = npt.NDArray[np.float32]
 KEPT_PIXELS = 1_000_000
 """Of an image up to which the masks of all its objects are kept at once."""
 COPIED = 25
-"""Regions of an annotation of whose outlines spoiled copies are measured too: these are seven eighths of the time."""
-SAMPLES_VERSION = 4
+"""Regions of an annotation of whose outlines spoiled copies are measured too: these are four fifths of the time."""
+SAMPLES_VERSION = 5
 """Raised when samples of the same annotation come out otherwise."""
 
 
@@ -130,7 +131,11 @@ class AnnotatedImage:
             proposed = found.looks, found.objects.logits > 0
         in_part = settings.marked_in_part
         looks_of = partial(model.looks, embedding)
-        outlines_of = partial(measured, self._pixels, proposed) if self._pixels is not None else None
+        outlines_of = (
+            partial(measured, self._pixels, proposed, partial(masks_at, model, embedding))
+            if self._pixels is not None
+            else None
+        )
         return make_examples(annotation, regions, proposed, looks_of, outlines_of, marked_in_part=in_part)
 
     def tuning_image(self, drawn: Sequence[DrawnMask], group: str) -> TuningImage:
@@ -184,26 +189,32 @@ def marked_objects(drawn: Sequence[DrawnMask], hw: tuple[int, int]) -> list[Mark
     return regions
 
 
+def masks_at(model: LoadedModel, embedding: ImageEmbedding, points: Float32s) -> tuple[Float32s, Float32s]:
+    """The model's masks of points (N, P, 2) inside N objects: logits (N, 4, L, L) and their predicted IoU (N, 4)."""
+    found = model.outputs(embedding, [Prompt(inside, np.ones(len(inside), np.int32)) for inside in points])
+    return found.logits, np.clip(found.ious, 0, 1)
+
+
 def measured(
-    pixels: Pixels, proposed: tuple[ObjectLooks, BoolMask], regions: Sequence[MarkedObject]
+    pixels: Pixels, proposed: tuple[ObjectLooks, BoolMask], asked: MasksAt, regions: Sequence[MarkedObject]
 ) -> tuple[Float32s, Float32s]:
-    """Figures of T regions' outlines (T, C, F), and by how many pixels they would lie best (T, 2); NaN for boxes, which
-    have no outline, and for copies of more than the first `COPIED` regions."""
-    from usam.objects.outlines import COPIES, OUTLINE_NAMES, measure_outline
+    """Figures of T regions' outlines (T, C, F), and hints of what may be wrong with them (T, H), by masks of the model
+    that is `asked`; NaN for boxes, which have no outline, and for copies of more than the first `COPIED` regions."""
+    from usam.objects.outline_copies import COPIES
+    from usam.objects.outlines import HINT_NAMES, OUTLINE_NAMES, measure_outline
 
     looks, masks = proposed
     figures = np.full((len(regions), len(COPIES), len(OUTLINE_NAMES)), np.nan, np.float32)
-    moves = np.full((len(regions), 2), np.nan, np.float32)
+    hints = np.full((len(regions), len(HINT_NAMES)), np.nan, np.float32)
     image = None
     for k, region in enumerate(regions):
         if region.box_only:
             continue
         image = pixels() if image is None else image
-        found = measure_outline(
-            image, region.mask, masks, looks.shapes[:, -1], _seed(region.name) if k < COPIED else None
-        )
-        figures[k], moves[k] = found.figures, found.move
-    return figures, moves
+        seed, scores = _seed(region.name), looks.shapes[:, -1]
+        found = measure_outline(image, region.mask, masks, scores, asked, seed, copied=k < COPIED)
+        figures[k], hints[k] = found.figures, found.hints
+    return figures, hints
 
 
 def paper_prompts(mask: BoolMask, name: str) -> list[Prompt]:

@@ -6,15 +6,17 @@ Shapes: K masks of the model's own, F numbers of `OUTLINE_NAMES`, C copies; S si
 An object is looked at on a grid of its own, so that numbers mean the same for small and large ones. Edges of the
 picture, edges of the model's masks, those masks themselves and the contrast of colours inside and outside are each
 compared with the outline where it lies and where it would lie if it were moved by up to 0.4 of its box: a label that
-the model cannot cut gains nothing by moving. What is usual differs by project, so copies of each label, moved and cut
-on purpose, are measured beside it, for a project to learn from (`usam.objects.outline_doubt`).
+the model cannot cut gains nothing by moving. How far the model goes on beyond it is `usam.objects.growth`, and what
+its shape says `usam.objects.outline_shape`. What is usual differs by project, so copies of each label, moved and cut on
+purpose, are measured beside it, for a project to learn from (`usam.objects.outline_doubt`).
 
-    found = measure_outline(image, mask, masks, scores, seed=7)
+    found = measure_outline(image, mask, masks, scores, masks_at, seed=7)
     found.figures[0]   # of the label; found.figures[1:] of its spoiled copies
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +25,18 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import MaskError
+from usam.objects.growth import GROWTH_NAMES, measure_growth
+from usam.objects.outline_copies import COPIES, box_around, spoilt_copies
+from usam.objects.outline_shape import SHAPE_FIGURES, measure_shape
+from usam.prompts import dense_points
 
 Floats = npt.NDArray[np.floating[Any]]
 Float32s = npt.NDArray[np.float32]
 BoolMask = npt.NDArray[np.bool_]
 Box = tuple[float, float, float, float]
+MasksAt = Callable[[Float32s], tuple[Float32s, Float32s]]
+"""Points (N, P, 2) inside N objects, x, y in pixels of the image, to the model's masks of them: logits (N, 4, h, w) of
+the whole image, the single mask first, and their predicted IoU (N, 4)."""
 
 SIDE, MARGIN, REACH = 72, 0.8, 11
 """Cells of the grid a side, of which the object's box takes 1 / (1 + 2 MARGIN), and cells by which it is moved."""
@@ -39,9 +48,6 @@ MOST_MASKS = 12
 """Masks of the model's that a label is compared with, those that overlap with it most."""
 FAR = 0.2
 """Of the box, from which on a shift is another place."""
-MOVES, CUTS = 4, 3
-COPIES = ("right", *["moved"] * MOVES, *["cut"] * CUTS)
-"""What each row of `OutlineFigures.figures` is of: the label, then its spoiled copies."""
 _PEAK = ("here", "height", "gain", "length", "over_far", "share")
 _EDGES = ("fine", "coarse", "masks")
 _SIDES = ("weakest", "second", "weakest_share")
@@ -49,13 +55,18 @@ _MASKS = (
     "raw_gain", "inside", "covered", "iou", "score", "larger", "same", "likeliest_gain", "likeliest_length",
     "likeliest_iou",
 )  # fmt: skip
+_POINTS = {"dense": slice(None), "point": slice(1)}
+"""The points inside an outline that the model is asked about: all eight, and the middle one alone."""
 OUTLINE_NAMES = (
     *(f"{edge}_{name}" for edge in _EDGES for name in (*_PEAK, *_SIDES)),
     *(f"overlap_{name}" for name in (*_PEAK, *_MASKS)),
     *(f"contrast_{name}" for name in (*_PEAK, "spread")),
     "fill",
     "size",
+    *SHAPE_FIGURES,
+    *(f"{points}_{name}" for points in _POINTS for name in GROWTH_NAMES),
 )
+HINT_NAMES = ("move_x", "move_y", "side_x", "side_y", "missing")
 _CELL = (1 + 2 * MARGIN) / SIDE
 _STEPS = np.arange(-REACH, REACH + 1) * _CELL
 _LENGTHS = np.hypot(*np.meshgrid(_STEPS, _STEPS))
@@ -64,15 +75,23 @@ _HERE, _FAR = slice(REACH - NEAR, REACH + NEAR + 1), _LENGTHS > FAR
 
 @dataclass(frozen=True, eq=False)
 class OutlineFigures:
-    """`figures` (C, F) of a label and of its copies, in the order of `COPIES`; `move` x, y: by how many pixels the
-    outline would lie best."""
+    """`figures` (C, F) of a label and of its copies, in the order of `COPIES`; `hints` (H,) of `HINT_NAMES`: by how
+    many pixels the outline would lie best, on which side the object goes on if it does, a direction of length 1, and
+    which share of it is missing then."""
 
     figures: Float32s
-    move: tuple[float, float]
+    hints: Float32s
 
 
 def measure_outline(
-    image: npt.NDArray[np.uint8], mask: BoolMask, masks: npt.NDArray[Any], scores: Floats, seed: int | None
+    image: npt.NDArray[np.uint8],
+    mask: BoolMask,
+    masks: npt.NDArray[Any],
+    scores: Floats,
+    masks_at: MasksAt,
+    seed: int,
+    *,
+    copied: bool = True,
 ) -> OutlineFigures:
     """Measure one label.
 
@@ -81,27 +100,34 @@ def measure_outline(
         mask: (H, W) the label, not empty.
         masks: (K, h, w) the model's masks of the whole image, at any size.
         scores: (K,) predicted IoU, 0..1.
-        seed: of the copies; the same seed gives the same, None makes none and leaves their figures NaN.
+        masks_at: the model, asked once for eight points inside each and once for one.
+        seed: of points and copies; the same seed gives the same.
+        copied: whether copies are measured too; their figures are NaN without.
 
     Raises `MaskError` for an empty mask.
     """
     if not mask.any():
         raise MaskError("a mask with at least one pixel", "an empty one", "leave it out")
-    patch, (across, down) = _patch(image, mask, masks, scores)
+    patch = _patch(image, mask, masks, scores)
+    rng = np.random.default_rng(seed)
+    drawn = [patch.mask]
+    if copied:
+        drawn += spoilt_copies(patch.mask, rng)
+    points = np.stack([patch.in_image(dense_points(one, rng)) for one in drawn])
+    told = [masks_at(points[:, chosen]) for chosen in _POINTS.values()]
     figures = np.full((len(COPIES), len(OUTLINE_NAMES)), np.nan, np.float32)
-    figures[0], (x, y) = _figures(patch, patch.mask)
-    if seed is not None:
-        rng = np.random.default_rng(seed)
-        copies = [*(_moved(patch.mask, rng) for _ in range(MOVES)), *(_cut(patch.mask, rng) for _ in range(CUTS))]
-        figures[1:] = [_figures(patch, copy)[0] for copy in copies]
-    return OutlineFigures(figures, (x * across, y * down))
+    measured = [
+        _figures(patch, one, [(logits[row], iou[row]) for logits, iou in told]) for row, one in enumerate(drawn)
+    ]
+    figures[: len(drawn)] = [numbers for numbers, _ in measured]
+    return OutlineFigures(figures, np.array(measured[0][1], np.float32))
 
 
 @dataclass(frozen=True, eq=False)
 class _Patch:
     """A label's surroundings: `image` (h, w, 3), `mask` (h, w), the model's `masks` (h, w, K) overlapping it most,
     with their `scores` and their whole `areas` (K,) in pixels of the patch; `share` of the image that the label
-    covers."""
+    covers. It begins at `corner` x, y of an image of `hw`, and its pixels are `step` of those, across and down."""
 
     image: npt.NDArray[np.uint8]
     mask: BoolMask
@@ -109,14 +135,32 @@ class _Patch:
     scores: Floats
     areas: Floats
     share: float
+    corner: tuple[int, int]
+    step: tuple[float, float]
+    hw: Hw
+
+    def in_image(self, points: Float32s) -> Float32s:
+        """Pixels x, y (N, 2) of the patch in pixels of the image."""
+        inside = np.nextafter(np.array(self.hw[::-1], np.float32), np.float32(0))
+        return np.clip((points + 0.5) * self.step + self.corner, 0, inside).astype(np.float32)
+
+    def on_grid(self, masks: Float32s, window: Box) -> Float32s:
+        """Masks (M, h, w) of the whole image in a window x, y, width, height of the patch, (M, SIDE, SIDE)."""
+        across, down = masks.shape[2] / self.hw[1], masks.shape[1] / self.hw[0]
+        x, y, wide, tall = window
+        place = (
+            (self.corner[0] + x * self.step[0]) * across,
+            (self.corner[1] + y * self.step[1]) * down,
+            wide * self.step[0] * across,
+            tall * self.step[1] * down,
+        )
+        return np.stack([_sampled(np.ascontiguousarray(one, np.float32), place, (SIDE, SIDE)) for one in masks])
 
 
-def _patch(
-    image: npt.NDArray[np.uint8], mask: BoolMask, masks: npt.NDArray[Any], scores: Floats
-) -> tuple[_Patch, tuple[float, float]]:
-    """The surroundings of a label, and how many pixels of the image one of the patch is, across and down."""
+def _patch(image: npt.NDArray[np.uint8], mask: BoolMask, masks: npt.NDArray[Any], scores: Floats) -> _Patch:
+    """The surroundings of a label."""
     height, width = mask.shape
-    left, top, right, bottom = _box(mask)
+    left, top, right, bottom = box_around(mask)
     wide, tall = right - left, bottom - top
     x0, x1 = max(int(left - AROUND * wide), 0), min(int(np.ceil(right + AROUND * wide)), width)
     y0, y1 = max(int(top - AROUND * tall), 0), min(int(np.ceil(bottom + AROUND * tall)), height)
@@ -141,12 +185,10 @@ def _patch(
     most = np.argsort(-shared / np.maximum(small.sum() + areas - shared, 1e-6), kind="stable")[:MOST_MASKS]
     kept = np.stack([parts[k] for k in most], -1) if len(most) else np.zeros((size[1], size[0], 0), np.float32)
     near, areas = near[most], areas[most]
-    return _Patch(colours, small, kept, np.asarray(scores)[near], areas, float(mask.mean())), (across, down)
-
-
-def _box(mask: BoolMask) -> tuple[int, int, int, int]:
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+    share = float(mask.mean())
+    return _Patch(
+        colours, small, kept, np.asarray(scores)[near], areas, share, (x0, y0), (across, down), (height, width)
+    )
 
 
 def _sampled(array: npt.NDArray[Any], window: Box, size: tuple[int, int], border: float | None = None) -> Any:
@@ -159,38 +201,12 @@ def _sampled(array: npt.NDArray[Any], window: Box, size: tuple[int, int], border
     return cv2.warpAffine(array, matrix, size, flags=flags, borderMode=mode, borderValue=border or 0.0)
 
 
-def _moved(mask: BoolMask, rng: np.random.Generator) -> BoolMask:
-    """The mask moved by 0.15 to 0.45 of its box, most of it still there."""
-    left, top, right, bottom = _box(mask)
-    rows, columns = np.nonzero(mask)
-    for _ in range(20):
-        length, angle = rng.uniform(0.15, 0.45), rng.uniform(0, 2 * np.pi)
-        x = columns + round(length * float(np.cos(angle)) * (right - left))
-        y = rows + round(length * float(np.sin(angle)) * (bottom - top))
-        inside = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
-        if inside.mean() > 0.3:
-            break
-    else:
-        return mask
-    copy = np.zeros_like(mask)
-    copy[y[inside], x[inside]] = True
-    return copy
-
-
-def _cut(mask: BoolMask, rng: np.random.Generator) -> BoolMask:
-    """35 to 65 per cent of the mask, on one side of a line of any direction."""
-    rows, columns = np.nonzero(mask)
-    angle = rng.uniform(0, 2 * np.pi)
-    along = columns * np.cos(angle) + rows * np.sin(angle)
-    kept = along <= np.quantile(along, rng.uniform(0.35, 0.65))
-    copy = np.zeros_like(mask)
-    copy[rows[kept], columns[kept]] = True
-    return copy
-
-
-def _figures(patch: _Patch, mask: BoolMask) -> tuple[list[float], tuple[float, float]]:
-    """F numbers of a mask on a patch, and the shift in pixels of the patch by which it would lie best."""
-    left, top, right, bottom = _box(mask)
+def _figures(
+    patch: _Patch, mask: BoolMask, answers: list[tuple[Float32s, Float32s]]
+) -> tuple[list[float], list[float]]:
+    """F numbers of a mask on a patch, and its hints. `answers`: logits (M, h, w) and predicted IoU (M,), for
+    `_POINTS`."""
+    left, top, right, bottom = box_around(mask)
     wide, tall = right - left, bottom - top
     window = (left - MARGIN * wide, top - MARGIN * tall, wide * (1 + 2 * MARGIN), tall * (1 + 2 * MARGIN))
     grid = (SIDE, SIDE)
@@ -217,9 +233,15 @@ def _figures(patch: _Patch, mask: BoolMask) -> tuple[list[float], tuple[float, f
     numbers += _on_masks(drawn, np.moveaxis(models, -1, 0), patch.scores, cells)
     contrast, spread = _contrast(drawn, colours, known)
     numbers += [*_peak(contrast), spread, float(drawn.sum()) * _CELL**2, float(np.log(patch.share + 1e-6))]
+    numbers += measure_shape(drawn > 0, inside)
     together = sum((one - one.mean()) / (one.std() + 1e-6) for one in (maps[0], maps[2], contrast))
     row, column = np.unravel_index(int(np.argmax(together)), _LENGTHS.shape)
-    return numbers, (float(_STEPS[column] * wide), float(_STEPS[row] * tall))
+    growth = [measure_growth(drawn > 0, inside, patch.on_grid(logits, window), iou) for logits, iou in answers]
+    across, down = patch.step
+    move = [float(_STEPS[column] * wide * across), float(_STEPS[row] * tall * down)]
+    for one in growth:
+        numbers += one.figures.tolist()
+    return numbers, [*move, *growth[0].side, growth[0].missing]
 
 
 def _edges(layers: Float32s, weights: Floats | None = None) -> Float32s:

@@ -26,7 +26,7 @@ import numpy as np
 from usam.errors import TrainingError
 from usam.masks import box_iou
 from usam.objects.linear import FOLDS, Float64s, Floats, Ints, fit_linear
-from usam.objects.outline_doubt import ASSUMED, STATES, expected_damage, judge_outlines
+from usam.objects.outline_doubt import STATES, expected_damage, judge_outlines
 from usam.objects.project_heads import (
     COPY_IOU,
     UNWANTED_IOU,
@@ -160,11 +160,12 @@ def _outlines(
     if outlines is not None:
         state = judge_outlines(outlines, [examples.images[row] for row in marked], seed)
     damage = expected_damage(state)
+    usual = float(np.nanmean(state[:, 0])) if np.isfinite(damage).any() else 1.0
     expected, agreed = expected_agreement(examples, marked, agreement, predicted, seed)
     doubts = []
     for place, row in enumerate(marked.tolist()):
         if np.isfinite(damage[place]):
-            if state[place, 0] < 1 - ASSUMED:
+            if state[place, 0] < usual:
                 figures = {name: float(value) for name, value in zip(STATES, state[place], strict=True)}
                 doubts.append(_doubt(examples, row, "outline", float(damage[place]), figures))
         elif expected[place] > agreed[place]:

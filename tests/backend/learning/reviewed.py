@@ -16,7 +16,8 @@ from backend.store import Store
 from backend.store.records import ExampleRow
 from tests.usam.objects.test_review import CLASSES, project
 from usam.checkpoints.registry import weights_of
-from usam.objects.outlines import COPIES, OUTLINE_NAMES
+from usam.objects.outline_copies import COPIES
+from usam.objects.outlines import HINT_NAMES, OUTLINE_NAMES
 
 VERSION = f"object-features-1/{weights_of('nano-s')}/16x1"
 WRONG, GONE = 10, 41
@@ -45,8 +46,9 @@ def measured(objects: list[int], moved: dict[int, tuple[float, float]]) -> dict[
     figures[:, np.array(COPIES) == "moved", ::2] += 2
     figures[:, np.array(COPIES) == "cut", 1::2] += 2
     figures[[k in moved for k in objects], 0, ::2] += 2
-    moves = np.array([moved.get(k, (0.0, 0.0)) for k in objects])
-    return {"outlines": figures.astype(np.float32), "moves": -moves.astype(np.float32).reshape(-1, 2)}
+    hints = np.zeros((len(objects), len(HINT_NAMES)), np.float32)
+    hints[:, :2] = [np.negative(moved.get(k, (0.0, 0.0))) for k in objects]
+    return {"outlines": figures.astype(np.float32), "hints": hints}
 
 
 def fill(store: Store, number: int, moved: dict[int, tuple[float, float]] | None = None) -> None:

@@ -54,10 +54,22 @@ def test_a_shifted_outline_says_how_far_and_where_to(store: Store) -> None:
     assert outlines[2].damage > 2 * max((line.damage for line in outlines[3:]), default=0)
 
 
-def test_an_outline_without_an_edge_on_one_side_is_called_cut_off() -> None:
+@pytest.mark.parametrize(
+    ("side", "missing", "where"),
+    [
+        ((-0.9, 0.4), 0.5, "about half of it may be missing, on the left"),
+        ((0.7, 0.6), 0.35, "about a third of it may be missing, on the right"),
+        ((0.1, -1.0), 0.1, "a part of it may be missing, above"),
+        ((0.0, 1.0), 0.9, "most of it may be missing, below"),
+    ],
+)
+def test_a_cut_outline_says_how_much_is_missing_and_where(
+    side: tuple[float, float], missing: float, where: str
+) -> None:
     figures = {"right": 0.1, "moved": 0.2, "cut": 0.7}
-    why, remedy = _words(Doubt(3, "outline", 0.5, (0, 0, 1, 1), "cat", "", figures), (9.0, 9.0))
-    assert why == "the outline looks cut off: edges go on beyond it (70%)"
+    doubt = Doubt(3, "outline", 0.5, (0, 0, 1, 1), "cat", "", figures)
+    why, remedy = _words(doubt, (9.0, 9.0, *side, missing))
+    assert why == f"the outline looks cut off: {where} (70%)"
     assert remedy == "add what is missing, or leave it"
 
 

@@ -26,6 +26,7 @@ from backend.learning.samples import (
 )
 from backend.metrics.service import Metrics
 from backend.settings import Settings
+from tests.usam.objects.outlined import nothing_told
 from usam.masks import encode_rle
 
 HW = (96, 128)
@@ -147,10 +148,10 @@ def test_outlines_are_measured_where_the_picture_is_at_hand(model: LoadedModel, 
     embedding, annotation = model.encode(image), Annotation(7, 3, "t", [])
     row = AnnotatedImage(model, embedding, pixels=lambda: image).examples(annotation, drawn, None, settings)
     assert row is not None
-    figures, moves = join_outlines([row])
+    figures, hints = join_outlines([row])
     assert np.isfinite(figures).all((1, 2)).tolist() == [True, False, True], "a box has no outline"
-    assert moves[0] == pytest.approx((0, 0), abs=3)
-    assert moves[2] == pytest.approx((-12, 0), abs=3)
+    assert hints[0, :2] == pytest.approx((0, 0), abs=3)
+    assert hints[2, :2] == pytest.approx((-12, 0), abs=3)
     without = AnnotatedImage(model, embedding).examples(annotation, drawn, None, settings)
     assert without is not None
     both = join_outlines([row, without])[0]
@@ -161,7 +162,8 @@ def test_outlines_are_measured_where_the_picture_is_at_hand(model: LoadedModel, 
 def test_of_many_outlines_the_first_have_copies() -> None:
     regions = [MarkedObject(str(k), "", disc(), False) for k in range(COPIED + 2)]
     looks = ObjectLooks(np.zeros((0, 4), np.float16), np.zeros((0, 12), np.float32), "v")
-    figures, _ = measured(lambda: np.zeros((*HW, 3), np.uint8), (looks, np.zeros((0, 16, 16), bool)), regions)
+    proposed = looks, np.zeros((0, 16, 16), bool)
+    figures, _ = measured(lambda: np.zeros((*HW, 3), np.uint8), proposed, nothing_told, regions)
     assert np.isfinite(figures[:, 0]).all()
     assert np.isfinite(figures[:, 1:]).all((1, 2)).tolist() == [True] * COPIED + [False] * 2
 

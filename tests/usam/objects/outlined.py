@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-IMAGES, PER_IMAGE = 6, 4
+IMAGES, PER_IMAGE = 9, 4
 Picture = tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]
 
 
@@ -35,3 +35,24 @@ def halved(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     kept = mask.copy()
     kept[:, (columns[0] + columns[-1]) // 2 :] = False
     return kept
+
+
+def nothing_told(points: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A model without an opinion: masks that are nowhere."""
+    return np.full((len(points), 4, 30, 30), -4, np.float32), np.full((len(points), 4), 0.5, np.float32)
+
+
+class Knowing:
+    """A model that gives the objects it knows, 120 pixels a side, for whatever points lie in them."""
+
+    def __init__(self, masks: list[np.ndarray[Any, Any]]) -> None:
+        self.masks, self.asked = masks, 0
+
+    def __call__(self, points: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        self.asked += points.shape[0] * points.shape[1]
+        x, y = points[:, 0].astype(int).T
+        found = np.zeros((len(points), 120, 120), bool)
+        for mask in self.masks:
+            found |= mask[y, x][:, None, None] & mask
+        logits = np.where(found, 6, -6).astype(np.float32)
+        return np.repeat(logits[:, None], 4, 1), np.full((len(points), 4), 0.8, np.float32)
