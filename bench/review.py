@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,8 @@ def run() -> list[Row]:
 
 
 def _cost() -> list[Row]:
-    """What a sync spends on measuring an outline, with and without copies of it, and a review on judging a set's."""
+    """What a sync spends of a core on measuring an outline, with and without copies of it, and a review on judging a
+    set's."""
     from backend.learning.samples import masks_at
 
     data = data_folder()
@@ -80,19 +81,19 @@ def _cost() -> list[Row]:
         asked = partial(masks_at, model, model.encode(image))
         for mask in [mask for each in record.instances if (mask := each.read_mask()).mean() >= LEAST_AREA]:
             for name, copied in zip(spent, (True, False), strict=True):
-                started = perf_counter()
+                started = process_time()
                 measure_outline(image, mask, masks, scores, asked, 0, copied=copied)
-                spent[name].append(1000 * (perf_counter() - started))
+                spent[name].append(1000 * (process_time() - started))
     rows = []
     for name, times in spent.items():
         low, high = np.quantile(times, [0.1, 0.9])
         note = f"median of {len(times)} labels, 80 % [{low:.1f}, {high:.1f}]"
-        rows.append(Row(f"COCO, to measure an outline, {name}", float(np.median(times)), "ms", note=note))
+        rows.append(Row(f"COCO, a core's time to measure an outline, {name}", float(np.median(times)), "ms", note=note))
     images = spoilt_images("nuclei")
-    figures, started = np.concatenate([image.outlines[0] for image in images]), perf_counter()
+    figures, started = np.concatenate([image.outlines[0] for image in images]), process_time()
     judge_outlines(figures, [image.name for image in images for _ in image.areas])
     note = f"{len(figures)} labels of {len(images)} images"
-    return [*rows, Row("nuclei, to judge all outlines", perf_counter() - started, "s", note=note)]
+    return [*rows, Row("nuclei, a core's time to judge all outlines", process_time() - started, "s", note=note)]
 
 
 def _moves(title: str, images: Sequence[SpoiltImage]) -> Row:

@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from usam.objects.outline_shape import DIRECTIONS, straight_edges
+
 Floats = npt.NDArray[np.floating[Any]]
 Float32s = npt.NDArray[np.float32]
 BoolMask = npt.NDArray[np.bool_]
@@ -40,8 +42,8 @@ GROWTH_NAMES = (
 
 @dataclass(frozen=True, eq=False)
 class Growth:
-    """`figures` (F,) of one outline; `side` x, y of length 1: where the model's masks go on; `missing` how much of the
-    whole object lies there, 0..1."""
+    """`figures` (F,) of one outline; `side` x, y of length 1: where the model's masks go on beyond a straight edge;
+    `missing` how much of the whole object lies there, 0..1."""
 
     figures: Float32s
     side: tuple[float, float]
@@ -62,7 +64,8 @@ def measure_growth(drawn: BoolMask, known: BoolMask, logits: Float32s, scores: F
     inner = drawn & ~(cv2.erode(body, np.ones((2 * INSIDE + 1, 2 * INSIDE + 1), np.uint8)) > 0)
     weights = np.clip(scores, 1e-3, None)
     likely = np.tensordot(weights / weights.sum(), 1 / (1 + np.exp(-np.clip(logits, -30, 30))), 1)
-    told, most = _of_sectors(likely, float(likely[drawn].mean()), _Sectors(outer, middle), _Sectors(inner, middle))
+    told, beyond = _of_sectors(likely, float(likely[drawn].mean()), _Sectors(outer, middle), _Sectors(inner, middle))
+    most = int((beyond * _straight_by_sector(drawn, known)).argmax())
     side = np.array([np.cos(_ANGLES[most]), np.sin(_ANGLES[most])])
     rows, columns = np.nonzero(~drawn & known)
     there = (columns - middle[0]) * side[0] + (rows - middle[1]) * side[1] > 0
@@ -86,8 +89,8 @@ def _of_masks(drawn: BoolMask, known: BoolMask, masks: BoolMask, scores: Floats,
     return [float(number) for number in numbers]
 
 
-def _of_sectors(likely: Float32s, inside: float, outer: _Sectors, inner: _Sectors) -> tuple[list[float], int]:
-    """The numbers by sectors, and the one beyond which the object goes on, not so on the other side."""
+def _of_sectors(likely: Float32s, inside: float, outer: _Sectors, inner: _Sectors) -> tuple[list[float], Floats]:
+    """The numbers by sectors, and how likely the object goes on in each (A,)."""
     beyond, within = outer.means(likely), inner.means(likely)
     beyond = np.where(np.isfinite(beyond), beyond, np.nanmean(beyond) if np.isfinite(beyond).any() else 0.0)
     within = np.where(np.isfinite(within), within, inside)
@@ -106,7 +109,13 @@ def _of_sectors(likely: Float32s, inside: float, outer: _Sectors, inner: _Sector
         step.min(),
         np.median(step),
     ]
-    return [float(number) for number in numbers], int(opposite.argmax())
+    return [float(number) for number in numbers], beyond
+
+
+def _straight_by_sector(drawn: BoolMask, known: BoolMask) -> Floats:
+    """The straightest edge in each sector (A,), 0..1."""
+    straight, each = straight_edges(drawn, known).straight, DIRECTIONS // SECTORS
+    return np.asarray(np.roll(straight, each // 2).reshape(SECTORS, each).max(1))
 
 
 class _Sectors:

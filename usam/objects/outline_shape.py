@@ -8,6 +8,7 @@ what is usual is learnt from a project's labels and copies (`usam.objects.outlin
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -41,9 +42,7 @@ def measure_shape(drawn: BoolMask, known: BoolMask) -> list[float]:
     everywhere = np.stack(np.meshgrid(*map(np.arange, drawn.shape[::-1])), -1)
     ellipse = (((everywhere - middle) @ axes / np.sqrt(spread)) ** 2).sum(-1) <= 4
     skew = np.abs((even**3).mean(0))
-    outlines, _ = cv2.findContours(drawn.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    border = np.concatenate(outlines)[:, 0]
-    hull = cv2.convexHull(border)
+    hull = cv2.convexHull(border_of(drawn))
     round_it = cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2
     return [
         float((ellipse & drawn).sum() / (ellipse | drawn).sum()),
@@ -52,33 +51,56 @@ def measure_shape(drawn: BoolMask, known: BoolMask) -> list[float]:
         float((even**4).mean(0).max()),
         float(np.log(spread[1] / spread[0]) / 2),
         len(rows) / max(round_it, 1.0),
-        *_straightest(border - middle, _inside(known)[border[:, 1], border[:, 0]], len(rows)),
+        *_straightest(straight_edges(drawn, known), len(rows)),
     ]
 
 
-def _inside(known: BoolMask) -> BoolMask:
-    return cv2.erode(known.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0) > 0
+@dataclass(frozen=True, eq=False)
+class StraightEdges:
+    """Of lines that touch an object from each direction (A,): how much of the border `share` lies on one, 0..1, how
+    `straight` it is there, 0..1, how many cells that is, and how far out the line lies and how wide the object is."""
+
+    straight: Floats
+    share: Floats
+    count: Floats
+    furthest: Floats
+    width: Floats
 
 
-def _straightest(border: Floats, inside: BoolMask, area: int) -> list[float]:
-    """The numbers of `straight...`: of lines that touch the object from each direction, how much of the border lies on
-    one. `border` (B, 2) from the middle; `inside` (B,) where it is not the picture's own."""
-    across, along = border @ _ACROSS, border @ _ALONG
+def straight_edges(drawn: BoolMask, known: BoolMask) -> StraightEdges:
+    """The straight edges of an object drawn (S, S), not empty, away from the border of what is known (S, S)."""
+    rows, columns = np.nonzero(drawn)
+    border = border_of(drawn)
+    inside = cv2.erode(known.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0)
+    places = border - np.array([columns.mean(), rows.mean()])
+    across, along = places @ _ACROSS, places @ _ALONG
     furthest, width = across.max(0), along.max(0) - along.min(0)
-    on = (across > furthest - NEAR) & inside[:, None]
+    on = (across > furthest - NEAR) & (inside[border[:, 1], border[:, 0]] > 0)[:, None]
     count = on.sum(0)
     first, last = np.where(on, along, np.inf).min(0), np.where(on, along, -np.inf).max(0)
     length = np.where(count > 0, last - first, 0.0)
     share = length / np.maximum(width, 1.0)
     straight = share * np.minimum(count / np.maximum(length, 1.0), 1.0)
+    return StraightEdges(straight, share, count, furthest, width)
+
+
+def border_of(drawn: BoolMask) -> npt.NDArray[np.int32]:
+    """The cells x, y (B, 2) of an object's border."""
+    outlines, _ = cv2.findContours(drawn.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(np.concatenate(outlines)[:, 0], np.int32)
+
+
+def _straightest(edges: StraightEdges, area: int) -> list[float]:
+    """The numbers of `straight...`."""
+    straight, width = edges.straight, edges.width
     most = int(straight.argmax())
-    depth = furthest[most] + furthest[_OPPOSITE[most]]
+    depth = edges.furthest[most] + edges.furthest[_OPPOSITE[most]]
     return [
         float(straight[most]),
         float(straight[most] - straight[_OPPOSITE[most]]),
         float(np.median(straight)),
         float(depth / max(width[most], 1.0)),
-        float(furthest[most] / max(depth, 1.0)),
-        float(share[most]),
-        float(count[most] / area**0.5),
+        float(edges.furthest[most] / max(depth, 1.0)),
+        float(edges.share[most]),
+        float(edges.count[most] / area**0.5),
     ]
