@@ -171,8 +171,8 @@ def _words(doubt: Doubt, hints: Sequence[float]) -> tuple[str, str]:
 
 
 def _part(share: float) -> str:
-    """A share of an object in words."""
-    words = ((0.25, "a part"), (0.375, "about a third"), (0.65, "about half"), (1.0, "most"))
+    """A missing share of an object in words; the model's masks rather fall short of what is there."""
+    words = ((0.2, "a part"), (0.3, "about a third"), (0.65, "about half"), (1.0, "most"))
     return next(name for most, name in words if share <= most)
 
 

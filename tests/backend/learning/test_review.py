@@ -58,7 +58,7 @@ def test_a_shifted_outline_says_how_far_and_where_to(store: Store) -> None:
     ("side", "missing", "where"),
     [
         ((-0.9, 0.4), 0.5, "about half of it may be missing, on the left"),
-        ((0.7, 0.6), 0.35, "about a third of it may be missing, on the right"),
+        ((0.7, 0.6), 0.25, "about a third of it may be missing, on the right"),
         ((0.1, -1.0), 0.1, "a part of it may be missing, above"),
         ((0.0, 1.0), 0.9, "most of it may be missing, below"),
     ],
