@@ -137,7 +137,7 @@ class _Patch:
     share: float
     corner: tuple[int, int]
     step: tuple[float, float]
-    hw: Hw
+    hw: tuple[int, int]
 
     def in_image(self, points: Float32s) -> Float32s:
         """Pixels x, y (N, 2) of the patch in pixels of the image."""
