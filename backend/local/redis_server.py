@@ -86,8 +86,8 @@ class RedisServer(Server):
         if self.socket.is_dir():  # a file there Redis replaces
             self.socket.rename(self.socket.with_name(f"{self.socket.name}.damaged-{time.time_ns()}"))
         for path in [path for path in self.folder.iterdir() if path.name in DATA_NAMES and _is_waited_for(path)]:
-            aside = path.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}")).name
-            self.say(f"{path.name} of Redis is no file; begun anew, the old as {aside} in {self.folder}")
+            moved = path.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}")).name
+            self.say(f"{path.name} of Redis is no file; begun anew, the old as {moved} in {self.folder}")
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
