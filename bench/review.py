@@ -8,8 +8,9 @@ the sets before. COCO: images that the nano family has not seen; for swapped cla
 images, outlines are not measured, and the list of those that it has not seen is judged. Intervals are over draws
 (Student's t). The measure of outlines was chosen on training images of COCO, on other animals and on other nuclei; one
 of its states was looked at on these nuclei and animals, found 0.16 and 0.42 of the halves, and was given the numbers of
-shape after that; the next found the side of 0.42 / 0.70 / 0.80 of the halves, and was given the straight edge to tell it
-by, chosen on other images, and the words for how much is missing. Halves are cut along a side, in a straight line, as one of the copies that a project learns from is.
+shape after that; the next found the side of 0.42 / 0.70 / 0.80 of the halves, and was given the straight edge to tell
+it by, chosen on other images, and the words for how much is missing. Halves are cut along a side, in a straight line,
+as one of the copies that a project learns from is.
 """
 
 from __future__ import annotations
