@@ -84,7 +84,7 @@ def shown(client: LabelStudio, project: int, tasks: list[Task]) -> list[tuple[st
                 continue
             mask = region_to_mask(region, HW)
             kind = next((t.kind for t in scenes[prediction.task].fruit if iou(mask, t.mask) >= 0.5), "")
-            found.append((kind, labels.get(region["id"]) or ""))
+            found.append((kind, ", ".join(labels.get(region["id"], ()))))
     return found
 
 
