@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from usam.objects.outline_shape import DIRECTIONS, straight_edges
+from usam.objects.outline_shape import DIRECTIONS, StraightEdges
 
 Floats = npt.NDArray[np.floating[Any]]
 Float32s = npt.NDArray[np.float32]
@@ -50,38 +50,46 @@ class Growth:
     missing: float
 
 
-def measure_growth(drawn: BoolMask, known: BoolMask, logits: Float32s, scores: Floats) -> Growth:
-    """Compare an outline with masks of points inside it.
+class Surroundings:
+    """What any masks of an object are compared with: the object `drawn` (S, S), not empty; `known` (S, S) where the
+    picture is; bands outside and inside of the outline by sectors; and the object's straight `edges`."""
 
-    Parameters: drawn (S, S) the object, not empty; known (S, S) where the picture is; logits (M, S, S) and their
-    scores (M,), 0..1.
-    """
-    rows, columns = np.nonzero(drawn)
-    middle = np.array([columns.mean(), rows.mean()])
-    body = drawn.astype(np.uint8)
-    ring = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * NEAR + 1, 2 * NEAR + 1))
-    outer = (cv2.dilate(body, ring) > 0) & ~drawn & known
-    inner = drawn & ~(cv2.erode(body, np.ones((2 * INSIDE + 1, 2 * INSIDE + 1), np.uint8)) > 0)
+    def __init__(self, drawn: BoolMask, known: BoolMask, edges: StraightEdges) -> None:
+        rows, columns = np.nonzero(drawn)
+        self.drawn, self.beyond = drawn, ~drawn & known
+        self.middle = np.array([columns.mean(), rows.mean()])
+        body = drawn.astype(np.uint8)
+        ring = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * NEAR + 1, 2 * NEAR + 1))
+        self.outer = _Sectors((cv2.dilate(body, ring) > 0) & self.beyond, self.middle)
+        inner = drawn & ~(cv2.erode(body, np.ones((2 * INSIDE + 1, 2 * INSIDE + 1), np.uint8)) > 0)
+        self.inner = _Sectors(inner, self.middle)
+        each = DIRECTIONS // SECTORS
+        self.straight = np.roll(edges.straight, each // 2).reshape(SECTORS, each).max(1)
+
+
+def measure_growth(around: Surroundings, logits: Float32s, scores: Floats) -> Growth:
+    """Compare an outline with masks of points inside it: logits (M, S, S) and their scores (M,), 0..1."""
+    drawn, middle = around.drawn, around.middle
     weights = np.clip(scores, 1e-3, None)
     likely = np.tensordot(weights / weights.sum(), 1 / (1 + np.exp(-np.clip(logits, -30, 30))), 1)
-    told, beyond = _of_sectors(likely, float(likely[drawn].mean()), _Sectors(outer, middle), _Sectors(inner, middle))
-    most = int((beyond * _straight_by_sector(drawn, known)).argmax())
+    told, beyond = _of_sectors(likely, float(likely[drawn].mean()), around.outer, around.inner)
+    most = int((beyond * around.straight).argmax())
     side = np.array([np.cos(_ANGLES[most]), np.sin(_ANGLES[most])])
-    rows, columns = np.nonzero(~drawn & known)
+    rows, columns = np.nonzero(around.beyond)
     there = (columns - middle[0]) * side[0] + (rows - middle[1]) * side[1] > 0
     more = float(likely[rows, columns][there].sum())
-    figures = [*_of_masks(drawn, known, logits > 0, weights, middle), *told]
+    figures = [*_of_masks(around, logits > 0, weights), *told]
     return Growth(np.array(figures, np.float32), (float(side[0]), float(side[1])), more / (more + float(drawn.sum())))
 
 
-def _of_masks(drawn: BoolMask, known: BoolMask, masks: BoolMask, scores: Floats, middle: Floats) -> list[float]:
-    area = float(drawn.sum())
+def _of_masks(around: Surroundings, masks: BoolMask, scores: Floats) -> list[float]:
+    drawn, middle, area = around.drawn, around.middle, float(around.drawn.sum())
     both = (masks & drawn).sum((1, 2))
     iou = both / np.maximum(masks.sum((1, 2)) + area - both, 1)
     best, likeliest = int(iou.argmax()), 1 + int(scores[1:].argmax())
     numbers = [iou[best], iou[likeliest], iou[0], (iou * scores).sum() / scores.sum(), scores[best], scores[likeliest]]
     for which in (likeliest, best, 0):
-        rows, columns = np.nonzero(masks[which] & ~drawn & known)
+        rows, columns = np.nonzero(masks[which] & around.beyond)
         share, side = len(rows) / area, 0.0
         if len(rows):
             side = float(np.hypot(columns.mean() - middle[0], rows.mean() - middle[1])) / area**0.5 * min(share, 1.0)
@@ -110,12 +118,6 @@ def _of_sectors(likely: Float32s, inside: float, outer: _Sectors, inner: _Sector
         np.median(step),
     ]
     return [float(number) for number in numbers], beyond
-
-
-def _straight_by_sector(drawn: BoolMask, known: BoolMask) -> Floats:
-    """The straightest edge in each sector (A,), 0..1."""
-    straight, each = straight_edges(drawn, known).straight, DIRECTIONS // SECTORS
-    return np.asarray(np.roll(straight, each // 2).reshape(SECTORS, each).max(1))
 
 
 class _Sectors:

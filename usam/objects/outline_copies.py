@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from usam.masks.overlap import mask_box
+
 BoolMask = npt.NDArray[np.bool_]
 MOVES, CUTS = 2, 2
 COPIES = ("right", *["moved"] * MOVES, *["cut"] * CUTS)
@@ -22,15 +24,9 @@ def spoilt_copies(mask: BoolMask, rng: np.random.Generator) -> list[BoolMask]:
     return [*(_moved(mask, rng) for _ in range(MOVES)), *(_cut(mask, float(angle), rng) for angle in angles)]
 
 
-def box_around(mask: BoolMask) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a mask (H, W), the latter two exclusive."""
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
-
-
 def _moved(mask: BoolMask, rng: np.random.Generator) -> BoolMask:
     """The mask moved by 0.15 to 0.45 of its box, most of it still there."""
-    left, top, right, bottom = box_around(mask)
+    left, top, right, bottom = mask_box(mask).astype(int).tolist()
     rows, columns = np.nonzero(mask)
     for _ in range(20):
         length, angle = rng.uniform(0.15, 0.45), rng.uniform(0, 2 * np.pi)

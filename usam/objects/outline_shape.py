@@ -32,8 +32,8 @@ _ALONG = np.stack([-np.sin(_ANGLES), np.cos(_ANGLES)])
 _OPPOSITE = (np.arange(DIRECTIONS) + DIRECTIONS // 2) % DIRECTIONS
 
 
-def measure_shape(drawn: BoolMask, known: BoolMask) -> list[float]:
-    """The numbers of `SHAPE_FIGURES` of an object drawn (S, S), not empty; known (S, S) where the picture is."""
+def measure_shape(drawn: BoolMask, edges: StraightEdges) -> list[float]:
+    """The numbers of `SHAPE_FIGURES` of an object drawn (S, S), not empty, and its straight edges."""
     rows, columns = np.nonzero(drawn)
     middle = np.array([columns.mean(), rows.mean()])
     places = np.stack([columns, rows], 1) - middle
@@ -51,7 +51,7 @@ def measure_shape(drawn: BoolMask, known: BoolMask) -> list[float]:
         float((even**4).mean(0).max()),
         float(np.log(spread[1] / spread[0]) / 2),
         len(rows) / max(round_it, 1.0),
-        *_straightest(straight_edges(drawn, known), len(rows)),
+        *_straightest(edges, len(rows)),
     ]
 
 

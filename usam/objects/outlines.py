@@ -25,9 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from usam.errors import MaskError
-from usam.objects.growth import GROWTH_NAMES, measure_growth
-from usam.objects.outline_copies import COPIES, box_around, spoilt_copies
-from usam.objects.outline_shape import SHAPE_FIGURES, measure_shape
+from usam.masks.overlap import mask_box
+from usam.objects.growth import GROWTH_NAMES, Surroundings, measure_growth
+from usam.objects.outline_copies import COPIES, spoilt_copies
+from usam.objects.outline_shape import SHAPE_FIGURES, measure_shape, straight_edges
 from usam.prompts import dense_points
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -160,7 +161,7 @@ class _Patch:
 def _patch(image: npt.NDArray[np.uint8], mask: BoolMask, masks: npt.NDArray[Any], scores: Floats) -> _Patch:
     """The surroundings of a label."""
     height, width = mask.shape
-    left, top, right, bottom = box_around(mask)
+    left, top, right, bottom = mask_box(mask).astype(int).tolist()
     wide, tall = right - left, bottom - top
     x0, x1 = max(int(left - AROUND * wide), 0), min(int(np.ceil(right + AROUND * wide)), width)
     y0, y1 = max(int(top - AROUND * tall), 0), min(int(np.ceil(bottom + AROUND * tall)), height)
@@ -206,7 +207,7 @@ def _figures(
 ) -> tuple[list[float], list[float]]:
     """F numbers of a mask on a patch, and its hints. `answers`: logits (M, h, w) and predicted IoU (M,), for
     `_POINTS`."""
-    left, top, right, bottom = box_around(mask)
+    left, top, right, bottom = mask_box(mask).astype(int).tolist()
     wide, tall = right - left, bottom - top
     window = (left - MARGIN * wide, top - MARGIN * tall, wide * (1 + 2 * MARGIN), tall * (1 + 2 * MARGIN))
     grid = (SIDE, SIDE)
@@ -233,10 +234,13 @@ def _figures(
     numbers += _on_masks(drawn, np.moveaxis(models, -1, 0), patch.scores, cells)
     contrast, spread = _contrast(drawn, colours, known)
     numbers += [*_peak(contrast), spread, float(drawn.sum()) * _CELL**2, float(np.log(patch.share + 1e-6))]
-    numbers += measure_shape(drawn > 0, inside)
+    body = drawn > 0
+    straight = straight_edges(body, inside)
+    numbers += measure_shape(body, straight)
     together = sum((one - one.mean()) / (one.std() + 1e-6) for one in (maps[0], maps[2], contrast))
     row, column = np.unravel_index(int(np.argmax(together)), _LENGTHS.shape)
-    growth = [measure_growth(drawn > 0, inside, patch.on_grid(logits, window), iou) for logits, iou in answers]
+    around = Surroundings(body, inside, straight)
+    growth = [measure_growth(around, patch.on_grid(logits, window), iou) for logits, iou in answers]
     across, down = patch.step
     move = [float(_STEPS[column] * wide * across), float(_STEPS[row] * tall * down)]
     for one in growth:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from usam.objects.outline_shape import SHAPE_FIGURES, measure_shape
+from usam.objects.outline_shape import SHAPE_FIGURES, measure_shape, straight_edges
 
 SIDE = 72
 KNOWN = np.ones((SIDE, SIDE), bool)
@@ -24,7 +24,7 @@ def cut(drawn: np.ndarray, angle: float) -> np.ndarray:  # type: ignore[type-arg
 
 
 def told(drawn: np.ndarray, known: np.ndarray = KNOWN) -> dict[str, float]:  # type: ignore[type-arg]
-    return dict(zip(SHAPE_FIGURES, measure_shape(drawn, known), strict=True))
+    return dict(zip(SHAPE_FIGURES, measure_shape(drawn, straight_edges(drawn, known)), strict=True))
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270, 20, 47, 133, 215, 301])
@@ -47,5 +47,5 @@ def test_the_pictures_own_border_is_no_cut() -> None:
 def test_odd_shapes_have_figures(region: tuple[slice, slice]) -> None:
     drawn = np.zeros((SIDE, SIDE), bool)
     drawn[region] = True
-    assert np.isfinite(measure_shape(drawn, KNOWN)).all()
-    assert np.isfinite(measure_shape(drawn, drawn)).all()
+    assert np.isfinite(measure_shape(drawn, straight_edges(drawn, KNOWN))).all()
+    assert np.isfinite(measure_shape(drawn, straight_edges(drawn, drawn))).all()
