@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import JobError, LabelStudioError
 from backend.label_studio.config import LabelConfig, parse_config
-from backend.label_studio.records import Json, Project
+from backend.label_studio.records import Json
 from backend.learning.audits import (
     Audit,
     ScoredTask,
@@ -25,14 +25,7 @@ from backend.learning.audits import (
     pool_candidates,
     scored_tasks,
 )
-from backend.pool.policy import (
-    audit_tasks,
-    decoder_in_use,
-    heads_in_use,
-    learnt_in_use,
-    mask_selection_in_use,
-    version_in_use,
-)
+from backend.pool.policy import audit_tasks, version_in_use
 from backend.pool.proposals import draw_shown, object_name, regions_of
 from backend.pool.proposing import ProposalPlan
 from backend.pool.publication import delete_gently
@@ -189,10 +182,9 @@ def _accept(
     known = resources.label_studio.project(project)
     resources.store.take_stamp(project, known.stamp)
     refresh_tasks(resources.store, resources.label_studio, project)
-    controls = parse_config(known.label_config)
-    heads, _ = heads_in_use(resources, project)
-    name = version_in_use(resources, project, heads)
-    pool = _pool(resources, known, controls, heads, progress)
+    plan = ProposalPlan.of(resources, known)
+    controls, name = plan.controls, version_in_use(resources, project, plan.heads)
+    pool = _pool(plan, progress)
     store = acceptances(resources)
     standing = store.standing(project)
     after = standing.last_label if standing is not None and standing.state == "withdrawn" else 0
@@ -247,21 +239,16 @@ def _accept(
     return record
 
 
-def _pool(
-    resources: Resources, known: Project, controls: LabelConfig, heads: HeadSet | None, progress: RunProgress
-) -> _Pool:
+def _pool(plan: ProposalPlan, progress: RunProgress) -> _Pool:
     """Open tasks that are no audits, and labelled ones that are, with the proposals that they lacked made."""
-    tasks = {task.id: task for task in resources.store.tasks(known.id)}
-    audits = audit_tasks(resources.settings, known.id, sorted(tasks))
-    open_ = {task.id for task in resources.store.tasks(known.id, unlabelled=True)} - audits
+    resources, project = plan.resources, plan.project
+    tasks = {task.id: task for task in resources.store.tasks(project)}
+    audits = audit_tasks(resources.settings, project, sorted(tasks))
+    open_ = {task.id for task in resources.store.tasks(project, unlabelled=True)} - audits
     audited = {task for task in audits if tasks[task].annotations}
     wanted = [tasks[task] for task in sorted(open_ | audited)]
-    learnt = learnt_in_use(resources, known.id)
-    selection = mask_selection_in_use(resources, known.id, heads)
-    decoder = decoder_in_use(resources, known.id)
-    plan = ProposalPlan(resources, known, heads, learnt, controls, selection, decoder)
     propose_missing(plan, wanted, progress)
-    scored = scored_tasks(resources, known.id, [task.id for task in wanted], heads, learnt)
+    scored = scored_tasks(resources, project, [task.id for task in wanted], plan.heads, plan.learnt)
     return _Pool(
         {task: one for task, one in scored.items() if task in open_},
         {task: one for task, one in scored.items() if task in audited},
