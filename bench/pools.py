@@ -126,18 +126,9 @@ class PoolImage:
 
     def partner(self, rows: Indices, wanted: npt.NDArray[np.bool_], least: float = 0.5) -> Indices:
         """The true object among those `wanted` (T,) that each of `rows` shows, one to one; -1 for none."""
-        return match(np.where(wanted[None], self.overlap[rows], 0.0), least)
+        from usam.objects.effort import match_objects
 
-
-def match(overlap: Floats, least: float = 0.5) -> Indices:
-    """(K, T) IoUs to the column of each row's partner, -1 for none: greedily, the best pair first."""
-    partner = np.full(len(overlap), -1, np.int64)
-    left = overlap.astype(np.float64).copy()
-    while left.size and left.max() >= least:
-        row, column = np.unravel_index(int(left.argmax()), left.shape)
-        partner[row] = column
-        left[row], left[:, column] = 0, 0
-    return partner
+        return match_objects(np.where(wanted[None], self.overlap[rows], 0.0), least)
 
 
 def pool_images(name: str, most: int | None = None, per_side: int = SIDE) -> list[PoolImage]:

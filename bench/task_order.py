@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.pools import PoolImage, match, pool_images
+from bench.pools import PoolImage, pool_images
 from bench.rows import Row
+from usam.objects.effort import match_objects
 
 SETS = (
     ("coco", None, True),
@@ -43,9 +44,9 @@ def run() -> list[Row]:
 
 def _true_error(image: PoolImage, shown: Any) -> float:
     overlap = image.overlap[shown]
-    return 1 - float(sum(overlap[row, column] for row, column in enumerate(match(overlap, 1e-6)) if column >= 0)) / len(
-        image.areas
-    )
+    partner = match_objects(overlap, 1e-6)
+    found = sum(overlap[row, column] for row, column in enumerate(partner) if column >= 0)
+    return 1 - float(found) / len(image.areas)
 
 
 def _gap(image: PoolImage) -> Floats:
