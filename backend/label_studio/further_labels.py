@@ -40,20 +40,20 @@ def place_labels(
     sources = list(dict.fromkeys([*([own] if own is not None else []), *controls.generic]))
     left_out = []
     for wanted in further:
-        offers = [
-            (source, label)
-            for source in sources
-            for label in [next(filter(None, (source.find(name, data) for name in controls.names_of(wanted))), None)]
-            if label is not None
-        ]
-        if any(label in written.get(source, ()) for source, label in offers):
+        offers = [(source, found) for source in sources if (found := _as_written(source, wanted, controls, data))]
+        if any(found in written.get(source, ()) for source, found in offers):
             continue
-        free = next(((source, label) for source, label in offers if source.several or source not in written), None)
-        if free is None and (label is not None or wanted != labels[first]):
-            left_out.append(wanted)
-        elif free is not None:
+        free = next(((source, found) for source, found in offers if source.several or source not in written), None)
+        if free is not None:
             written.setdefault(free[0], []).append(free[1])
+        elif wanted != labels[first]:  # of which the placement's note speaks
+            left_out.append(wanted)
     names = ", ".join(repr(label[:40]) for label in left_out[:5])
     reason = "is not taken beside its label" if len(left_out) == 1 else "are not taken beside its label"
     said = f"also labelled {names}, which {reason} here: please check" if left_out else ""
     return LabelledPlacement(output, written, tuple(filter(None, (placements[first].note, said))))
+
+
+def _as_written(source: LabelSource, wanted: str, controls: LabelConfig, data: Mapping[str, Any] | None) -> str | None:
+    """A label as a control writes it, which was told by itself or by an alias; None where it does not offer it."""
+    return next(filter(None, (source.find(name, data) for name in controls.names_of(wanted))), None)

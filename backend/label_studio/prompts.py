@@ -5,16 +5,15 @@ positions in percent of the displayed image, which is the upright one.
 
 One prompt is one object. Boxes are objects of their own; positive points belong to the smallest box around
 them, else to the one box there is, else they make an object by themselves, one for each first label, as the editor
-connects them. Negative
-points belong to every object: they say where none of them is. A brush stroke is scribbled, not filled in,
-so it speaks as points spread along it.
+connects them. Negative points belong to every object: they say where none of them is. A brush stroke is scribbled, not
+filled in, so it speaks as points spread along it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +31,7 @@ from backend.label_studio.shapes import (
     percent_box,
     percent_point,
     region_to_mask,
+    told_of,
 )
 from usam.errors import UsamError
 from usam.prompts import Prompt
@@ -103,16 +103,16 @@ def prompts_from_context(result: Sequence[dict[str, Any]], image_hw: tuple[int, 
         if kind not in _POINTS + _BOXES + _STROKES or not isinstance(item.get("value"), dict):
             continue
         check_size(item, image_hw)
-        told = tuple(dict.fromkeys((*labels_of(item), *labels.get(str(item.get("id")), ()))))
+        told, told_by = told_of(item, labels), _teller(item, labels, result)
         points: list[tuple[float, float]] = []
         if kind in _POINTS:
             points = [percent_point(item["value"], image_hw)]
         elif kind in _STROKES:
             points = stroke_points(region_to_mask(item, image_hw))
         elif is_positive(item):
-            objects.append(_Object(told, _teller(told, item, result), _box(item, image_hw)))
+            objects.append(_Object(told, told_by, _box(item, image_hw)))
         if is_positive(item):
-            positive += [(point, told, _teller(told, item, result)) for point in points]
+            positive += [(point, told, told_by) for point in points]
         else:
             negative += points
     objects += _place(positive, objects)
@@ -149,9 +149,8 @@ def prompts_from_task(
                 made = prompts_from_context([region], image_hw)
             except UsamError:
                 continue
-            beside = labels.get(str(region.get("id")), ())
-            told = tuple(dict.fromkeys((*(made[0].labels if made else ()), *beside)))
-            prompts += [LabelledPrompt(one.prompt, told, _teller(told, region, regions[:MAX_ITEMS])) for one in made]
+            told, told_by = told_of(region, labels), _teller(region, labels, regions[:MAX_ITEMS])
+            prompts += [LabelledPrompt(one.prompt, told, told_by) for one in made]
         if prompts:
             return prompts
     return []
@@ -196,19 +195,19 @@ def _each_once(result: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         seen.add(key)
 
 
-def _teller(labels: Sequence[str], region: dict[str, Any], result: Sequence[dict[str, Any]]) -> str:
+def _teller(region: dict[str, Any], labels: Mapping[str, tuple[str, ...]], result: Sequence[dict[str, Any]]) -> str:
     """The control by which the first of a region's labels was told: its own, or one beside it."""
+    if not (told := told_of(region, labels)):
+        return ""
     same = [region, *(one for one in result if one.get("id") is not None and one.get("id") == region.get("id"))]
-    return next((str(one.get("from_name", "")) for one in same if labels and labels[0] in labels_of(one)), "")
+    return next((str(one.get("from_name", "")) for one in same if told[0] in labels_of(one)), "")
 
 
 def _is_own(prediction: dict[str, Any], own_version: str) -> bool:
     return bool(own_version) and str(prediction.get("model_version", "")).startswith(own_version)
 
 
-def _place(
-    positive: Sequence[tuple[tuple[float, float], tuple[str, ...], str]], boxes: Sequence[_Object]
-) -> list[_Object]:
+def _place(positive: Sequence[_Point], boxes: Sequence[_Object]) -> list[_Object]:
     """Give each positive point, and its labels, to the object it belongs to; the new objects of the loose ones."""
     loose: dict[str | None, _Object] = {}
     for point, labels, told_by in positive:

@@ -70,14 +70,14 @@ def drawn_masks(result: Iterable[Any]) -> tuple[list[DrawnMask], list[str]]:
     regions = [region for region in result if isinstance(region, dict)]
     labels = labels_by_id(regions)
     drawn: dict[str, DrawnMask] = {}
-    more: dict[str, list[str]] = {}
+    more: dict[str, tuple[str, ...]] = {}
     left_out: list[str] = []
     for number, region in enumerate(regions):
         if str(region.get("type", "")).lower() not in MASK_TYPES:
             continue
         given = region.get("id")
         name = _storable_name(given, number)
-        told = list(dict.fromkeys((*labels_of(region), *labels.get(str(given), ()))))
+        told = told_of(region, labels)
         label = told[0] if told else None
         if not is_text(label or ""):
             left_out.append(f"region {name}: its label is no text that can be stored")
@@ -132,6 +132,11 @@ def labels_by_id(result: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ..
             name = str(region["id"])
             labels[name] = tuple(dict.fromkeys((*labels.get(name, ()), *found)))
     return labels
+
+
+def told_of(region: Mapping[str, Any], labels: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """All labels of a region, its own before those that stand beside it under its id (`labels_by_id`)."""
+    return tuple(dict.fromkeys((*labels_of(region), *labels.get(str(region.get("id")), ()))))
 
 
 def region_to_mask(region: dict[str, Any], image_hw: tuple[int, int]) -> BoolMask:
