@@ -57,5 +57,10 @@ def open_lock(path: Path) -> IO[str]:
     """A file to be locked, which holds nothing: what else is in its place is moved aside. Raises `OSError`."""
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
-            os.replace(path, path.with_name(f"{path.name}.damaged-{time.time_ns()}"))
+            move_aside(path)
     return path.open("a")
+
+
+def move_aside(path: Path) -> Path:
+    """Give what is at a path another name beside it, `NAME.damaged-TIME`, which is returned. Raises `OSError`."""
+    return path.replace(path.with_name(f"{path.name}.damaged-{time.time_ns()}"))

@@ -135,8 +135,7 @@ def _make_environment(folder: Path, version: str) -> None:
 def holds_projects_table(database: Path) -> bool:
     """Whether a SQLite file has the table of projects; one that cannot be read counts as having it."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=5)) as connection:
-            return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'project'").fetchone())
+        return _finds(database, "SELECT 1 FROM sqlite_master WHERE name = 'project'")
     except sqlite3.Error:
         return True
 
@@ -145,12 +144,15 @@ def has_projects(database: Path) -> bool:
     """Whether a Label Studio's SQLite database holds a project. What cannot be read counts as holding one, unless it
     is empty: nothing that may be somebody's work is moved."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=5)) as connection:
-            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'project'").fetchone():
-                return False
-            return connection.execute("SELECT 1 FROM project LIMIT 1").fetchone() is not None
+        return holds_projects_table(database) and _finds(database, "SELECT 1 FROM project LIMIT 1")
     except sqlite3.Error:
         return database.stat().st_size > 0
+
+
+def _finds(database: Path, query: str) -> bool:
+    """Whether a query finds anything. Raises `sqlite3.Error`."""
+    with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=5)) as connection:
+        return connection.execute(query).fetchone() is not None
 
 
 class LabelStudioServer(Server):

@@ -11,14 +11,13 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.errors import ServerError
 from backend.local.processes import Server, ServerProcess
-from usam.files import plain
+from usam.files import move_aside, plain
 
 if TYPE_CHECKING:
     import redis
@@ -84,9 +83,9 @@ class RedisServer(Server):
         self.stop()
         self._end_orphan()
         if self.socket.is_dir():  # a file there Redis replaces
-            self.socket.rename(self.socket.with_name(f"{self.socket.name}.damaged-{time.time_ns()}"))
+            move_aside(self.socket)
         for path in [path for path in self.folder.iterdir() if path.name in DATA_NAMES and _is_waited_for(path)]:
-            moved = path.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}")).name
+            moved = move_aside(path).name
             self.say(f"{path.name} of Redis is no file; begun anew, the old as {moved} in {self.folder}")
         options = {
             "port": "0",
@@ -121,7 +120,7 @@ class RedisServer(Server):
 
     def _set_aside(self) -> list[str]:
         names = [path for path in self.folder.glob("*") if path.name in DATA_NAMES]
-        return [path.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}")).name for path in names]
+        return [move_aside(path).name for path in names]
 
     def answers(self) -> bool:
         """Whether a server on this folder's socket answers and has loaded its data."""

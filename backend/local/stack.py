@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 
 import httpx
 
@@ -206,10 +206,10 @@ class Stack:
         name: str,
         arguments: list[str],
         ready: Callable[[], bool] | None = None,
-        told: Mapping[str, str] = MappingProxyType({}),
+        told: Mapping[str, str] | None = None,
     ) -> None:
         log = self.folder / "logs" / f"{name}.log"
-        command = Command(name, arguments, log, {**os.environ, **self.environment, **told}, ready)
+        command = Command(name, arguments, log, {**os.environ, **self.environment, **(told or {})}, ready)
         self._cleanup.callback(command.process.stop)
         command.restart()
         self._parts[name] = command

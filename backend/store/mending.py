@@ -15,6 +15,7 @@ from pathlib import Path
 
 from backend.errors import StoreError
 from backend.store import Store
+from usam.files import move_aside
 
 BESIDE = ("", "-wal", "-shm")
 FOLDERS = ("heads", "inbox", "embeddings", "thumbnails", "plans", "reviews", "absent", "pseudo_labels", "logs")
@@ -86,10 +87,9 @@ def set_aside_misplaced(folder: Path) -> list[str]:
             wrong.append(path)
     lines = []
     for path in wrong:
-        target = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
         with suppress(FileNotFoundError):  # another process was faster
-            os.replace(path, target)
-            lines.append(f"{path} is of another kind than what belongs there: set aside as {target.name}")
+            name = move_aside(path).name
+            lines.append(f"{path} is of another kind than what belongs there: set aside as {name}")
             _log.warning("%s", lines[-1])
     return lines
 
