@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from tests.usam.small_sam2 import model, picture, plain
-from usam.predictor.encoder import LeanEncoder, encoding, fastest_dtype
+from usam.predictor import encoder as encoder_module
+from usam.predictor.encoder import LeanEncoder, _attend, encoding, fastest_dtype
 from usam.predictor.patch import patch_sam2
 
 
@@ -46,8 +47,12 @@ def test_hooked_or_other_encoders_are_left_alone() -> None:
     assert not LeanEncoder.suits(torch.nn.Identity())
 
 
+@pytest.mark.parametrize("amx", [True, False])
 @pytest.mark.parametrize("shape", [(2, 3, 700, 24), (5, 1, 16, 96)])
-def test_attention_in_blocks_is_attention(shape: tuple[int, ...]) -> None:
+def test_attention_is_attention(shape: tuple[int, ...], amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = []
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(encoder_module, "_attend", lambda *qkv: blocks.append(1) or _attend(*qkv))
     torch.manual_seed(0)
     batch, heads, count, width = shape
     query, key, value = torch.randn(3, batch, count, heads, width).bfloat16().transpose(2, 3)
@@ -58,6 +63,7 @@ def test_attention_in_blocks_is_attention(shape: tuple[int, ...]) -> None:
         calls.append(F.scaled_dot_product_attention(query, key, value, dropout_p=0.0))
     assert calls[0].dtype == torch.bfloat16
     assert torch.equal(*calls), "memory attention says that it drops nothing"
+    assert len(blocks) == (0 if amx else 2), "torch's own kernel is the faster one where there is AMX"
     torch.testing.assert_close(calls[0].float(), wanted, atol=0.02, rtol=0.02)
     masked = torch.zeros(count, count, dtype=torch.bool).fill_diagonal_(True)
     with encoding(torch.device("cpu"), torch.bfloat16):
