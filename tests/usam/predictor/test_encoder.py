@@ -51,8 +51,13 @@ def test_hooked_or_other_encoders_are_left_alone() -> None:
 @pytest.mark.parametrize("shape", [(2, 3, 700, 24), (5, 1, 16, 96)])
 def test_attention_is_attention(shape: tuple[int, ...], amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = []
+
+    def in_blocks(*qkv: torch.Tensor) -> torch.Tensor:
+        blocks.append(len(qkv))
+        return _attend(*qkv)
+
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(encoder_module, "_attend", lambda *qkv: blocks.append(1) or _attend(*qkv))
+    monkeypatch.setattr(encoder_module, "_attend", in_blocks)
     torch.manual_seed(0)
     batch, heads, count, width = shape
     query, key, value = torch.randn(3, batch, count, heads, width).bfloat16().transpose(2, 3)
