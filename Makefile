@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
-WORKERS ?= 2
+TESTS_AT_ONCE ?= 2
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,14 +22,14 @@ $(STAMP): pyproject.toml requirements/torch.txt requirements/all.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-run: setup ## start everything on a demo project; IMAGES=folder or PHOTOS=1 for other pictures, WORKERS=2 for two workers
-	$(BIN)/usam-backend up $(if $(IMAGES),--images "$(IMAGES)",$(if $(PHOTOS),--photos)) $(if $(WORKERS),--workers "$(WORKERS)")
+run: setup ## start everything on a demo project; IMAGES=folder or PHOTOS=1 for other pictures, MODEL=nano-l, WORKERS=2
+	$(BIN)/usam-backend up $(if $(IMAGES),--images "$(IMAGES)",$(if $(PHOTOS),--photos)) $(if $(MODEL),--model "$(MODEL)") $(if $(WORKERS),--workers "$(WORKERS)")
 
 test: setup ## run every test that this machine can run, and show what they cover
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov=usam --cov=backend --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder --cov=usam --cov=backend --cov-report=term:skip-covered
 
 test-fast: setup ## run the quick tests: no Label Studio, no browser, no Redis
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not integration and not e2e"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal -m "not slow and not integration and not e2e"
 
 chaos: setup ## hurt a real stack while labels are made; FAULTS=500 SEED=2 DATABASE=postgresql for a long run
 	$(BIN)/python -m tests.chaos --faults $(or $(FAULTS),40) --seed $(or $(SEED),1) --database $(or $(DATABASE),sqlite)

@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 
 ProjectId = Annotated[int, typer.Option("--project", help="Number of the Label Studio project.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
-_OF_A_STACK = {
-    "LABEL_STUDIO_URL": "label_studio_url",
-    "LABEL_STUDIO_API_KEY": "label_studio_api_key",
-    "REDIS_URL": "redis_url",
-    "USAM_HOST": "host",
-    "USAM_PORT": "port",
-}
-"""Variable -> field of the settings that a running stack tells."""
 
 
 def say(line: str) -> None:
@@ -81,8 +73,10 @@ def settings_in_use(*, needs_store: bool = True, tell: Callable[[str], None] = s
 
 
 def _with_stack(stack: RunningStack) -> Settings:
-    told = {field: stack.environment.get(name) for name, field in _OF_A_STACK.items() if name not in os.environ}
-    return Settings.from_environment(data_dir=stack.folder, **told)
+    told = {name: value for name, value in stack.environment.items() if name not in os.environ}
+    fields = {name.removeprefix("USAM_").lower(): value for name, value in told.items()}
+    known = {field: value for field, value in fields.items() if field in Settings.model_fields}
+    return Settings.from_environment(**{**known, "data_dir": stack.folder})
 
 
 def has_store(settings: Settings) -> bool:

@@ -32,6 +32,9 @@ def register(app: typer.Typer) -> None:
 def up(
     images: Annotated[Path | None, typer.Option(help="Folder of images for the demo project.")] = None,
     photos: Annotated[bool, typer.Option("--photos", help="17 photographs of many things instead.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Model that answers, as USAM_MODEL: nano-l has better masks and takes longer.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the backend; a free one where it is taken.")] = None,
     workers: Annotated[
         int,
@@ -45,7 +48,8 @@ def up(
 
     if images and photos:
         raise SettingsError("one kind of pictures", "--images and --photos", "leave one of them out")
-    settings = Settings.from_environment(port=port)
+    settings = Settings.from_environment(port=port, model=model)
+    _check_models(settings)
     folder = images.expanduser().resolve() if images else None
     if folder is not None:
         pictures_in(folder)  # says what is wrong before anything starts
@@ -64,6 +68,15 @@ def up(
                 stack.watch()
     except KeyboardInterrupt:
         say("stopped; annotations, scores and versions stay in " + str(settings.data_dir.resolve()))
+
+
+def _check_models(settings: Settings) -> None:
+    """Raises `CheckpointError` for a model that is not there, before minutes are spent on starting the rest."""
+    from usam.checkpoints.registry import verify
+
+    named = {settings.model, settings.larger_model} - {"", "auto"}
+    for name in sorted(named) if not settings.random_weights else ():
+        verify(name)
 
 
 def _prepare_project(stack: Stack, pictures: Path, title: str) -> int:

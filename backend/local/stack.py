@@ -139,14 +139,17 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the backend and the worker are told, and what another shell needs to talk to this stack."""
+        """What the backend and the worker are told, and what another shell needs to talk to this stack and to decide
+        as it does: what its user set, and what was found at start."""
         return {
+            **{name: value for name, value in os.environ.items() if name.startswith("USAM_")},
             "LABEL_STUDIO_URL": self.label_studio_url,
             "LABEL_STUDIO_API_KEY": self.token,
             "REDIS_URL": self.redis_url,
             "USAM_DATA_DIR": str(self.folder),
             "USAM_HOST": self.settings.host,
             "USAM_PORT": self.backend_url.rsplit(":", 1)[-1],
+            "USAM_MODEL": self.settings.model,
             "USAM_RETRAIN_AFTER": str(self.settings.retrain_after),
         }
 

@@ -73,6 +73,18 @@ def test_a_running_stack_is_found_from_anywhere_with_all_it_tells(running: Path,
     assert command("status").exit_code == 0
 
 
+def test_a_command_decides_as_the_running_stack_does(data: Path) -> None:
+    told = {"USAM_MODEL": "nano-l", "USAM_MARKED_IN_PART": "true", "USAM_HOSTS": "a.example,b.example"}
+    remember(data, {})
+    announce(data, STACK | told | {"USAM_SHARED": "no setting", "USAM_OF_ANOTHER_RELEASE": "1"})
+    try:
+        settings = settings_in_use(tell=lambda line: None)
+    finally:
+        withdraw(data)
+    assert (settings.model, settings.marked_in_part) == ("nano-l", True)
+    assert settings.hosts == ("a.example", "b.example")
+
+
 def test_variables_that_are_set_win(running: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABEL_STUDIO_URL", "http://other.example")
     monkeypatch.setenv("USAM_PORT", "7000")

@@ -135,3 +135,25 @@ def test_the_welcome_says_where_to_go_and_a_password_only_once(
     assert "a-password" in first
     assert "a-password" not in second
     assert str(data / "label-studio" / "account.json") in second
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "words"),
+    [
+        ("USAM_MODEL", "nano-x", "did you mean 'nano-"),
+        ("USAM_LARGER_MODEL", "sam2.1_hiera_tinny", "mean 'sam2"),
+    ],
+)
+def test_a_model_that_is_not_there_is_said_before_anything_starts(
+    command: Command, started: list[Any], monkeypatch: pytest.MonkeyPatch, variable: str, name: str, words: str
+) -> None:
+    monkeypatch.setenv(variable, name)
+    done = command("up")
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert started == []
+
+
+def test_a_model_is_chosen_by_an_option(command: Command, started: list[Any]) -> None:
+    assert command("up", "--model", "nano-l").exit_code == 0
+    assert started[0].settings.model == "nano-l"

@@ -136,3 +136,10 @@ def test_workers_share_the_cores_unless_they_are_told_otherwise(
 def test_there_is_a_thread_for_each_worker_on_few_cores() -> None:
     assert shared_cores(10_000) == 1
     assert shared_cores(1) == os.cpu_count()
+
+
+def test_other_shells_are_told_what_the_user_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USAM_MARKED_IN_PART", "true")
+    monkeypatch.setenv("USAM_MODEL", "nano-s")
+    told = Stack(Settings(data_dir=tmp_path, model="nano-l"), files=tmp_path, root=tmp_path).environment
+    assert (told["USAM_MARKED_IN_PART"], told["USAM_MODEL"]) == ("true", "nano-l")
