@@ -7,6 +7,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,11 +78,66 @@ def test_a_grey_jpeg_is_whole() -> None:
     assert (read_image(file.getvalue()) == 128).all()
 
 
-def test_other_formats_tell_by_themselves() -> None:
+def encoded(kind: str, pixels: np.ndarray[Any, Any] = NOISE, mode: str = "RGB", **more: Any) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (9, 8)).save(file, "BMP")
-    with Image.open(file) as image:
-        assert missing_pixels(image, file.getvalue()) == ""
+    Image.fromarray(pixels).convert(mode).save(file, kind, **more)
+    return file.getvalue()
+
+
+PADDED: list[tuple[str, str, dict[str, Any]]] = [
+    ("JPEG", "RGB", {}),
+    ("JPEG", "L", {"progressive": True}),
+    ("WEBP", "RGB", {"quality": 80}),
+    ("WEBP", "RGBA", {"quality": 20, "exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"}),
+    ("WEBP", "RGB", {"lossless": True}),
+    ("BMP", "RGB", {}),
+    ("BMP", "P", {}),
+    ("TIFF", "RGB", {}),
+    ("TIFF", "L", {}),
+    ("TIFF", "CMYK", {}),
+    ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+    ("GIF", "P", {}),
+    ("PNG", "RGB", {}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize(("kind", "mode", "more"), PADDED)
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_a_file_whose_end_is_zeros_is_refused(kind: str, mode: str, more: dict[str, Any], share: float) -> None:
+    whole = encoded(kind, mode=mode, **more)
+    assert read_image(whole).shape == (80, 90, 3)
+    kept = int(len(whole) * share) + 45
+    with pytest.raises(ImageError):
+        read_image(whole[:kept] + bytes(len(whole) - kept))
+
+
+@pytest.mark.parametrize("fill", [0, 255])
+@pytest.mark.parametrize(("kind", "mode"), [("BMP", "RGB"), ("BMP", "L"), ("TIFF", "RGB"), ("TIFF", "L")])
+def test_a_picture_that_ends_black_or_white_is_whole(kind: str, mode: str, fill: int) -> None:
+    for top in (40, 79):
+        half = NOISE.copy()
+        half[top:] = fill
+        assert read_image(encoded(kind, half, mode)).shape == (80, 90, 3)
+    tilted = NOISE.copy()
+    rows, columns = np.mgrid[:80, :90]
+    tilted[columns / 10 + rows > 60] = fill
+    assert read_image(encoded(kind, tilted, mode)).shape == (80, 90, 3)
+    assert read_image(encoded(kind, tilted[::-1], mode)).shape == (80, 90, 3)
+
+
+def test_a_webp_of_black_and_white_without_any_compression_is_whole() -> None:
+    half = NOISE.repeat(4, 0).repeat(4, 1)
+    half[200:] = 0
+    whole = encoded("WEBP", half, lossless=True, quality=0, method=0)
+    assert whole.endswith(bytes(32))
+    assert np.array_equal(read_image(whole), half)
+
+
+def test_formats_without_rows_of_their_own_tell_by_themselves() -> None:
+    for data in (encoded("TIFF", compression="packbits"), encoded("GIF")):
+        with Image.open(io.BytesIO(data)) as image:
+            assert missing_pixels(image, data) == ""  # type: ignore[arg-type]
 
 
 def test_a_bitmask_without_its_last_rows_is_refused() -> None:
