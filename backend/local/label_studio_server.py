@@ -104,10 +104,17 @@ def install_label_studio(
     """`label-studio` in an environment of its own under `root`, installed where it is missing (1-2 minutes).
 
     Of several processes at once one installs, the others wait for it. Raises `ServerError` with the end of the
-    installer's output.
+    installer's output, or where `root` cannot be made or written.
     """
     folder = root / ENVIRONMENT_NAME
-    with open_lock(root / f"{ENVIRONMENT_NAME}.lock") as lock:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        opened = open_lock(root / f"{ENVIRONMENT_NAME}.lock")
+    except OSError as error:
+        raise ServerError(
+            f"a folder for Label Studio at {root}", error.strerror or str(error), "name another, or correct its rights"
+        ) from error
+    with opened as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (program := _whole(folder, version)) is not None:
             return program

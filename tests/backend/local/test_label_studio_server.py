@@ -115,22 +115,28 @@ def test_secrets_travel_in_the_environment_and_nothing_phones_home(
 
 
 def test_two_processes_install_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[Path] = []
+    root, begun = tmp_path / "new" / "folder", list[Path]()
 
     def make_slowly(folder: Path, version: str) -> None:
         begun.append(folder)
         (folder / "bin").mkdir(parents=True)
         program = folder / "bin" / "label-studio"
         program.touch(0o755)
-        assert find_label_studio(tmp_path) is None
+        assert find_label_studio(root) is None
         time.sleep(0.2)
 
     monkeypatch.delenv("USAM_LABEL_STUDIO", raising=False)
     monkeypatch.setattr(label_studio_server, "_make_environment", make_slowly)
     with ThreadPoolExecutor(3) as threads:
-        programs = list(threads.map(lambda _: install_label_studio(tmp_path), range(3)))
+        programs = list(threads.map(lambda _: install_label_studio(root), range(3)))
     assert len(begun) == 1
-    assert programs == [find_label_studio(tmp_path)] * 3
+    assert programs == [find_label_studio(root)] * 3
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ServerError, match="a folder for Label Studio"):
+        install_label_studio(tmp_path / "file" / "below")
 
 
 def test_the_program_is_found_by_variable_then_beside_the_project(
