@@ -27,10 +27,11 @@ class _Sets(ctypes.Structure):
 def bound_by_permissions(work: Callable[[], Result]) -> Result:
     """What `work` gives in a thread, and in those it starts, that may do nothing which permissions forbid."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: (_give_up_overrides(), work())[1]).result()
+        return pool.submit(lambda: (give_up_overrides(), work())[1]).result()
 
 
-def _give_up_overrides() -> None:
+def give_up_overrides() -> None:
+    """Let this thread do nothing which permissions forbid; skip where that cannot be had."""
     if os.geteuid() != 0:
         return
     libc, header, sets = ctypes.CDLL(None, use_errno=True), _Header(_VERSION_3, 0), (_Sets * 2)()

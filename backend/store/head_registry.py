@@ -45,6 +45,7 @@ ABOUT_FILE = "version.json"
 POINTER_FILE = "champion.json"
 _PARTIAL = ".partial-"
 _KEEP_HISTORY = 200
+RIGHTS, ROOM = "correct its rights", "free space or correct the rights"
 REMEDY = "run `usam-backend repair`, or roll back to another version"
 _log = logging.getLogger(__name__)
 
@@ -96,9 +97,7 @@ class Registry:
                     self.set_aside(project, name)
                 self._write(target, heads, {"version": name, **facts}, files)
             except OSError as error:
-                raise RegistryError(
-                    f"room and rights to write {target}", str(error), "free space or correct the rights"
-                ) from error
+                raise RegistryError(f"room and rights to write {target}", str(error), ROOM) from error
         return self.about(project, name)
 
     def versions(self, project: int) -> list[Version]:
@@ -127,10 +126,13 @@ class Registry:
         return ""
 
     def projects(self) -> list[int]:
-        """Projects that have a folder here."""
-        if not self.folder.is_dir():
+        """Projects that have a folder here. Raises `RegistryError` where that cannot be told."""
+        try:
+            return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal() and path.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.is_dir() and path.name.isdecimal())
+        except OSError as error:
+            raise _unreadable(self.folder, error) from error
 
     def about(self, project: int, version: str) -> Version:
         """What is known of a version. Raises `RegistryError` where it is missing or unreadable."""
@@ -225,9 +227,14 @@ class Registry:
     # mending
 
     def keep_copies(self) -> int:
-        """Give every file that is in order the copy it lacks, as those of earlier releases do; returns how many."""
-        added = 0
-        for project in self.projects():
+        """Give every file that is in order the copy it lacks, as those of earlier releases do; returns how many. What
+        cannot be read gets none."""
+        added, projects = 0, list[int]()
+        try:
+            projects = self.projects()
+        except RegistryError as error:
+            _log.warning("no copies of head sets are made: %s", error)
+        for project in projects:
             for path, parse in self._files_in_order(project):
                 with suppress(OSError, ValueError):
                     added += add_copy(path, parse)
@@ -293,7 +300,7 @@ class Registry:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise RegistryError(f"a readable {folder}", error.strerror or str(error), "correct its rights") from error
+            raise _unreadable(folder, error) from error
 
     def _point(
         self, project: int, version: str, before: str, kind: str, reason: str, history: Sequence[dict[str, Any]]
@@ -305,12 +312,16 @@ class Registry:
     def _move(self, project: int, version: str, kind: str, reason: str) -> None:
         if version:
             self.load(project, version)  # refuse to point at heads that cannot be used
-        with self._lock(project):
-            pointer = self._pointer(project)
-            before = str(pointer.get("version", ""))
-            if before == version:
-                return
-            self._point(project, version, before, kind, reason, pointer.get("history", []))
+        try:
+            with self._lock(project):
+                pointer = self._pointer(project)
+                before = str(pointer.get("version", ""))
+                if before == version:
+                    return
+                self._point(project, version, before, kind, reason, pointer.get("history", []))
+        except OSError as error:
+            where = self._project(project)
+            raise RegistryError(f"room and rights to write {where}", str(error), ROOM) from error
 
     def _write(self, target: Path, heads: HeadSet, facts: dict[str, Any], files: Mapping[str, bytes]) -> None:
         make_folder(target.parent)
@@ -355,7 +366,8 @@ class Registry:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            raise RegistryError(f"a readable {path}", str(error), REMEDY) from error
+            is_shut = isinstance(error, PermissionError)
+            raise RegistryError(f"a readable {path}", str(error), RIGHTS if is_shut else REMEDY) from error
 
     def _project(self, project: int) -> Path:
         return self.folder / str(int(project))
@@ -375,6 +387,10 @@ class Registry:
         with open_lock(folder / ".lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _unreadable(folder: Path, error: OSError) -> RegistryError:
+    return RegistryError(f"a readable {folder}", error.strerror or str(error), RIGHTS)
 
 
 def _digest(content: bytes) -> str:

@@ -123,24 +123,27 @@ class Dashboard:
         return queue_page(self.settings, self.store, self._kinds.of(project), project, asked)
 
     def task_page(self, project: int, task: int, asked: Mapping[str, str]) -> TaskPage | None:
-        """The page of one task; None for a task that is not known, or for want of a store. Raises `RegistryError`."""
+        """The page of one task; None for a task that is not known, or for want of a store."""
         return self._closer.page(project, task, asked) if self._closer is not None else None
 
     def trust_page(self, project: int, asked: Mapping[str, str]) -> TrustPage:
         """The page of trust of a project, with what would be accepted at an `iou` and `risk` that are `asked`.
 
-        Raises `RegistryError` where its heads cannot be read, `StoreError` where there is no store.
+        Raises `StoreError` where there is no store.
         """
         if self._trust is None:
             raise StoreError("a store", "none", "start the service with one")
         return self._trust.page(project, *self.promise(project), asked)
 
     def learning_page(self, project: int) -> LearningPage:
-        """The page of what a project has learnt. Raises `StoreError` where there is no store, `RegistryError` where its
-        versions cannot be read."""
+        """The page of what a project has learnt. Raises `StoreError` where there is no store."""
         if self.store is None:
             raise StoreError("a store", "none", "start the service with one")
-        version = self.registry.current(project) if self.registry is not None else None
+        version, trouble = None, ""
+        try:
+            version = self.registry.current(project) if self.registry is not None else None
+        except RegistryError as error:
+            trouble = str(error)
         rows = self.store.work(project)
         return learning_page(
             self._plans.get(project),
@@ -149,6 +152,7 @@ class Dashboard:
             self.store.classes(project),
             version.learnt_figures if version is not None else {},
             version.version if version is not None else "",
+            trouble,
         )
 
     def label_config(self, project: int) -> str:

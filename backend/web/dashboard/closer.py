@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from backend.errors import ITEM_ERRORS, reason_of
+from backend.errors import ITEM_ERRORS, RegistryError, reason_of
 from backend.label_studio.config import parse_config
 from backend.pool.kept_objects import KeptObjects
 from backend.pool.proposals import ScoredObjects, score_many
@@ -87,15 +87,19 @@ class Closer:
         )
 
     def page(self, project: int, task: int, asked: Mapping[str, str]) -> TaskPage | None:
-        """The page of a task; None for one that is not known. Raises `RegistryError` where heads cannot be read."""
+        """The page of a task; None for one that is not known."""
         key = self._store.picture_key(project, task)
         known = self._store.tasks(project, only=[task]) if key is not None else []
         if not known:
             return None
         place = self._store.place(project, task)
-        champion = self._registry.champion(project) if self._registry is not None else ""
         config = self._label_config(project)
-        objects, left_out, trouble, more = self._objects(project, task, (key, champion, config), place)
+        try:
+            champion = self._registry.champion(project) if self._registry is not None else ""
+            objects, left_out, trouble, more = self._objects(project, task, (key, champion, config), place)
+        except RegistryError as error:
+            champion, objects, left_out, more = "", (), 0, False
+            trouble = f"Which version is in use cannot be read: {error}"
         reason = place.reason if place is not None else ""
         if place is not None and place.acquisition <= UNUSABLE:
             trouble = f"This picture could not be used: {reason}"

@@ -80,6 +80,8 @@ class LearningPage:
     in_use: str
     accuracy: float | None
     accuracy_before: float | None
+    trouble: str = ""
+    """Why the version in use cannot be read."""
 
 
 def learning_page(
@@ -89,6 +91,7 @@ def learning_page(
     classes: Sequence[str],
     figures: Mapping[str, Any],
     in_use: str,
+    trouble: str = "",
 ) -> LearningPage:
     """The page of a project. `classes` are the configuration's labels, `figures` what the version in use knows."""
     lines = class_lines(classes, figures)
@@ -102,6 +105,7 @@ def learning_page(
         in_use=in_use,
         accuracy=known(figures.get("class_accuracy")),
         accuracy_before=known(figures.get("class_accuracy_before")),
+        trouble=trouble,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from backend.errors import RegistryError
 from backend.learning.samples import sampled_in_use
 from backend.pool.policy import audit_tasks
 from backend.settings import Settings
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from backend.store.head_registry import Registry
     from usam.heads.head_set import HeadSet
 
+_Kept: TypeAlias = tuple[object, Calibrated | None, Candidates | None]
+"""What it depends on, the calibration, and the audited masks."""
+
 
 @dataclass(frozen=True)
 class TrustPage:
@@ -38,6 +42,8 @@ class TrustPage:
     promise_state: str = ""
     promise_calibration: Calibrated | None = None
     trouble: str = ""
+    unreadable: str = ""
+    """Why the heads in use cannot be read."""
     what_if: WhatIf | None = None
     wish: RiskGuarantee = field(default_factory=RiskGuarantee)
     """What the sliders show."""
@@ -55,23 +61,45 @@ class Trust:
     def __init__(self, settings: Settings, store: Store, registry: Registry | None) -> None:
         self._settings, self._store, self._registry = settings, store, registry
         self._lock = threading.Lock()
-        self._kept: dict[int, tuple[object, Calibrated | None, Candidates | None]] = {}
+        self._kept: dict[int, _Kept] = {}
         self._tables: dict[int, tuple[object, tuple[tuple[float, tuple[Outcome, ...]], ...]]] = {}
         self._promises: dict[int, tuple[PseudoLabelRun, Calibrated | None]] = {}
 
     def page(
         self, project: int, record: PseudoLabelRun | None, trouble: str = "", asked: Mapping[str, str] | None = None
     ) -> TrustPage:
-        """The page of a project; `record` is that of its accepted masks in use, `asked` an `iou` and a `risk`.
+        """The page of a project; `record` is that of its accepted masks in use, `asked` an `iou` and a `risk`."""
+        checkpoint, champion, unreadable = weights_of(self._settings.model), "", ""
+        kept: _Kept = None, None, None
+        try:
+            if self._registry is not None:
+                checkpoint = sampled_in_use(self._registry, project, self._settings)
+                champion = self._registry.champion(project)
+        except RegistryError as error:
+            unreadable = str(error)
+        audits = sorted(audit_tasks(self._settings, project, self._store.sampled_tasks(project, checkpoint)))
+        try:
+            kept = kept if unreadable else self._judged(project, checkpoint, champion, audits)
+        except RegistryError as error:
+            unreadable = str(error)
+        open_tasks = self._store.open_task_ids(project)
+        return TrustPage(
+            heads=champion,
+            calibration=kept[1],
+            audited=len(audits),
+            audits_left=len(audit_tasks(self._settings, project, open_tasks)),
+            promise=tuple(promise_lines(record)) if record is not None else (),
+            promise_state=state_of(record),
+            promise_calibration=self._promised(project, record) if record is not None else None,
+            trouble=trouble,
+            unreadable=unreadable,
+            what_if=self._what_if(project, kept[0], kept[2], asked or {}),
+            wish=promise_of(asked or {}),
+            asked=asked_of(self._store, project),
+        )
 
-        Raises `RegistryError` where its heads cannot be read.
-        """
-        checkpoint = weights_of(self._settings.model)
-        if self._registry is not None:
-            checkpoint = sampled_in_use(self._registry, project, self._settings)
-        sampled = self._store.sampled_tasks(project, checkpoint)
-        audits = sorted(audit_tasks(self._settings, project, sampled))
-        champion = self._registry.champion(project) if self._registry is not None else ""
+    def _judged(self, project: int, checkpoint: str, champion: str, audits: Sequence[int]) -> _Kept:
+        """What the labels of audit tasks say of the heads in use, kept until either changes. Raises `RegistryError`."""
         state = (champion, tuple(audits), self._store.newest_sample(project, checkpoint))
         with self._lock:
             kept = self._kept.get(project)
@@ -83,20 +111,7 @@ class Trust:
             kept = state, found, candidates_of(audited) if audited is not None and len(audited) else None
             with self._lock:
                 self._kept[project] = kept
-        open_tasks = self._store.open_task_ids(project)
-        return TrustPage(
-            heads=champion,
-            calibration=kept[1],
-            audited=len(audits),
-            audits_left=len(audit_tasks(self._settings, project, open_tasks)),
-            promise=tuple(promise_lines(record)) if record is not None else (),
-            promise_state=state_of(record),
-            promise_calibration=self._promised(project, record) if record is not None else None,
-            trouble=trouble,
-            what_if=self._what_if(project, kept[0], kept[2], asked or {}),
-            wish=promise_of(asked or {}),
-            asked=asked_of(self._store, project),
-        )
+        return kept
 
     def _what_if(
         self, project: int, state: object, audit: Candidates | None, asked: Mapping[str, str]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import sqlalchemy as sql
 from fastapi import FastAPI
@@ -14,6 +16,12 @@ from backend.web.app import create_app
 from backend.web.dashboard.rendering import assets
 from tests.backend.web.dashboard.reading import Text, ask
 from tests.factories import picture_address
+from tests.unprivileged import give_up_overrides
+
+
+def bound_threads() -> ThreadPoolExecutor:
+    """Threads that may do nothing which permissions forbid."""
+    return ThreadPoolExecutor(1, initializer=give_up_overrides)
 
 
 def test_a_browser_gets_the_overview_and_a_program_the_state(app: FastAPI) -> None:
@@ -114,9 +122,21 @@ def test_the_page_of_trust_stands_without_audits(app: FastAPI) -> None:
     assert ask(app, "/projects/9/trust").status_code == 404
 
 
-def test_damaged_heads_are_a_sentence_on_the_page_of_trust(app: FastAPI, settings: Settings) -> None:
+@pytest.mark.parametrize("page", ["trust", "learning", "tasks/1", "versions", "queue"])
+@pytest.mark.parametrize("damage", ["pointer", "rights"])
+def test_heads_that_cannot_be_read_are_a_sentence_beside_the_rest(
+    app: FastAPI, settings: Settings, page: str, damage: str
+) -> None:
     (settings.registry_dir / "3").mkdir(parents=True)
-    (settings.registry_dir / "3" / "champion.json").write_text("{")
-    answer = ask(app, "/projects/3/trust")
-    assert answer.status_code == 503
-    assert "repair" in Text(answer.text)
+    if damage == "pointer":
+        (settings.registry_dir / "3" / "champion.json").write_text("{")
+        answer, remedy = ask(app, f"/projects/3/{page}"), "repair"
+    else:
+        settings.registry_dir.chmod(0)
+        try:
+            app.state.service.board._threads = bound_threads()
+            answer, remedy = ask(app, f"/projects/3/{page}"), "correct its rights"
+        finally:
+            settings.registry_dir.chmod(0o700)
+    assert answer.status_code == 200
+    assert (remedy in Text(answer.text)) == (page != "queue")
