@@ -30,7 +30,6 @@ from backend.inference.intake import SourceImage
 from backend.jobs.entry import run_job
 from backend.jobs.worker import preload
 from backend.label_studio.records import UNCERTAINTY_SAMPLING
-from backend.pool.kept_objects import KeptObjects
 from backend.pool.proposals import draw_shown, propose_objects, score_many
 from backend.pool.proposing import ProposalPlan
 from backend.resources import Resources
@@ -163,7 +162,7 @@ def keep_for_all(opened: Resources, project: int) -> None:
     (path,) = photographs(opened.settings.data_dir / "pictures", 1)
     source = SourceImage.of(path.read_bytes(), opened.settings.model, opened.embeddings, opened.images.decode)
     found = propose_objects(opened.model, plan.heads, source, opened.settings)
-    kept = KeptObjects.of(found.found, found.labels)
+    kept = found.kept
     (scored,) = score_many(plan.heads, plan.learnt, opened.settings, [kept])
     drawings = draw_shown(scored, plan.controls, opened.settings)
     row = kept.pack(0, "", drawings)

@@ -18,7 +18,7 @@ from PIL import Image
 from backend.errors import LabelStudioError
 from backend.inference.model import ObjectLooks
 from backend.label_studio.records import UNCERTAINTY_SAMPLING, Annotation, Prediction, Project, Task
-from backend.pool.kept_objects import KeptObjects, covered_cells, prompt_arrays
+from backend.pool.kept_objects import KeptObjects, Told, covered_cells, prompt_arrays
 from backend.pool.proposals import proposal_key
 from backend.resources import Resources
 from backend.settings import Settings
@@ -324,6 +324,7 @@ def kept_objects(
     features: np.ndarray[Any, Any] | None = None,
     version: str = "",
     given: bool = False,
+    told: Mapping[int, Told] | None = None,
 ) -> KeptObjects:
     """What a model might have said of an image: an object on each of these masks (H, W), best first."""
     rng, count = np.random.default_rng(seed), len(masks)
@@ -348,6 +349,7 @@ def kept_objects(
         cover=covered_cells(logits > 0),
         masks=PackedLogits.of(logits),
         acted=np.zeros(count, np.int64),
+        told=told or {},
     )
 
 

@@ -21,6 +21,11 @@ class LabelledPlacement:
     written: dict[LabelSource, list[str]]
     notes: tuple[str, ...]
 
+    @property
+    def label(self) -> str | None:
+        """The label that decided where it goes, None without one."""
+        return next(iter(self.written.get(self.output.source, ())), None) if self.output.source is not None else None
+
 
 def place_labels(
     labels: Sequence[str],

@@ -83,7 +83,7 @@ def _acceptable(scored: ScoredTask, controls: LabelConfig) -> list[int]:
 def final_label(scored: ScoredTask, number: int, controls: LabelConfig) -> str | None:
     """The label that an object would be accepted with, empty where the configuration has none; None where it needs one
     and nobody, nor anything learnt, can tell it."""
-    placement = controls.place(scored.objects.label(number))
+    placement = scored.objects.placed(number, controls)
     return "" if placement.output.source is None else placement.label
 
 

@@ -56,7 +56,7 @@ def count_changes(
     overlap = overlaps_of(scored.kept.masks.logits(rows) > 0, regions)
     partner = match_objects(overlap, FOUND_IOU)
     iou = np.array([overlap[k, column] if column >= 0 else 0.0 for k, column in enumerate(partner)])
-    labels = [controls.place(scored.label(row)).label for row in rows]
+    labels = [scored.placed(row, controls).label for row in rows]
     theirs = [controls.place(one.label or None).label for one in regions]
     right = np.array([column >= 0 and labels[k] == theirs[column] for k, column in enumerate(partner)], bool)
     work = count_work(partner, iou, right, len(regions), good_iou=KEPT_IOU)

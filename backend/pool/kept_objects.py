@@ -50,6 +50,14 @@ class Reading:
     logits: PackedLogits
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a mark says of an object besides its first label: further ones, and the control by which that was told."""
+
+    further: tuple[str, ...] = ()
+    by: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class KeptObjects:
     """K candidates, best first.
@@ -57,6 +65,7 @@ class KeptObjects:
     hw, image_features (D,)           of the image
     given                             whether another model marked them
     labels                            what the marks say each is, None for none
+    told                              their further labels, and the control by which the first was told
     prompt_arrays                     the prompts that each came from (`prompts`)
     iou_token (K, D), mask_tokens (K, 4, D), output (K,), samscore (K,), entropy (K,)   what scores are made of
     looks, layout, cover (K, cells)   how they look and lie, and which cells of a grid each covers
@@ -80,6 +89,7 @@ class KeptObjects:
     cover: npt.NDArray[np.bool_]
     masks: PackedLogits
     acted: npt.NDArray[np.int64]
+    told: Mapping[int, Told] = field(default_factory=dict)
     larger: dict[int, Reading] = field(default_factory=dict)
     alternatives: dict[int, Reading] = field(default_factory=dict)
 
@@ -92,8 +102,8 @@ class KeptObjects:
         return _prompts_of(self.prompt_arrays)
 
     @classmethod
-    def of(cls, found: ProposedObjects, labels: Sequence[str | None]) -> KeptObjects:
-        """From what the model proposes, and the labels that other models gave."""
+    def of(cls, found: ProposedObjects, labels: Sequence[Sequence[str]], told_by: Sequence[str] = ()) -> KeptObjects:
+        """From what the model proposes, and all labels that other models gave each, with the control of the first."""
         from usam.predictor.entropy import h_std
 
         objects = found.objects
@@ -101,7 +111,7 @@ class KeptObjects:
             hw=found.hw,
             image_features=found.image_features,
             given=found.given,
-            labels=tuple(labels),
+            labels=tuple(next(iter(one), None) for one in labels),
             prompt_arrays=prompt_arrays(found.prompts),
             iou_token=objects.iou_token.astype(np.float16),
             mask_tokens=objects.mask_tokens.astype(np.float16),
@@ -113,6 +123,7 @@ class KeptObjects:
             cover=covered_cells(objects.logits > 0),
             masks=PackedLogits.of(objects.logits),
             acted=np.zeros(len(objects), np.int64),
+            told={n: Told(tuple(one[1:]), by) for n, (one, by) in enumerate(zip(labels, told_by, strict=False)) if one},
         )
 
     def mask(self, number: int, hw: tuple[int, int] | None = None, *, first: bool = False) -> BoolMask:
@@ -162,6 +173,7 @@ class KeptObjects:
             "hw": list(self.hw),
             "given": self.given,
             "labels": list(self.labels),
+            "told": {number: [list(one.further), one.by] for number, one in self.told.items()},
             "features_version": self.looks.version,
         }
         arrays: Arrays = {
@@ -229,6 +241,7 @@ class KeptObjects:
             cover=np.unpackbits(arrays["cover"], axis=1, count=COVER_SIDE**2).astype(bool),
             masks=PackedLogits.of_arrays(arrays, "mask_"),
             acted=arrays["acted"],
+            told={int(n): Told(tuple(further), by) for n, (further, by) in about.get("told", {}).items()},
             **readings,
         )
 

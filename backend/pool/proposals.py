@@ -22,11 +22,12 @@ from backend.inference.intake import SourceImage
 from backend.inference.model import LoadedModel, ProposedObjects
 from backend.inference.scheduler import finish
 from backend.inference.shown import ShownObjects, choose_shown, grid_of
-from backend.label_studio.config import LabelConfig
+from backend.label_studio.config import LabelConfig, UnknownLabel
+from backend.label_studio.further_labels import LabelledPlacement, place_labels
 from backend.label_studio.prompts import LabelledPrompt, prompts_from_task
 from backend.label_studio.records import Json, Prediction
 from backend.label_studio.regions import Drawing, ScoredMask, masks_to_regions
-from backend.pool.kept_objects import KeptObjects
+from backend.pool.kept_objects import KeptObjects, Told
 from backend.settings import Settings
 from usam.active.mask_selection import MaskSelection
 from usam.checkpoints.registry import weights_of
@@ -81,10 +82,22 @@ class ScoredObjects:
     def scored_mask(self, number: int, drawing: Drawing, name: str = "") -> ScoredMask:
         """One candidate, to be sent."""
         label, sure = self.shown.label(number, self.kept.labels[number])
+        told = self.kept.told.get(number, Told())
         better = self.kept.larger.get(number)
         notes = (f"mask by {better.checkpoint}",) if better is not None else ()
         scores = self.scores(number)
-        return ScoredMask(drawing, scores.iou, scores.gaps, label, notes, sure, name)
+        return ScoredMask(drawing, scores.iou, scores.gaps, label, notes, sure, name, told.further, told.by)
+
+    def placed(
+        self,
+        number: int,
+        controls: LabelConfig,
+        data: Mapping[str, Any] | None = None,
+        unknown: UnknownLabel = "none",
+    ) -> LabelledPlacement:
+        """Where a candidate goes, and as what (`place_labels`)."""
+        label, told = self.label(number), self.kept.told.get(number, Told())
+        return place_labels((label, *told.further) if label is not None else (), controls, data, unknown, told.by)
 
 
 def proposal_key(
@@ -117,10 +130,16 @@ def proposal_key(
 
 @dataclass(frozen=True, eq=False)
 class LabelledObjects:
-    """What the model proposes for one image, and each object's label from the prompts, None where they say none."""
+    """What the model proposes for one image, each object's labels from the prompts, and the control of the first."""
 
     found: ProposedObjects
-    labels: list[str | None]
+    labels: list[tuple[str, ...]]
+    told_by: list[str]
+
+    @property
+    def kept(self) -> KeptObjects:
+        """As it is kept."""
+        return KeptObjects.of(self.found, self.labels, self.told_by)
 
 
 def propose_objects(
@@ -144,7 +163,12 @@ def propose_objects(
     asked = [labelled.prompt for labelled in prompts]
     grid = grid_of(settings, learnt)
     found = finish(propose(model, embedding, asked, heads, selection, settings, grid, image.read_pixels))
-    return LabelledObjects(found, [prompts[source].label if prompts else None for source in found.objects.source])
+    asked_by = [prompts[source] if prompts else None for source in found.objects.source]
+    return LabelledObjects(
+        found,
+        [one.labels if one is not None else () for one in asked_by],
+        [one.told_by if one is not None else "" for one in asked_by],
+    )
 
 
 def score_many(
@@ -205,7 +229,7 @@ def draw_shown(
     pixel have none. Raises `MaskError` where a kept mask is damaged."""
     drawings: dict[int, Drawing] = {}
     for number in scored.shown.rows.tolist():
-        kind = controls.place(scored.label(number), data, settings.unknown_label).output.kind
+        kind = scored.placed(number, controls, data, settings.unknown_label).output.kind
         before = (known or {}).get(number)
         if before is not None and before.kind == kind:
             drawings[number] = before

@@ -96,7 +96,7 @@ def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[
         try:
             if isinstance(found, Exception):
                 raise found
-            kept = KeptObjects.of(found.found, found.labels)
+            kept = found.kept
             (scored,) = plan.scored([kept])
             drawings = draw_shown(scored, controls, settings, task.data)
             validated(regions_of(scored, drawings, controls, settings, task.data), 0.5, controls)

@@ -66,7 +66,7 @@ def test_a_prediction_without_a_context_has_the_pools_objects(
         answered = engine.propose(image).masks
     source = SourceImage.of(file, "nano-m", EmbeddingFiles(tmp_path, 0), read_image)
     found = propose_objects(model, None, source, settings)
-    row = KeptObjects.of(found.found, found.labels).pack(1, "key", {})
+    row = found.kept.pack(1, "key", {})
     (pooled,) = score_many(model.own_heads, None, settings, [KeptObjects.unpack(row)])
     rows = pooled.shown.rows.tolist()
     masks = {pooled.kept.mask(number).tobytes() for number in rows}

@@ -13,7 +13,7 @@ from backend.label_studio.config import parse_config
 from backend.label_studio.records import Prediction
 from backend.label_studio.regions import validated
 from backend.metrics.service import Metrics
-from backend.pool.kept_objects import KeptObjects
+from backend.pool.kept_objects import KeptObjects, Told
 from backend.pool.proposals import (
     ScoredObjects,
     draw_shown,
@@ -63,7 +63,7 @@ def propose(
     model: LoadedModel, heads: HeadSet | None, image: np.ndarray[Any, Any], settings: Settings, *given: Any
 ) -> ScoredObjects:
     found = propose_objects(model, heads, SourceImage("", None, image, lambda: image), settings, *given)
-    return scored(heads, KeptObjects.of(found.found, found.labels), settings)
+    return scored(heads, found.kept, settings)
 
 
 def scored(heads: HeadSet | None, kept: KeptObjects, settings: Settings) -> ScoredObjects:
@@ -165,6 +165,49 @@ def test_boxes_of_another_model_are_the_prompts(
     one = propose(model, None, image, settings, [Prediction(1, 3, "detector-7", 0.5, [box])])
     assert (len(one.kept), one.kept.given) == (1, True)
     assert sent(one, settings)[0]["value"]["brushlabels"] == ["other"]
+
+
+TWO_CONTROLS = """<View><Image name="img" value="$image"/>
+<BrushLabels name="animals" toName="img"><Label value="cat"/><Label value="tree"/></BrushLabels>
+<BrushLabels name="plants" toName="img" choice="multiple"><Label value="tree"/><Label value="oak"/></BrushLabels>
+<PolygonLabels name="parts" toName="img"><Label value="leaf"/></PolygonLabels></View>"""
+
+
+@pytest.mark.parametrize(
+    ("labels", "by", "control", "written", "said"),
+    [
+        (["tree", "oak"], "plants", "plants", ["tree", "oak"], ""),
+        (["tree"], "plants", "plants", ["tree"], ""),
+        (["cat", "oak"], "animals", "animals", ["cat"], "also labelled 'oak'"),
+        (["thing", "leaf"], "boxes", "parts", ["leaf"], "'thing'"),
+    ],
+)
+def test_all_labels_of_another_models_region_count(
+    settings: Settings, labels: list[str], by: str, control: str, written: list[str], said: str
+) -> None:
+    mask = np.zeros((90, 120), bool)
+    mask[20:60, 30:80] = True
+    kept = kept_objects(mask, labels=labels[:1], told={0: Told(tuple(labels[1:]), by)}, given=True)
+    kept = KeptObjects.unpack(kept.pack(1, "key", {}))
+    controls = parse_config(TWO_CONTROLS)
+    one = scored(None, kept, settings)
+    (region,) = validated(regions_of(one, draw_shown(one, controls, settings), controls, settings), 0.5, controls)
+    assert (region["from_name"], region["value"].get(region["type"])) == (control, written)
+    assert said in "; ".join(region["meta"]["text"])
+    assert one.placed(0, controls).label == written[0]
+
+
+def test_labels_of_another_models_region_are_kept_beside_its_box(
+    model: LoadedModel, settings: Settings, image: np.ndarray[Any, Any]
+) -> None:
+    box = {
+        "from_name": "plants",
+        "to_name": "img",
+        "type": "rectanglelabels",
+        "value": {"x": 25, "y": 22, "width": 42, "height": 33, "rectanglelabels": ["tree", "oak"]},
+    }
+    kept = propose(model, None, image, settings, [Prediction(1, 3, "detector-7", 0.5, [box])]).kept
+    assert (kept.labels, kept.told) == (("tree",), {0: Told(("oak",), "plants")})
 
 
 def test_ids_are_the_same_each_time_where_that_is_asked_for(

@@ -107,7 +107,7 @@ def proposed(model: LoadedModel) -> list[ProposalRow]:
     for number in range(1, TASKS + 1):
         source = SourceImage("", None, picture(number), partial(picture, number))
         found = propose_objects(model, HEADS, source, settings(Path("unused")))
-        rows.append(KeptObjects.of(found.found, found.labels).pack(number, "key", {}))
+        rows.append(found.kept.pack(number, "key", {}))
     return rows
 
 
