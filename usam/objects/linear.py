@@ -89,6 +89,7 @@ def fit_linear(
     *,
     weights: Floats | None = None,
     background: Floats | None = None,
+    background_images: Sequence[object] | None = None,
     balance: float = 0.5,
     give_back: bool = True,
     tail: int = 0,
@@ -99,7 +100,8 @@ def fit_linear(
     Parameters:
         features: (N, F); target: (N,) in 0..C-1; images: (N,) what each is from: images are left out whole.
         weights: (N,) of each example, default 1.
-        background: (B, F) other objects, to centre and scale by as well.
+        background: (B, F) other objects, to centre and scale by as well, and the `background_images` (B,) they are
+            from: what is judged as left out has no say in the centre either, else all the rest lies opposite to it.
         tail: so many of the last features are scaled only (`LinearHead`).
         balance: 0 = classes weigh what they number, 1 = all classes weigh the same.
         give_back: whether calibration may give frequent classes back what balancing took from them.
@@ -116,9 +118,17 @@ def fit_linear(
     if not np.isfinite(values).all() or labels.min() < 0 or labels.max() >= classes:
         raise TrainingError(f"finite features and targets in 0..{classes - 1}", "others", "leave these objects out")
     weight = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
-    around = values if background is None else np.concatenate([values, np.asarray(background, np.float32)])
-    mean, scale = around.mean(0), around.std(0)
-    scale = np.where(scale > 1e-6 * max(1.0, float(scale.max())), scale, 1.0).astype(np.float32)
+    names = np.asarray([str(each) for each in images])
+    fold = group_folds(names, FOLDS, seed)
+    around, around_fold = values, fold
+    if background is not None:
+        others = [str(each) for each in background_images] if background_images is not None else [""] * len(background)
+        if len(others) != len(background):
+            raise TrainingError(f"an image of each of {len(background)} others", str(len(others)))
+        known = dict(zip(names.tolist(), fold.tolist(), strict=True))
+        around = np.concatenate([values, np.asarray(background, np.float32)])
+        around_fold = np.concatenate([fold, np.array([known.get(name, -1) for name in others], np.int64)])
+    mean, scale = _centre(around)
     base = LinearHead(
         "constant",
         mean,
@@ -130,28 +140,34 @@ def fit_linear(
         float("nan"),
         tail,
     )
-    unit = _unit(values, mean, scale, tail)
-    fold = group_folds(np.asarray([str(each) for each in images]), FOLDS, seed)
-    tries: list[tuple[LinearHead, Float64s]] = []
-    for recipe in _recipes(base.examples):
-        left_out: Float64s = np.full((len(labels), classes), np.nan)
-        for number in range(fold.max() + 1):
-            out = fold == number
-            if out.all():
-                continue
+    recipes = _recipes(base.examples)
+    logits: list[Float64s] = [np.full((len(labels), classes), np.nan) for _ in recipes]
+    for number in range(fold.max() + 1):
+        out = fold == number
+        if out.all():
+            recipes, logits = recipes[:1], logits[:1]
+            break
+        unit = _unit(values, *_centre(around[around_fold != number]), tail)
+        for recipe, left_out in zip(recipes, logits, strict=True):
             solved = _solved(recipe, unit[~out], labels[~out], weight[~out], classes, balance, seed)
             left_out[out] = unit[out] @ solved[0].T + solved[1]
-        backs = GIVEN_BACK if give_back else (0.0,)
-        fitted = _calibrated(base, left_out, labels, weight, len(set(map(str, images))), backs)
+    backs = GIVEN_BACK if give_back else (0.0,)
+    tries: list[tuple[LinearHead, Float64s]] = []
+    for recipe, left_out in zip(recipes, logits, strict=True):
+        fitted = _calibrated(base, left_out, labels, weight, len(set(names.tolist())), backs)
         tries.append((replace(fitted, kind=recipe[0]), left_out + fitted.bias))
-        if not np.isfinite(left_out).any():
-            break
     losses = [np.nan_to_num(head.log_loss, nan=np.inf) for head, _ in tries]
     best = min(range(len(tries)), key=lambda index: (round(losses[index], 4), -index))  # of equals the regression
     head, left_out = tries[best]
-    w, b = _solved(_recipes(base.examples)[best], unit, labels, weight, classes, balance, seed)
+    w, b = _solved(recipes[best], _unit(values, mean, scale, tail), labels, weight, classes, balance, seed)
     head = replace(head, weights=w.astype(np.float32), bias=(b + head.bias).astype(np.float32))
     return head, softmax(left_out / head.temperature)
+
+
+def _centre(features: Float32s) -> tuple[Float32s, Float32s]:
+    """Mean and standard deviation (F,) of (N, F), the latter 1 where nothing varies."""
+    scale = features.std(0)
+    return features.mean(0), np.where(scale > 1e-6 * max(1.0, float(scale.max())), scale, 1.0).astype(np.float32)
 
 
 def _recipes(examples: Ints) -> list[tuple[Kind, float]]:

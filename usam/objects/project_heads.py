@@ -204,6 +204,7 @@ def _classifier(examples: Examples, names: tuple[str, ...], seed: int) -> tuple[
             len(names),
             weights=share,
             background=features,
+            background_images=examples.images,
             give_back=give_back,
             tail=tail,
             seed=seed,
@@ -272,7 +273,16 @@ def _selector(
     inputs = selector_inputs(examples.features, examples.shapes)
     tail = inputs.shape[1] - np.shape(examples.features)[1]
     found, target = np.unique(np.where(yes, kinds[told], 0), return_inverse=True)
-    head, left_out = fit_linear(inputs[told], target, images, len(found), background=inputs, tail=tail, seed=seed)
+    head, left_out = fit_linear(
+        inputs[told],
+        target,
+        images,
+        len(found),
+        background=inputs,
+        background_images=examples.images,
+        tail=tail,
+        seed=seed,
+    )
     rows = np.flatnonzero(np.asarray(examples.proposed)[told])
     judged, blend, kind = 1 - left_out[rows, 0], None, "head"
     shapes = np.asarray(examples.shapes)[told[rows]]
