@@ -9,7 +9,7 @@ which only what is shown and the labels are measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,12 +59,12 @@ def run() -> list[Row]:
     return [*rows, *_tuned(8), *_tuned(16)] if MODEL == "nano-m" else named(rows)
 
 
-def _images(project: Project) -> list[PoolImage]:
+def project_images(project: Project) -> list[PoolImage]:
     images = pool_images(project.dataset, {"bsds500": 100}.get(project.dataset))
-    return [image for image in images if _wanted(project, image).any()]
+    return [image for image in images if wanted_of(project, image).any()]
 
 
-def _wanted(project: Project, image: PoolImage) -> Flags:
+def wanted_of(project: Project, image: PoolImage) -> Flags:
     return np.array([project.wanted is None or name in project.wanted for name in image.categories])
 
 
@@ -82,7 +82,7 @@ def _examples(project: Project, images: Sequence[PoolImage]) -> Any:
 
     features, shapes, names, regions, labels, overlaps, proposed = [], [], [], [], [], [], []
     for image in images:
-        wanted, rows = np.flatnonzero(_wanted(project, image)), image.candidates
+        wanted, rows = np.flatnonzero(wanted_of(project, image)), image.candidates
         overlap = image.overlap[rows][:, wanted]
         nearest, best = wanted[overlap.argmax(1)] if len(rows) else wanted[:0], overlap.max(1, initial=0.0)
         features += [image.features[rows], image.true_features[wanted]]
@@ -120,7 +120,7 @@ class Counts:
 def _count(project: Project, image: PoolImage, rows: Indices, labels: Sequence[str | None], into: Counts) -> None:
     from usam.objects.effort import Prices, count_work
 
-    wanted = _wanted(project, image)
+    wanted = wanted_of(project, image)
     partner = image.partner(rows, wanted)
     hit = partner >= 0
     iou = np.array(
@@ -148,24 +148,16 @@ def _count(project: Project, image: PoolImage, rows: Indices, labels: Sequence[s
 
 def _shown(project: Project) -> list[Row]:
     """What is shown after some labelled images: as release 0.1 did, a random choice of as many, and the learnt one."""
-    from usam.objects.project_heads import fit_project
-
-    images = _images(project)
-    classes = project.wanted or (images[0].categories[0],)
+    images = project_images(project)
     learnt, before, random = ({image.name: Counts() for image in images} for _ in range(3))
-    for draw in range(DRAWS):
-        labelled, rest = _draw(project, images, draw)
-        rng = np.random.default_rng(draw)
-        heads = fit_project(_examples(project, labelled), classes, features_version="bench", checkpoint=MODEL)
-        grid = _grid(project, heads, labelled, classes)
-        most = grid.most
-        for image, seen in zip(rest, _looked_at(project, grid, rest), strict=True):
-            kept, names = seen.shown_by(heads, most)
-            _count(project, seen, kept, names, learnt[image.name])
-            drawn = rng.permutation(image.candidates)[: len(kept)]
-            _count(project, image, drawn, [classes[0]] * len(drawn), random[image.name])
-            now = image.shown_before()
-            _count(project, image, now, [classes[0]] * len(now), before[image.name])
+    rngs = [np.random.default_rng(draw) for draw in range(DRAWS)]
+    for draw, image, seen, kept, names in shown_learnt(project, images):
+        _count(project, seen, kept, names, learnt[image.name])
+        first = (project.wanted or (images[0].categories[0],))[0]
+        drawn = rngs[draw].permutation(image.candidates)[: len(kept)]
+        _count(project, image, drawn, [first] * len(drawn), random[image.name])
+        now = image.shown_before()
+        _count(project, image, now, [first] * len(now), before[image.name])
     what = f"{project.name}, after {project.labelled} labelled images"
     few = project.labelled <= 20
     rows_made: list[Row] = []
@@ -196,6 +188,22 @@ def _shown(project: Project) -> list[Row]:
                      "<= 0.5" if ours else "", "against drawing every object; what is missing is drawn by hand; ")
             )  # fmt: skip
     return rows_made
+
+
+def shown_learnt(
+    project: Project, images: Sequence[PoolImage]
+) -> Iterator[tuple[int, PoolImage, PoolImage, Indices, list[str | None]]]:
+    """Of each draw what it labelled taught, image by image that it did not label: number of the draw, the image, the
+    image as the chosen grid sees it, and the rows and labels shown of that."""
+    from usam.objects.project_heads import fit_project
+
+    classes = project.wanted or (images[0].categories[0],)
+    for draw in range(DRAWS):
+        labelled, rest = _draw(project, images, draw)
+        heads = fit_project(_examples(project, labelled), classes, features_version="bench", checkpoint=MODEL)
+        grid = _grid(project, heads, labelled, classes)
+        for image, seen in zip(rest, _looked_at(project, grid, rest), strict=True):
+            yield draw, image, seen, *seen.shown_by(heads, grid.most)
 
 
 def _looked_at(project: Project, grid: Any, images: Sequence[PoolImage]) -> list[PoolImage]:
@@ -242,18 +250,23 @@ def _share(counts: dict[str, Counts], size: str) -> float:
 
 def _ratio(counts: dict[str, Counts], top: str, bottom: str, plus: float = 0.0) -> Figure:
     """Sum over sum, plus a constant, with its 95 % interval over images, and their number."""
+    used = [each for each in counts.values() if each.objects]
+    return ratio_of_sums([getattr(each, top) for each in used], [getattr(each, bottom) for each in used], plus)
+
+
+def ratio_of_sums(top: Sequence[float], bottom: Sequence[float], plus: float = 0.0) -> Figure:
+    """Of images: sum over sum, plus a constant, with its 95 % interval over them, and their number."""
     from usam.statistics import bootstrap_weighted
 
-    used = [each for each in counts.values() if each.objects]
-    upper, lower = (np.array([getattr(each, name) for each in used], float) for name in (top, bottom))
+    upper, lower = np.array(top, float), np.array(bottom, float)
 
     def statistic(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray((weights @ upper) / (weights @ lower) + plus)
 
     value = float(upper.sum() / max(lower.sum(), 1e-9) + plus)
-    interval = bootstrap_weighted(statistic, value, np.arange(len(used)))
-    return value, interval.low, interval.high, len(used)
+    interval = bootstrap_weighted(statistic, value, np.arange(len(upper)))
+    return value, interval.low, interval.high, len(upper)
 
 
 def _row(figure: str, found: Figure, unit: str, target: str = "", note: str = "") -> Row:
@@ -313,7 +326,7 @@ def _classes(count: int, target: float) -> list[Row]:
 def _clean(dataset: str) -> list[Row]:
     """Before anything is learnt: few and clean against release 0.1, all labelled objects wanted."""
     project = Project(dataset, dataset, None, 0, dataset == "coco")
-    images = _images(project)
+    images = project_images(project)
     images = [image for image in images if image.part != "train"] if dataset == "coco" else images
     rows = []
     choices: tuple[tuple[str, Callable[[PoolImage], Indices]], ...] = (
