@@ -1,10 +1,11 @@
 """The work that a project's images cost somebody who uses the tool: what is not shown is clicked, not drawn.
 
-As `bench.project_learning` has it (the same images, draws, heads and grids), but for what is missing: it gets up to
-three clicks, the first in its middle and each further one where the mask is most wrong, with the service's own masks of
-them; each click costs the click and a look. The first mask whose IoU is good enough is kept; where none is, the object
-is drawn by hand after three clicks for nothing. A shown outline that is not good enough is deleted and clicked like
-what is missing. Choosing a label costs nothing on any side, changing one does. Prices: `usam.objects.effort`.
+As `bench.project_learning` has it (the same images, draws and heads), but seen by the default grid, which is not chosen
+by labels here, and but for what is missing: it gets up to three clicks, the first in its middle and each further one
+where the mask is most wrong, with the service's own masks of them; each click costs the click and a look. The first
+mask whose IoU is good enough is kept; where none is, the object is drawn by hand after three clicks for nothing. A
+shown outline that is not good enough is deleted and clicked like what is missing. Choosing a label costs nothing on any
+side, changing one does. Prices: `usam.objects.effort`.
 
 Legend: T true objects of an image, K = 3 clicks.
 """
@@ -51,17 +52,23 @@ class ClickedImage:
 
 def run() -> list[Row]:
     """Seconds of work against drawing every object, by clicks alone and with what was learnt, for each good IoU."""
-    return named([row for good in GOOD for row in _effort(PROJECT, good)])
+    shown = list(shown_learnt(PROJECT, project_images(PROJECT), choose_grid=False))
+    return named([row for good in GOOD for row in _effort(PROJECT, shown, good)])
 
 
-def _effort(project: Project, good: float) -> list[Row]:
+def _effort(
+    project: Project, found: Sequence[tuple[int, PoolImage, PoolImage, Indices, list[str | None]]], good: float
+) -> list[Row]:
     clicked = {each.name: each.iou for each in _clicked(project)}
     ways = ("by hand", "learnt, then by hand", "clicks alone", "learnt, then clicks")
     seconds: dict[str, dict[str, float]] = {way: {} for way in ways}
-    for _, image, seen, rows, names in shown_learnt(project, project_images(project)):
+    shown_in_all = kept_in_all = objects_in_all = 0
+    for _, image, seen, rows, names in found:
         prices, wanted = Prices.by_hand(), np.flatnonzero(wanted_of(project, image))
         by_hand, by_click = np.full(len(image.categories), prices.add), click_seconds(clicked[image.name], good)
         shown = (project, seen, rows, names, good)
+        shown_in_all, objects_in_all = shown_in_all + len(rows), objects_in_all + len(wanted)
+        kept_in_all += int((seen.partner(rows, wanted_of(project, seen), good) >= 0).sum())
         for way, cost in zip(
             ways,
             (
@@ -75,7 +82,9 @@ def _effort(project: Project, good: float) -> list[Row]:
             seconds[way][image.name] = seconds[way].get(image.name, 0.0) + float(cost)
     what = f"{project.name}, after {project.labelled} labelled images, effort, masks kept from IoU {good:g} on"
     first, last = clicks_that_do(clicked, good)
-    note = f"one click does for {first:.2f} of objects, three for {last:.2f}; "
+    note = f"one click does for {first:.2f} of objects, three for {last:.2f}; of what was learnt "
+    note += f"{kept_in_all / objects_in_all:.2f} of objects are shown well enough, and "
+    note += f"{shown_in_all / max(kept_in_all, 1) - 1:.2f} others for each of them; "
     made = [
         _row(f"{what}, {way}", _over(seconds[way], seconds["by hand"]), "drawing every object", note)
         for way in ways[1:]
