@@ -8,10 +8,8 @@ docs/backend.md has the table.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import logging
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from backend.addresses import http_origin, is_loopback, without_password
 from backend.errors import SettingsError
 
 Strategy = Literal[
@@ -36,11 +35,6 @@ OTHER_VARIABLES = frozenset(
 """Variables that other parts read. Those of benches and tests are passed over too, with a line in the log."""
 SIMILAR = 0.85
 """How alike a variable's name and a setting's are, from 0 to 1, where the one is taken for the other misspelt."""
-_PLAIN_URL = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<user>[^@/?#\s]*@)?"
-    r"(?P<rest>(\[[0-9a-f:.]+\]|[a-z0-9][a-z0-9._-]*)(:\d{1,5})?(/[\w.-]*)*)",
-    re.I,
-)
 log = logging.getLogger(__name__)
 _RENAMED = {
     "USAM_GRID_SIDE": "points_per_side",
@@ -142,7 +136,7 @@ class Settings(BaseSettings):
     """Bound of the embeddings kept as files in the data folder, for service and workers; 0 keeps none."""
     pending_bytes: int = Field(1024 * MIB, ge=MIB)
     """Bound of the decoded images that wait for the engine; beyond it, it says that it is busy."""
-    wait_seconds: float = Field(90.0, gt=0)
+    wait_seconds: float = Field(90.0, gt=0, le=86_400)
     """How long a request waits for the engine; Label Studio gives up after 100 s."""
     queue_limit: int = Field(64, ge=1)
     """Waiting clicks, and waiting batch pieces, beyond which the engine says that it is busy."""
@@ -176,7 +170,7 @@ class Settings(BaseSettings):
     """IoU of two proposals above which the worse is dropped."""
     max_regions: int = Field(8, ge=1, le=1000)
     """Most regions of one prediction. Unless it is set, what is shown of the wanted is bounded by candidates alone."""
-    polygon_tolerance: float = Field(1.5, ge=0)
+    polygon_tolerance: float = Field(1.5, ge=0, le=1000)
     """Largest distance in pixels between a mask's outline and the polygon sent for it."""
     unknown_label: Literal["none", "first"] = "none"
     """What an object gets whose label nobody told, where several are offered: none, or the configuration's first."""
@@ -196,9 +190,9 @@ class Settings(BaseSettings):
     """New labels from which a retraining starts."""
     own_decoder_seconds: float = Field(60.0, ge=0, le=3600)
     """Longest time that a retraining spends on a mask decoder of the project's own; 0: it keeps the checkpoint's."""
-    sync_seconds: float = Field(60.0, gt=0)
+    sync_seconds: float = Field(60.0, gt=0, le=604_800)
     """How often the truth is fetched from Label Studio without being woken."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
     """Seed of everything that is drawn at random."""
 
     @classmethod
@@ -232,6 +226,33 @@ class Settings(BaseSettings):
         if wrong:
             raise SettingsError("names of settings", ", ".join(wrong), "correct or unset it (docs/backend.md)")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _bare(cls, value: Any, about: ValidationInfo) -> Any:
+        """The text itself: spaces around it are left by hand or by a file, as are quotes, which are no part of any."""
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not isinstance(text, str) or about.field_name == "auth_password":
+            return value
+        text = text.strip()
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+            raise ValueError("take away the quotes around it: they count as part of the value")
+        return text
+
+    @field_validator("data_dir", mode="after")
+    @classmethod
+    def _folder(cls, value: Path) -> Path:
+        try:
+            return value.expanduser()
+        except RuntimeError as error:
+            raise ValueError("whose home folder `~` means is not known") from error
+
+    @field_validator("data_dir", "model", "heads", "device", "host", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("it is empty: unset it for the default")
+        return value
+
     @field_validator("auth_password", "auth_token", "label_studio_api_key")
     @classmethod
     def _sendable(cls, value: SecretStr) -> SecretStr:
@@ -258,12 +279,12 @@ class Settings(BaseSettings):
     @field_validator("label_studio_url", "label_studio_public_url")
     @classmethod
     def _url(cls, value: str) -> str:
-        return _http_origin(value, path=True) if value else ""
+        return http_origin(value, path=True) if value else ""
 
     @field_validator("label_studio_aliases")
     @classmethod
     def _aliases(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_http_origin(url) for url in value)
+        return tuple(http_origin(url) for url in value)
 
     @field_validator("hosts", "allowed_hosts")
     @classmethod
@@ -351,45 +372,6 @@ def next_larger(model: str) -> str:
     if family and size != "large":
         return f"{family}_hiera_large"
     return {"nano-s": "nano-m", "nano-m": "nano-l"}.get(model, "")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a server bound to `host` can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def without_password(url: str) -> str:
-    """The URL with user and password, if it has any, as `***`.
-
-    An address whose parts cannot be told apart for certain (a query, a password with `@`, `/`, `?` or `#` as it is)
-    is shown by its scheme only.
-
-    >>> without_password("redis://:pw@host:6379/0"), without_password("redis://host/0?password=pw")
-    ('redis://***@host:6379/0', 'redis://***')
-    """
-    if not url or (url.startswith("sqlite:///") and not re.search(r"[?#@]", url)):
-        return url
-    plain = _PLAIN_URL.fullmatch(url)
-    if plain is None:
-        scheme = re.match(r"[a-z][a-z0-9+.-]*://", url, re.I)
-        return (scheme[0] if scheme else "") + "***"
-    return plain["scheme"] + ("***@" if plain["user"] else "") + plain["rest"]
-
-
-def _http_origin(url: str, *, path: bool = False) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("an http:// or https:// address is needed")
-    if parts.username or parts.password:
-        raise ValueError("the address must not carry a user or password; LABEL_STUDIO_API_KEY is for that")
-    if parts.query or parts.fragment or (not path and parts.path.strip("/")):
-        raise ValueError("an address without path, query or fragment is needed")
-    return url.rstrip("/")
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

@@ -53,6 +53,35 @@ def interface_of(label_config: str) -> LabelInterface:
         ) from error
 
 
+def shared_names(label_config: str) -> list[str]:
+    """What is told apart by nothing: labels of one control that are written alike, a sentence each. The editor writes
+    the alias of a label that has one, so two of one alias come back as the same.
+
+    >>> shared_names('<Labels name="a"><Label value="cat"/><Label value="dog" alias="cat"/></Labels>')
+    ["labels 'cat' and 'dog' of a are both written 'cat'"]
+    """
+    root = ElementTree.fromstring(_DECLARATION.sub("", _without_comments(label_config), count=1))  # noqa: S314 - parsed before
+    found = []
+    for control in root.iter():
+        name = _attributes(control).get("name", "")[:40]
+        written: dict[str, list[str]] = {}
+        for label in control.iter() if name else ():
+            given = _attributes(label)
+            if label.tag.rpartition("}")[2].lower() == "label" and given.get("value"):
+                written.setdefault(given.get("alias") or given["value"], []).append(given["value"])
+        for alias, labels in written.items():
+            if len(labels) > 1:
+                each = " and ".join(repr(label[:40]) for label in labels[:5])
+                all_of_them = "both" if len(labels) == 2 else "all"
+                found.append(f"labels {each} of {name} are {all_of_them} written {alias[:40]!r}")
+    return found
+
+
+def _attributes(tag: ElementTree.Element) -> dict[str, str]:
+    """The attributes of a tag, by names without capitals."""
+    return {name.lower(): value for name, value in tag.attrib.items()}
+
+
 def _without_comments(text: str) -> str:
     kept, start = [], 0
     while (begin := text.find("<!--", start)) >= 0 and (end := text.find("-->", begin + 4)) >= 0:

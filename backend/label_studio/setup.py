@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+from backend.addresses import is_loopback
 from backend.errors import LabelConfigError, LabelStudioError
 from backend.label_studio.client import PREDICTED, UNLABELLED, LabelStudio
 from backend.label_studio.config import PROMPTS, parse_config
+from backend.label_studio.config_xml import shared_names
 from backend.label_studio.records import UNCERTAINTY_SAMPLING, MlBackend, Project, Webhook
 from backend.label_studio.video_config import parse_video_config, takes_masks, takes_video_boxes
-from backend.settings import Settings, is_loopback
+from backend.settings import Settings
 
 BACKEND_TITLE = "usam"
+MOST_SAID = 5
 VIEW_TITLE = "Most uncertain first"
 VIDEO_VIEW_TITLE = "Followed, least sure first"
 WEBHOOK_ACTIONS = (
@@ -193,6 +196,8 @@ class _Connection:
             config = parse_config(self._project.label_config)
         except LabelConfigError as error:
             raise _Blocked(f"{name}: {error}") from error
+        for line in shared_names(self._project.label_config)[:MOST_SAID]:
+            yield Step(name, "advice", f"{line}, so nobody can tell them apart afterwards: give each a name of its own")
         masks = ", ".join(output.name for output in config.outputs)
         if len(config.images) > 1:
             others = ", ".join(view.image_name for view in config.others)

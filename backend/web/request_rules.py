@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from backend.settings import Settings, is_loopback
+from backend.addresses import is_loopback
+from backend.settings import Settings
 
 MIB = 2**20
 OTHER_BYTES = MIB // 16

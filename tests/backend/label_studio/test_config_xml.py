@@ -6,7 +6,7 @@ import pytest
 
 from backend.errors import LabelConfigError
 from backend.label_studio.config import parse_config
-from backend.label_studio.config_xml import MAX_CONFIG_CHARS, MAX_CONTROLS, interface_of
+from backend.label_studio.config_xml import MAX_CONFIG_CHARS, MAX_CONTROLS, interface_of, shared_names
 from backend.label_studio.video_config import parse_video_config
 
 PLAIN = (
@@ -81,3 +81,16 @@ def test_as_many_controls_as_nobody_draws_with_are_refused() -> None:
 def test_a_control_on_nothing_is_said_with_what_it_is_on() -> None:
     with pytest.raises(LabelConfigError, match="BrushLabels on picture"):
         parse_config(PLAIN.replace('toName="img"', 'toName="picture"'))
+
+
+def test_labels_that_are_written_alike_are_said() -> None:
+    config = """<?xml version="1.0"?><View><!-- <Label value="x" alias="a"/> --><Image name="img" value="$image"/>
+    <brushlabels Name="brush" toName="img"><Label value="cat" alias="a"/><View><label Value="dog" Alias="a"/></View>
+    <Label value="cow" alias="c"/><Label value="Cow"/></brushlabels>
+    <PolygonLabels name="poly" toName="img"><Label value="cat" alias="a"/><Label value="b"/><Label value="b"/>
+    </PolygonLabels>
+    </View>"""
+    assert shared_names(config) == [
+        "labels 'cat' and 'dog' of brush are both written 'a'",
+        "labels 'b' and 'b' of poly are both written 'b'",
+    ]

@@ -258,6 +258,12 @@ def test_a_configuration_without_prompts_is_said() -> None:
     assert "clicks are not answered" in step.detail
 
 
+def test_labels_that_nobody_can_tell_apart_are_said() -> None:
+    alike = '<Label value="A" alias="x"/><Label value="B" alias="x"/>'
+    step = connected(LabelStudioCopy(CONFIG.replace('<Label value="A"/>', alike)))[0]
+    assert (step.state, "labels 'A' and 'B' of brush are both written 'x'" in step.detail) == ("advice", True)
+
+
 def test_images_that_are_not_ranked_are_named() -> None:
     second = '<Image name="second" value="$b"/><Brush name="b2" toName="second"/></View>'
     assert "second" in connected(LabelStudioCopy(CONFIG.replace("</View>", second)))[0].detail
