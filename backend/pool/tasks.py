@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Protocol
 
 from backend.errors import StoreError, reason_of
@@ -48,17 +48,19 @@ def refresh_tasks(store: Store, client: TaskSource, project_id: int) -> TaskRefr
     """Bring the store's tasks up to date; those that changed stay `unchecked`.
 
     Only changes are asked for, and everything every `FULL_EVERY_S` (a large pool less often) or where the numbers of
-    tasks differ.
+    tasks differ. A time that has not come yet, told by a clock that ran ahead, counts as none: what changes until then
+    would not be asked for.
     """
-    cursor, settled = store.cursor(project_id), _earlier(client.clock(), SETTLED_S)
+    latest, settled = _latest(client), _earlier(client.clock(), SETTLED_S)
+    cursor = _known(store.cursor(project_id), latest)
     pause = max(FULL_EVERY_S, FULL_TASK_S * store.task_count(project_id))
     since = _earlier(_moment(cursor), OVERLAP_S) if time.time() - store.synced_at(project_id) <= pause else ""
     if since:
-        changed = _take(store, project_id, client.tasks(project_id, since=since))
+        changed = _take(store, project_id, client.tasks(project_id, since=since), latest)
         if store.task_count(project_id) == client.task_count(project_id):
             store.advance_cursor(project_id, max(changed.newest, settled))
             return TaskRefresh(0, tuple(changed.set_aside))
-    present = _take(store, project_id, client.tasks(project_id))
+    present = _take(store, project_id, client.tasks(project_id), latest)
     gone = store.task_ids(project_id) - present.ids
     if gone and client.task_count(project_id) != len(present.ids):  # pages moved while they were read
         gone -= {task.id for task in client.tasks(project_id)}
@@ -76,7 +78,7 @@ class _Taken:
     set_aside: list[str] = field(default_factory=list)
 
 
-def _take(store: Store, project_id: int, tasks: Iterable[Task]) -> _Taken:
+def _take(store: Store, project_id: int, tasks: Iterable[Task], latest: datetime | None) -> _Taken:
     """Take tasks over, some at a time: no project is too big to be held."""
     taken, waiting = _Taken(), list[Task]()
     for task in tasks:
@@ -86,7 +88,7 @@ def _take(store: Store, project_id: int, tasks: Iterable[Task]) -> _Taken:
         if task.id not in taken.ids:
             waiting.append(task)
         taken.ids.add(task.id)
-        taken.newest = max(taken.newest, task.updated_at)
+        taken.newest = max(taken.newest, _known(task.updated_at, latest))
         if len(waiting) >= TAKEN_AT_ONCE:
             _record(store, project_id, waiting, taken)
             waiting = []
@@ -110,9 +112,22 @@ def _record(store: Store, project_id: int, tasks: Sequence[Task], taken: _Taken)
 def _moment(cursor: str) -> datetime | None:
     """A time of Label Studio's; None where it is none."""
     try:
-        return datetime.fromisoformat(cursor.replace("Z", "+00:00"))
+        moment = datetime.fromisoformat(cursor.replace("Z", "+00:00"))
     except ValueError:
         return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+
+
+def _latest(client: TaskSource) -> datetime | None:
+    """The latest time that a change can have by Label Studio's clock; None where it tells none."""
+    now = client.clock()
+    return now + timedelta(seconds=OVERLAP_S) if now is not None and now.tzinfo is not None else None
+
+
+def _known(told: str, latest: datetime | None) -> str:
+    """A time as it was told; empty where it is none, or later than `latest`."""
+    moment = _moment(told)
+    return told if moment is not None and (latest is None or moment <= latest) else ""
 
 
 def _earlier(moment: datetime | None, seconds: float) -> str:

@@ -92,12 +92,27 @@ def test_pages_that_move_while_they_are_read_remove_nothing(
     assert len(store.tasks(1)) == 3
 
 
-def test_a_time_that_nobody_can_read_asks_for_everything(store: Store, studio: FakeLabelStudio) -> None:
-    studio.task_list[0] = dataclasses.replace(studio.task_list[0], updated_at="yesterday")
-    refresh_tasks(store, studio, 1)
-    refresh_tasks(store, studio, 1)
-    assert studio.asked_since == ["", ""]
+@pytest.mark.parametrize("told", ["yesterday", "2099-01-01T00:00:00.000000Z", "2099-01-01", "zzzz"])
+def test_a_time_that_is_none_or_not_yet_counts_for_nothing(store: Store, studio: FakeLabelStudio, told: str) -> None:
+    studio.now = datetime(2026, 1, 1, 0, 1, tzinfo=timezone.utc)
+    studio.task_list[0] = dataclasses.replace(studio.task_list[0], updated_at=told)
+    for _ in range(2):
+        refresh_tasks(store, studio, 1)
+    assert studio.asked_since == ["", "2025-12-31T23:59:30.000000Z"]
     assert len(store.tasks(1)) == 3
+
+
+def test_a_clock_that_goes_back_hides_no_change(store: Store, studio: FakeLabelStudio) -> None:
+    studio.now = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    studio.add_task(4, updated_at="2030-01-01T00:00:00.000000Z")
+    refresh_tasks(store, studio, 1)
+    studio.now = datetime(2026, 1, 1, 0, 1, tzinfo=timezone.utc)
+    studio.task_list[1] = dataclasses.replace(
+        studio.task_list[1], annotations=1, updated_at="2026-01-01T00:00:30.000000Z"
+    )
+    store.mark_tasks_synced(1, [1, 2, 3, 4])
+    refresh_tasks(store, studio, 1)
+    assert store.unchecked_tasks(1) == {2}
 
 
 def test_a_task_that_cannot_be_stored_is_set_aside_and_the_others_are_stored(
