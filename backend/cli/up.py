@@ -62,7 +62,7 @@ def up(
     root = Path(__file__).resolve().parents[2]
     try:
         with Stack(settings, files=document_root(pictures), root=root, workers=workers, say=say) as stack:
-            project = _prepare_project(stack, pictures, title=_title(folder, photos))
+            project = _prepare_project(stack, pictures, _title(folder, photos), is_ours=folder is None)
             _print_welcome(stack, project)
             if wait:
                 stack.watch()
@@ -79,7 +79,7 @@ def _check_models(settings: Settings) -> None:
         verify(name)
 
 
-def _prepare_project(stack: Stack, pictures: Path, title: str) -> int:
+def _prepare_project(stack: Stack, pictures: Path, title: str, *, is_ours: bool = True) -> int:
     """Make or find the demo project, connect it, and wait for its ranking."""
     from backend.label_studio.setup import connect as steps
     from backend.local.demo import demo_project
@@ -88,8 +88,8 @@ def _prepare_project(stack: Stack, pictures: Path, title: str) -> int:
 
     settings = _settings_of(stack)
     with stack.client() as client:
-        project, fresh = demo_project(client, pictures, title)
-        say(f"project {project.id}, {title!r}: {fresh} new tasks")
+        project, fresh = demo_project(client, pictures, title, is_ours=is_ours)
+        say(f"project {project.id}, {project.title!r}: {fresh} new tasks")
         store = Store(settings.store_url)
         try:
             for step in steps(client, settings, project.id, stack.backend_url, store.served(project.id)):

@@ -28,6 +28,7 @@ from backend.label_studio.records import (
     View,
     Webhook,
     number,
+    score_of,
 )
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class LabelStudio(Connection):
     def import_tasks(self, project: int, items: Sequence[Mapping[str, Any]]) -> int:
         """Add tasks (`{"data": {...}}` each, may carry annotations); returns how many Label Studio made."""
         answer = self._object("POST", f"/api/projects/{project}/import", json=list(items), long=True)
-        return int(answer.get("task_count", 0))
+        return number(answer.get("task_count", 0), "task count")
 
     def upload(self, project: int, paths: Iterable[Path]) -> int:
         """Upload image files, one task each; returns how many tasks Label Studio made."""
@@ -137,7 +138,7 @@ class LabelStudio(Connection):
             # Label Studio keeps one file for each field name
             files = [(f"file{number}", (path.name, path.read_bytes())) for number, path in enumerate(part)]
             answer = self._object("POST", f"/api/projects/{project}/import", files=files, long=True)
-            made += int(answer.get("task_count", 0))
+            made += number(answer.get("task_count", 0), "task count")
         return made
 
     def annotate(self, task: int, result: Sequence[Json], *, cancelled: bool = False) -> Annotation:
@@ -153,11 +154,14 @@ class LabelStudio(Connection):
         """Delete one task with all it carries."""
         self._send("DELETE", f"/api/tasks/{task}/")
 
+    def local_folders(self, project: int) -> list[str]:
+        """Folders of whose files tasks of this project can be."""
+        return [str(storage.get("path")) for storage in self._list("/api/storages/localfiles/", {"project": project})]
+
     def allow_local_folder(self, project: int, folder: Path) -> None:
         """Let tasks of this project show files below `folder`, which must lie inside Label Studio's
         document root."""
-        storages = self._list("/api/storages/localfiles/", {"project": project})
-        if any(storage.get("path") == str(folder) for storage in storages):
+        if str(folder) in self.local_folders(project):
             return
         body = {"project": project, "path": str(folder), "title": folder.name, "use_blob_urls": True}
         self._send("POST", "/api/storages/localfiles/", json=body)
@@ -195,7 +199,7 @@ class LabelStudio(Connection):
     def model_versions(self, project: int) -> dict[str, int]:
         """Prediction versions of a project and how many predictions each has."""
         answer = self._object("GET", f"/api/projects/{project}/model-versions")
-        return {str(name): int(count) for name, count in answer.items()}
+        return {name: number(count, "count of predictions") for name, count in answer.items()}
 
     def of_version(self, project: int, version: str, page: int, *, count: int = 100) -> list[int] | None:
         """Numbers of predictions of a version on a page of `count` tasks; None after the last page. A page may have
@@ -254,10 +258,7 @@ class LabelStudio(Connection):
         params = {"project": project, "page": 1, "page_size": count, "include": "id,predictions_score"}
         answer = self._object("GET", "/api/tasks", params={**params, "query": json.dumps(query)})
         rows = items(answer.get("tasks"), "tasks")
-        return [
-            (int(row["id"]), None if row.get("predictions_score") is None else float(row["predictions_score"]))
-            for row in rows
-        ]
+        return [(number(row.get("id"), "task id"), score_of(row.get("predictions_score"))) for row in rows]
 
     def unlabelled_count(self, project: int) -> int:
         """How many tasks have no annotation."""
@@ -363,7 +364,7 @@ class LabelStudio(Connection):
             rows = items(answer.get("tasks", []), "tasks")
             yield from rows
             seen += len(rows)
-            if not rows or seen >= int(answer.get("total", 0)):
+            if not rows or seen >= number(answer.get("total", 0), "task count"):
                 return
             page += 1
 

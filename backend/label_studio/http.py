@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 READ_TRIES = 3
+TOO_MANY, LONGEST_PAUSE = 429, 10.0
+"""The status of a server or proxy that wants fewer requests, and how many seconds it is waited for at most."""
 CHECK_VERSION = "check the address and that it is Label Studio 1.23"
 
 
@@ -114,6 +116,9 @@ class Connection:
             if answer.status_code in (502, 503, 504) and attempt < tries:
                 time.sleep(0.3 * attempt)
                 continue
+            if answer.status_code == TOO_MANY and attempt < READ_TRIES:  # not taken, so that a write may come again
+                time.sleep(_asked_pause(answer, 0.3 * attempt))
+                continue
             if answer.status_code == 401 and not renewed and self._tokens.forget():
                 renewed = True
                 attempt -= 1
@@ -122,6 +127,12 @@ class Connection:
                 raise _refusal(method, path, answer)
             self._heard_at = answer.headers.get("date", "")
             return answer
+
+
+def _asked_pause(answer: httpx.Response, otherwise: float) -> float:
+    """Seconds that an answer asks to wait, within reason."""
+    asked = answer.headers.get("retry-after", "")
+    return min(float(asked), LONGEST_PAUSE) if asked.isascii() and asked.isdigit() else otherwise
 
 
 def _refusal(method: str, path: str, answer: httpx.Response) -> LabelStudioError:
@@ -142,7 +153,11 @@ def _refusal(method: str, path: str, answer: httpx.Response) -> LabelStudioError
         return LabelStudioError(
             expected, f"{got}, a redirect", "set LABEL_STUDIO_URL to the final address", status=answer.status_code
         )
-    remedy = "try again later" if answer.is_server_error else "check the request and the project"
+    remedy = (
+        "try again later"
+        if answer.is_server_error or answer.status_code == TOO_MANY
+        else "check the request and the project"
+    )
     own = isinstance(body, dict) and "detail" in body
     return LabelStudioError(expected, got, remedy, status=answer.status_code, is_from_label_studio=own)
 

@@ -93,6 +93,11 @@ def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def score_of(value: Any) -> float | None:
+    """A score; None where there is none, or one that no prediction has."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e9 else None
+
+
 def _moment(item: Mapping[str, Any], name: str = "updated_at") -> str:
     """When it was changed last, or made; nothing that no store could hold."""
     moment = item.get(name)
@@ -212,7 +217,7 @@ class Prediction:
             id=_id(item, "prediction"),
             task=task,
             model_version=str(item.get("model_version") or ""),
-            score=float(score) if isinstance(score, int | float) and abs(score) < 1e9 else None,
+            score=score_of(score),
             result=[one for one in result if isinstance(one, dict)] if isinstance(result, list) else [],
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +15,8 @@ from backend.label_studio.records import UNCERTAINTY_SAMPLING, Project
 
 TITLE = "usam demo: oranges and lemons"
 PHOTOS_TITLE = "usam demo"
+LONGEST_TITLE = 50
+"""Letters of a title that Label Studio takes."""
 """That of earlier releases too: who has such a project goes on with it."""
 LABELS = {"Orange": "#f28c28", "Lemon": "#f6d32d"}
 GENERAL_LABELS = {"Object": "#1f77b4", "Part": "#ff7f0e"}
@@ -126,27 +129,48 @@ def pictures_in(folder: Path) -> list[Path]:
         got = "a file" if folder.exists() else "nothing there"
         raise SettingsError("a folder of images", f"{folder}, which is {got}", "check the path")
     try:
-        pictures = [path for path in _files(folder) if path.suffix.lower() in SUFFIXES]
+        root = document_root(folder)
+        pictures = [path for path in _files(folder) if path.suffix.lower() in SUFFIXES and not _unservable(path, root)]
     except OSError as error:
         raise SettingsError(f"a folder {folder} that can be read", str(error), "correct its rights") from error
     if not pictures:
         left = " ".join(describe_left_out(folder))
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise SettingsError(f"images in {folder}", left or "none", f"put some there ({kinds})")
+        raise SettingsError(f"images in {_printable(str(folder))}", left or "none", f"put some there ({kinds})")
     return pictures
 
 
 def describe_left_out(folder: Path) -> list[str]:
     """A sentence for each kind of picture in `folder` that is left out: how many, some names, why, what to do."""
     kinds: dict[str, list[str]] = {}
+    unservable: dict[str, list[str]] = {}
     for path in _files(folder):
         if path.suffix.lower() in NOT_SHOWN:
-            kinds.setdefault(path.suffix.lower(), []).append(path.name)
+            kinds.setdefault(path.suffix.lower(), []).append(_printable(path.name))
+        elif path.suffix.lower() in SUFFIXES and (reason := _unservable(path, document_root(folder))):
+            unservable.setdefault(reason, []).append(_printable(path.name))
     return [
+        f"left out {len(names)} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}): {reason}"
+        for reason, names in sorted(unservable.items())
+    ] + [
         f"left out {len(names)} {suffix} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}): "
         f"{NOT_SHOWN[suffix]}"
         for suffix, names in sorted(kinds.items())
     ]
+
+
+def _unservable(picture: Path, root: Path) -> str:
+    """Why Label Studio cannot serve a picture below its document root, empty where it can."""
+    try:
+        where = picture.resolve()
+        str(where).encode()
+    except UnicodeEncodeError:
+        return "the name of the file or of a folder above is not UTF-8: rename it"
+    return "" if where.is_relative_to(root) else "a link to a place that Label Studio may not show: copy it here"
+
+
+def _printable(name: str) -> str:
+    return name.encode(errors="replace").decode()
 
 
 def _files(folder: Path) -> list[Path]:
@@ -164,31 +188,48 @@ def local_address(picture: Path, root: Path) -> str:
     return "/data/local-files/?d=" + quote(str(picture.resolve().relative_to(root)))
 
 
-def demo_project(client: LabelStudio, folder: Path, title: str = TITLE) -> tuple[Project, int]:
+def demo_project(client: LabelStudio, folder: Path, title: str = TITLE, *, is_ours: bool = True) -> tuple[Project, int]:
     """The project called `title`, made where it is missing, with a task for each picture; and how many are
     new.
 
     Running it again adds only pictures that have no task yet: nothing that was labelled is touched, and a project of
-    an earlier release keeps its labels and its title.
+    an earlier release keeps its labels and its title. Pictures that are not ours (`is_ours`) get a project of another
+    title where one of this title shows another folder of the same name.
     """
+    is_fruit = is_ours and title == TITLE
     pictures = pictures_in(folder)
     root = document_root(folder)
-    project = next((p for p in client.projects() if p.title == title), None)
+    project, title = _project_of(client, folder.resolve(), title, is_ours=is_ours)
     if project is None:
         project = client.create_project(
             title,
-            labelling_config(LABELS if title == TITLE else GENERAL_LABELS),
+            labelling_config(LABELS if is_fruit else GENERAL_LABELS),
             sampling=UNCERTAINTY_SAMPLING,
             show_collab_predictions=True,
             show_instruction=True,
-            expert_instruction=instructions(title),
+            expert_instruction=instructions(TITLE if is_fruit else PHOTOS_TITLE),
         )
     client.allow_local_folder(project.id, folder.resolve())
     known = {str(task.data.get("image")) for task in client.tasks(project.id)}
-    fresh = [address for address in _addresses(pictures, root) if address not in known]
+    fresh = [address for address in dict.fromkeys(_addresses(pictures, root)) if address not in known]
     for start in range(0, len(fresh), 1000):
         client.import_tasks(project.id, [{"data": {"image": address}} for address in fresh[start : start + 1000]])
     return project, len(fresh)
+
+
+def _project_of(client: LabelStudio, folder: Path, title: str, *, is_ours: bool) -> tuple[Project | None, str]:
+    """The project of a folder, None where it is to be made, and its title: a folder that is still there keeps its own
+    project, while one that was moved takes it along."""
+    projects = {project.title: project for project in reversed(client.projects())}
+    for number in count(1):
+        more = f" ({number})" if number > 1 else ""
+        name = title[: LONGEST_TITLE - len(more)] + more
+        if (project := projects.get(name)) is None or is_ours:
+            return project, name
+        shown = [Path(path) for path in client.local_folders(project.id)]
+        if folder in shown or not any(path.is_dir() for path in shown):
+            return project, name
+    raise AssertionError("unreachable")
 
 
 def _addresses(pictures: list[Path], root: Path) -> Iterator[str]:

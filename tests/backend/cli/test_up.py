@@ -41,7 +41,7 @@ def started(monkeypatch: pytest.MonkeyPatch, data: Path) -> Iterator[list[Any]]:
             self.watched = True
 
     monkeypatch.setattr(stack_module, "Stack", Stack)
-    monkeypatch.setattr(up, "_prepare_project", lambda stack, pictures, title: 3)
+    monkeypatch.setattr(up, "_prepare_project", lambda stack, pictures, title, is_ours: 3)
     monkeypatch.setattr(up, "_print_welcome", lambda stack, project: None)
     monkeypatch.setattr(up.signal, "signal", lambda *_: None)
     monkeypatch.setattr(up, "_demo_folder", lambda parent, photos: parent / ("photos" if photos else "drawn"))

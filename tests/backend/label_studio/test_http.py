@@ -54,6 +54,7 @@ FINE = {"id": 1}
         (httpx.Response(503), httpx.Response(502)),
         (httpx.ConnectError("refused"), httpx.ReadTimeout("late")),
         (httpx.Response(504),),
+        (httpx.Response(429, headers={"Retry-After": "2"}), httpx.Response(429, text="<html>slow down</html>")),
     ],
 )
 def test_a_read_is_tried_again(troubles: tuple[Answer, ...], script: Script, connection: Connection) -> None:
@@ -179,3 +180,17 @@ def test_its_clock_is_what_it_last_said(script: Script, connection: Connection) 
     script.answers = [httpx.Response(200, json={}, headers={"Date": "noon"})]
     connection._object("GET", "/api/version")
     assert connection.clock() is None
+
+
+def test_who_asks_for_fewer_requests_is_waited_for_with_writes_too(
+    script: Script, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("backend.label_studio.http.time.sleep", pauses.append)
+    script.answers = [httpx.Response(429, headers={"Retry-After": asked}) for asked in ("2", "99999")]
+    script.answers.append(httpx.Response(201, json=FINE))
+    assert connection._object("POST", "/api/things", json={}) == FINE
+    assert pauses == [2.0, 10.0]
+    script.answers = [httpx.Response(429)] * READ_TRIES
+    with pytest.raises(LabelStudioError, match="HTTP 429; try again later"):
+        connection._object("POST", "/api/things", json={})

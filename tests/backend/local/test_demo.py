@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,7 +100,8 @@ def test_instructions_say_what_to_do_in_five_lines(title: str) -> None:
 class Studio:
     """A Label Studio that notes what is made and changed."""
 
-    def __init__(self, *titles: str) -> None:
+    def __init__(self, *titles: str, folders: dict[int, list[str]] | None = None) -> None:
+        self.folders = folders or {}
         self.known = [SimpleNamespace(id=number, title=title) for number, title in enumerate(titles, 1)]
         self.made: dict[str, Any] = {}
         self.imported: list[str] = []
@@ -112,6 +114,9 @@ class Studio:
         return SimpleNamespace(id=9, title=title)
 
     def allow_local_folder(self, project: int, folder: Path) -> None: ...
+
+    def local_folders(self, project: int) -> list[str]:
+        return self.folders.get(project, [])
 
     def tasks(self, project: int) -> list[Any]:
         return []
@@ -130,6 +135,50 @@ def test_the_demo_is_made_beside_that_of_an_earlier_release(folder: Path) -> Non
     project, _ = demo_project(studio, folder, PHOTOS_TITLE)
     assert project.id == 1
     assert studio.made == {}, "one that is there is not touched"
+
+
+def test_two_folders_of_one_name_are_two_projects(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / "images"
+    other.mkdir(parents=True)
+    title = f"{PHOTOS_TITLE}: images"
+    own, taken, moved = [str(folder.resolve())], [str(other)], [str(tmp_path / "gone" / "images")]
+    for folders, titles, made in (
+        ({}, [], title),
+        ({1: own}, [title], ""),
+        ({1: moved}, [title], ""),
+        ({1: []}, [title], ""),
+        ({1: taken}, [title], f"{title} (2)"),
+        ({1: taken, 2: own}, [title, f"{title} (2)"], ""),
+        ({1: taken, 2: taken}, [title, f"{title} (2)"], f"{title} (3)"),
+    ):
+        studio: Any = Studio(*titles, folders=folders)
+        demo_project(studio, folder, title, is_ours=False)
+        assert studio.made.get("title", "") == made
+    studio = Studio(TITLE, folders={1: taken})
+    assert demo_project(studio, folder, TITLE)[0].id == 1, "our own pictures are the same wherever they lie"
+    studio = Studio()
+    demo_project(studio, folder, title + "x" * 99, is_ours=False)
+    assert len(studio.made["title"]) == 50
+
+
+def test_pictures_that_cannot_be_served_are_left_out_in_a_sentence(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "images", tmp_path.parent / f"{tmp_path.name}-outside.png"
+    folder.mkdir()
+    outside.write_bytes(b"x")
+    (folder / "a b.png").write_bytes(b"x")
+    (folder / "twice.png").symlink_to(folder / "a b.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "round").symlink_to(folder)
+    (folder / "linked.png").symlink_to(outside)
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes(b"x")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.heic")).write_bytes(b"x")
+    said = describe_left_out(folder)
+    assert [line for line in said if "caf?.png" in line and "rename it" in line]
+    assert [line for line in said if "linked.png" in line and "copy it here" in line]
+    assert [line for line in said if "?.heic" in line]
+    studio: Any = Studio()
+    assert demo_project(studio, folder, "t", is_ours=False)[1] == 1, "a picture is one task under however many names"
+    assert studio.imported == ["/data/local-files/?d=images/a%20b.png"]
 
 
 def test_a_demo_learns_after_ten_labels_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
