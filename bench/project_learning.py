@@ -191,17 +191,18 @@ def _shown(project: Project) -> list[Row]:
 
 
 def shown_learnt(
-    project: Project, images: Sequence[PoolImage], choose_grid: bool = True
+    project: Project, images: Sequence[PoolImage], choose_grid: bool = True, **priced: Any
 ) -> Iterator[tuple[int, PoolImage, PoolImage, Indices, list[str | None]]]:
     """Of each draw what it labelled taught, image by image that it did not label: number of the draw, the image, the
-    image as the chosen grid sees it (or the default one), and the rows and labels shown of that."""
+    image as the chosen grid sees it (or the default one), and the rows and labels shown of that. `priced`: what else `fit_project` is told."""
     from backend.inference.model import CANDIDATES, ProposalGrid
     from usam.objects.project_heads import fit_project
 
     classes = project.wanted or (images[0].categories[0],)
     for draw in range(DRAWS):
         labelled, rest = _draw(project, images, draw)
-        heads = fit_project(_examples(project, labelled), classes, features_version="bench", checkpoint=MODEL)
+        examples = _examples(project, labelled)
+        heads = fit_project(examples, classes, features_version="bench", checkpoint=MODEL, **priced)
         grid = _grid(project, heads, labelled, classes) if choose_grid else ProposalGrid(SIDE, CANDIDATES, 1)
         for image, seen in zip(rest, _looked_at(project, grid, rest), strict=True):
             yield draw, image, seen, *seen.shown_by(heads, grid.most)
