@@ -194,7 +194,8 @@ def shown_learnt(
     project: Project, images: Sequence[PoolImage], choose_grid: bool = True, **priced: Any
 ) -> Iterator[tuple[int, PoolImage, PoolImage, Indices, list[str | None]]]:
     """Of each draw what it labelled taught, image by image that it did not label: number of the draw, the image, the
-    image as the chosen grid sees it (or the default one), and the rows and labels shown of that. `priced`: what else `fit_project` is told."""
+    image as the chosen grid sees it (or the default one), and the rows and labels shown of that. `priced`: what else
+    `fit_project` is told."""
     from backend.inference.model import CANDIDATES, ProposalGrid
     from usam.objects.project_heads import fit_project
 
