@@ -27,12 +27,13 @@ _WHAT = {
     PHOTOS_TITLE: "What is wanted is up to you: stay with one kind of thing, and usam will learn it.",
 }
 _INSTRUCTIONS = """<p>{what}</p>
-<p>1. <b>Delete</b> masks of what is not wanted: click the mask, press Backspace. To name a good one, click it, then
-its label.</p>
+<p>1. Take the <b>arrow</b> (or press V): the brush would paint. <b>Delete</b> masks of what is not wanted: click the
+mask, press Backspace. To name a good one, click it, then its label.</p>
 <p>2. For what is missing, switch on <b>Auto-Annotation</b> and <b>Auto-Accept Suggestions</b> below the picture
 (your browser remembers), choose a <b>label</b>, then the pink <b>Auto-Detect</b> tool, and <b>click</b> the object;
 the tool pressed once more draws a <b>box</b> instead.</p>
-<p>3. <b>Alt+click</b> says what does not belong to the mask (a negative click).</p>
+<p>3. A click brings too much? Delete its mask, switch <b>Auto-Accept Suggestions</b> off, click again, <b>Alt+click</b>
+what does not belong to it (a negative click), and press the green tick.</p>
 <p>4. <b>Submit.</b> Masks submitted untouched count as correct; what you delete or leave unmarked counts as not
 wanted.</p>
 <p>5. Some tasks are <b>audits</b>, drawn at random to check the model. Label them like all others.</p>

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.shapes import region_to_mask
 from backend.local.label_studio_server import Account
-from backend.local.scenes import draw_scenes
+from backend.local.scenes import HW, draw_scenes
 from tests.e2e.chromium import needs_chromium, wait_for
 
 pytestmark = [
@@ -28,6 +31,9 @@ pytestmark = [
     pytest.mark.timeout(900),
     needs_chromium,
 ]
+
+BACKSPACE, ALT = "\ue003", "\ue00a"
+"""The keys as WebDriver's protocol has them."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +165,14 @@ class Editor:
 
     def click_picture(self, x: float, y: float) -> None:
         """Click at a share of the picture's width and height, after choosing a label and the smart point tool."""
-        from selenium.webdriver.common.action_chains import ActionChains
-
         self.all(".lsf-label_clickable")[0].click()
         wait_for(lambda: self.all(".lsf-tool_smart"), 20, "the Auto-Detect tool")[0].click()
+        self.press(x, y)
+
+    def press(self, x: float, y: float, *held: str) -> None:
+        """Click at a share of the picture's width and height with the tool in hand, while keys are held."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
         canvas = self.all(".konvajs-content canvas")[0]
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", canvas)
         width, height = canvas.size["width"], canvas.size["height"]
@@ -172,7 +182,23 @@ class Editor:
         ) or [width, height]
         chain = ActionChains(self.driver)
         chain.move_to_element_with_offset(canvas, int(x * side[0] - width / 2), int(y * side[1] - height / 2))
-        chain.click().perform()
+        for key in held:
+            chain.key_down(key)
+        chain.click()
+        for key in held:
+            chain.key_up(key)
+        chain.perform()
+
+    def keys(self, *keys: str) -> None:
+        """Press keys, one after the other."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def suggested(self) -> list[float]:
+        """The scores of suggestions that are not accepted yet."""
+        script = "return [...Htx.annotationStore.selected.suggestions.values()].map(region => region.score)"
+        return list(self.driver.execute_script(script))
 
     def submit(self) -> None:
         for button in self.driver.find_elements("css selector", "button"):
@@ -180,6 +206,15 @@ class Editor:
                 button.click()
                 return
         raise AssertionError("no Submit button")
+
+
+def middle_of(client: LabelStudio, project: int, task: int, region: str) -> tuple[float, float]:
+    """Where a predicted mask of a task is thickest, in shares of the picture's width and height."""
+    parts = [part for one in client.predictions(project, [task]) for part in one.result]
+    mask = region_to_mask(next(part for part in parts if part["type"] == "brush" and part["id"] == region), HW)
+    inside = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    row, column = np.unravel_index(inside.argmax(), inside.shape)
+    return (column + 0.5) / HW[1], (row + 0.5) / HW[0]
 
 
 def test_a_person_gets_the_ranked_task_clicks_submits_and_gets_the_next(
@@ -201,6 +236,13 @@ def test_a_person_gets_the_ranked_task_clicks_submits_and_gets_the_next(
         assert re.search(rf"{predicted[0]:.2f}$", editor.texts(".lsf-outliner-item")[0]), "and shows it"
         browser.save_screenshot(str(screenshots / "1-predicted-masks.png"))
 
+        editor.keys("v")
+        first = browser.execute_script("return Htx.annotationStore.selected.regionStore.regions[0].cleanId")
+        editor.press(*middle_of(client, running.project, order[0], first))
+        editor.all(".lsf-label_clickable")[0].click()
+        wait_for(lambda: ["Orange"] in editor.labels(), 10, "the label of the mask that was clicked")
+        assert len(editor.regions()) == len(predicted), "and nothing was painted"
+
         editor.switch("Auto-Annotation")
         editor.switch("Auto-Accept Suggestions")
         editor.hide_regions()
@@ -208,6 +250,20 @@ def test_a_person_gets_the_ranked_task_clicks_submits_and_gets_the_next(
         wait_for(lambda: len(editor.masks()) > len(predicted), 60, "a mask for the click")
         assert editor.labels()[-1] == ["Orange"], "under the label that was chosen"
         browser.save_screenshot(str(screenshots / "2-smart-click.png"))
+
+        editor.keys("v")
+        editor.press(0.5, 0.5)
+        masks = len(editor.masks()) - 1
+        editor.keys(BACKSPACE)
+        wait_for(lambda: len(editor.masks()) == masks, 10, "the mask to be deleted")
+        editor.switch("Auto-Accept Suggestions")
+        editor.click_picture(0.5, 0.5)
+        before = wait_for(editor.suggested, 60, "a suggestion for the click")
+        editor.press(0.5, 0.6, ALT)
+        wait_for(lambda: editor.suggested() not in ([], before), 60, "another suggestion after the negative click")
+        editor.all("[data-testid='bottombar-accept-suggestions-button']")[0].click()
+        wait_for(lambda: len(editor.masks()) == masks + 1, 20, "the mask that was accepted")
+        browser.save_screenshot(str(screenshots / "2-negative-click.png"))
 
         editor.submit()
         wait_for(lambda: editor.task() not in (0, order[0]), 60, "the next task")

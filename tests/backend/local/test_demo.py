@@ -90,7 +90,17 @@ def test_one_row_of_labels_serves_masks_points_and_boxes(labels: dict[str, str])
 @pytest.mark.parametrize("title", [TITLE, PHOTOS_TITLE, "usam demo: birds"])
 def test_instructions_say_what_to_do_in_five_lines(title: str) -> None:
     said = instructions(title)
-    for words in ("Auto-Annotation", "Alt+click", "box", "Delete", "Submit", "untouched", "audits"):
+    for words in (
+        "arrow",
+        "Auto-Annotation",
+        "Alt+click",
+        "green tick",
+        "box",
+        "Delete",
+        "Submit",
+        "untouched",
+        "audits",
+    ):
         assert words in said
     assert "5. " in said
     assert "6. " not in said
