@@ -100,6 +100,7 @@ def _prepare_project(stack: Stack, pictures: Path, title: str, *, is_ours: bool 
             jobs: tuple[JobName, ...] = ("sync", "score_pool")
             for job in jobs:
                 queue.wake(project.id, job)  # without Redis, the worker's timer finds the work
+            say(f"ranking what is not ranked yet; how far it is: {stack.backend_url}")
             _wait_for_ranking(store, client, project.id)
         finally:
             store.close()
@@ -146,7 +147,7 @@ def _print_welcome(stack: Stack, project: int) -> None:
         typer.echo(f"                (shown this once; kept in {server.folder / 'account.json'})")
     elif server is not None:
         typer.echo(f"  log in as     {server.account.username}   password in {server.folder / 'account.json'}")
-    typer.echo(f"  backend       {stack.backend_url}   API /docs   metrics /metrics")
+    typer.echo(f"  web page      {stack.backend_url}   what is labelled, what runs, what is next and why")
     typer.echo(f"  logs, data    {stack.folder}")
     typer.echo("")
     labels = _settings_of(stack).retrain_after

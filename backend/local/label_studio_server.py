@@ -250,6 +250,7 @@ class LabelStudioServer(Server):
             [*command, "--port", str(self.port)],
             log=self.folder / "label-studio.log",
             environment=self._environment(account),
+            say=self.say,
         )
         self._process.start(self.answers, timeout)
         if not self._knows_account():

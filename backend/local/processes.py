@@ -50,16 +50,27 @@ def identity(pid: int) -> str:
     return done.stdout.strip()
 
 
+SAID_EVERY_S = 20.0
+"""How often somebody who waits for a start is told that it goes on."""
+
+
 class ServerProcess:
     """One started program and all its children, as a process group that is stopped as a whole.
 
-    Its output goes to `log`. Nothing starts before `start()`; `stop()` may be called any number of times.
+    Its output goes to `log`. Nothing starts before `start()`; `stop()` may be called any number of times. `say` is told
+    now and then that a start is still under way.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.name, self.command, self.log = name, list(command), log
+        self.name, self.command, self.log, self.say = name, list(command), log, say
         self.environment = dict(environment) if environment is not None else None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -94,8 +105,12 @@ class ServerProcess:
             if isinstance(error, OSError) and error.filename != self.command[0]:
                 remedy = "free space, remove what is in its place, or correct its rights"
             raise ServerError(f"{self.name} to start", str(error), remedy) from error
-        deadline = time.monotonic() + timeout
+        began = said = time.monotonic()
+        deadline = began + timeout
         while not ready():
+            if time.monotonic() - said > SAID_EVERY_S:
+                said = time.monotonic()
+                self.say(f"{self.name}: still starting after {said - began:.0f} s; its log: {self.log}")
             if not self.running or time.monotonic() > deadline:
                 state = f"no answer in {timeout:.0f} s" if self.running else f"exit status {self.returncode}"
                 self.stop()

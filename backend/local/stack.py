@@ -44,10 +44,16 @@ class Command:
     """`usam-backend ARGUMENTS` as a part of the stack."""
 
     def __init__(
-        self, name: str, arguments: list[str], log: Path, environment: dict[str, str], ready: Callable[[], bool] | None
+        self,
+        name: str,
+        arguments: list[str],
+        log: Path,
+        environment: dict[str, str],
+        ready: Callable[[], bool] | None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         command = [sys.executable, "-m", "backend.cli.main", *arguments]
-        self._process = ServerProcess(name, command, log=log, environment=environment)
+        self._process = ServerProcess(name, command, log=log, environment=environment, say=say)
         self._ready = ready
 
     @property
@@ -212,7 +218,7 @@ class Stack:
         told: Mapping[str, str] | None = None,
     ) -> None:
         log = self.folder / "logs" / f"{name}.log"
-        command = Command(name, arguments, log, {**os.environ, **self.environment, **(told or {})}, ready)
+        command = Command(name, arguments, log, {**os.environ, **self.environment, **(told or {})}, ready, self.say)
         self._cleanup.callback(command.process.stop)
         command.restart()
         self._parts[name] = command

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import ServerError
+from backend.local import processes
 from backend.local.processes import ServerProcess, free_port
 
 PARENT = """
@@ -74,6 +75,17 @@ def test_one_that_never_answers_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="no answer in 0 s"):
         process.start(lambda: False, 0.3)
     assert not process.running
+
+
+def test_whoever_waits_for_a_slow_start_is_told_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "SAID_EVERY_S", 0.1)
+    said: list[str] = []
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with ServerProcess("Label Studio", command, log=tmp_path / "l", say=said.append) as process:
+        process.start(lambda: len(said) >= 2, 20)
+    assert said[0] == f"Label Studio: still starting after 0 s; its log: {tmp_path / 'l'}"
 
 
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
