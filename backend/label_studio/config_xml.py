@@ -7,8 +7,11 @@ for exact names. So a configuration is spelt anew before the SDK reads it.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
+from xml.sax.saxutils import quoteattr
 
 from backend.errors import LabelConfigError
 
@@ -80,6 +83,20 @@ def shared_names(label_config: str) -> list[str]:
 def _attributes(tag: ElementTree.Element) -> dict[str, str]:
     """The attributes of a tag, by names without capitals."""
     return {name.lower(): value for name, value in tag.attrib.items()}
+
+
+def smart_point(image: str, labels: Sequence[str] = (), taken: Collection[str] = ()) -> str:
+    """The control, in XML, that makes clicks on `image` be answered, with these `labels`; its name is none of `taken`.
+
+    >>> smart_point("img")
+    '<KeyPoint name="click" toName="img" smart="true" smartOnly="true"/>'
+    """
+    name = next(name for number in count() if (name := f"click{number or ''}") not in taken)
+    shared = f'name={quoteattr(name)} toName={quoteattr(image)} smart="true" smartOnly="true"'
+    if not labels:
+        return f"<KeyPoint {shared}/>"
+    offered = "".join(f"<Label value={quoteattr(label)}/>" for label in labels)
+    return f"<KeyPointLabels {shared}>{offered}</KeyPointLabels>"
 
 
 def _without_comments(text: str) -> str:

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from backend.addresses import is_loopback
 from backend.errors import LabelConfigError, LabelStudioError
 from backend.label_studio.client import PREDICTED, UNLABELLED, LabelStudio
-from backend.label_studio.config import PROMPTS, parse_config
-from backend.label_studio.config_xml import shared_names
+from backend.label_studio.config import parse_config
+from backend.label_studio.config_xml import shared_names, smart_point
 from backend.label_studio.records import UNCERTAINTY_SAMPLING, MlBackend, Project, Webhook
 from backend.label_studio.video_config import parse_video_config, takes_masks, takes_video_boxes
 from backend.settings import Settings
@@ -211,12 +211,14 @@ class _Connection:
             smart = ", ".join(control.name for view in config.images for control in view.smart)
             yield Step(name, "was done", f"masks go to {masks}; prompts come from {smart}, with Auto-Annotation on")
         else:
-            tags = ", ".join(PROMPTS[::2])
+            own = config.output.source
+            labels = own.labels if own is not None and own.type != "labels" else ()
+            tool = smart_point(config.image_name, labels, [control.name for control in config.interface.controls])
             yield Step(
                 name,
                 "advice",
-                f"masks go to {masks}, but no control prompts, so clicks are not answered; add one of {tags}, or take "
-                'smart="false" away',
+                f"masks go to {masks}, but no control prompts, so clicks are not answered; add, in the project's "
+                f"Settings > Labeling Interface > Code, {tool}",
             )
 
     def _check_address(self) -> None:

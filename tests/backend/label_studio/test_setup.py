@@ -6,10 +6,12 @@ import copy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import pytest
 
 from backend.errors import LabelStudioError
+from backend.label_studio.config import parse_config
 from backend.label_studio.records import UNCERTAINTY_SAMPLING, MlBackend, Project, View, Webhook
 from backend.label_studio.setup import VIDEO_VIEW_TITLE, VIEW_TITLE, Step, connect, disconnect, has_backend_of_ours
 from backend.settings import Settings
@@ -262,6 +264,17 @@ def test_labels_that_nobody_can_tell_apart_are_said() -> None:
     alike = '<Label value="A" alias="x"/><Label value="B" alias="x"/>'
     step = connected(LabelStudioCopy(CONFIG.replace('<Label value="A"/>', alike)))[0]
     assert (step.state, "labels 'A' and 'B' of brush are both written 'x'" in step.detail) == ("advice", True)
+
+
+def test_a_configuration_without_prompts_becomes_one_with_them_by_what_is_advised() -> None:
+    labels = ["Monkey", 'a "tiger" & co']
+    rows = "".join(f"<Label value={quoteattr(label)}/>" for label in labels)
+    masks = f'<PolygonLabels name="click" toName="img">{rows}</PolygonLabels>'
+    told = f'<View><Image name="img" value="$image"/>{masks}</View>'
+    advice = connected(LabelStudioCopy(told))[0].detail
+    mended = parse_config(told.replace("</View>", advice[advice.index("<") :] + "</View>"))
+    assert [(one.name, one.labels) for one in mended.smart] == [("click1", tuple(labels))]
+    assert mended.output.kind == "polygon", "and masks go where they went"
 
 
 def test_images_that_are_not_ranked_are_named() -> None:
