@@ -89,6 +89,8 @@ def retrain(project: ProjectId) -> None:
 
 def versions(project: ProjectId, as_json: AsJson = False) -> None:
     """List a project's head sets, the newest last; the one in use is marked."""
+    from backend.web.dashboard.versions import judgement_line, judgement_of, learnt_of
+
     settings = settings_in_use()
     with open_store(settings) as store:
         registry = _registry_of(settings, store, project)
@@ -101,10 +103,10 @@ def versions(project: ProjectId, as_json: AsJson = False) -> None:
     for version in known:
         mark = "*" if version.version == champion else " "
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.made_at))
-        typer.echo(f"{mark} {version.version}  made {made} from {version.samples} objects; {_figures(version.figures)}")
+        judged = judgement_line(judgement_of(version.figures)) or _figures(version.figures)
+        typer.echo(f"{mark} {version.version}  made {made} from {version.samples} objects; {judged}")
         if version.learnt_sha256:
-            overall = {name: value for name, value in version.learnt_figures.items() if "/" not in name}
-            typer.echo(f"    learnt of {', '.join(version.classes)}: {_figures(overall)}")
+            typer.echo(f"    learnt of {', '.join(version.classes)}: {learnt_of(version.learnt_figures)}")
         if version.decoder:
             typer.echo(f"    mask decoder {version.decoder} of its own: {_figures(version.decoder_figures)}")
     for name, reason in damaged.items():
@@ -273,11 +275,11 @@ def _print_state(state: dict[str, Any]) -> None:
     from rich.text import Text
 
     out = console()
-    number = state["project"]
+    number, base = state["project"], state["heads"] == BASE_HEADS
     out.print(
         Text.assemble(
             (f"project {number}", "bold"),
-            f"  predictions {state['predictions'] or 'none yet'}, heads {state['heads']}, "
+            f"  predictions {state['predictions'] or 'none yet'}, {'' if base else 'heads '}{state['heads']} in use, "
             f"{state['unlabelled']} of {state['tasks']} tasks unlabelled, {state['annotations']} annotations",
         )
     )

@@ -35,6 +35,8 @@ FOLDER = "reviews"
 _log = logging.getLogger(__name__)
 REASONS = {"class": "label", "outline": "outline", "missing": "not marked"}
 """The library's reasons in words for people."""
+LEAST_DAMAGE = 0.005
+"""Below, a doubt is shown to nobody: it would stand in the list as 0.00, and cost a look."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def review_project(store: Store, project: int, checkpoint: str, base: HeadSet | 
     sources = {str(row.annotation): row for row in rows}
     lines = []
     for doubt in doubts:
+        if doubt.damage < LEAST_DAMAGE:
+            continue
         annotation, _, region = str(examples.regions[doubt.row]).partition("/")
         source = sources[annotation]
         why, remedy = _words(doubt, hints_of.get(doubt.row, ()))

@@ -192,6 +192,20 @@ def judgement_of(figures: Mapping[str, Any]) -> Judgement | None:
     )
 
 
+def judgement_line(judgement: Judgement | None) -> str:
+    """What the gate measured, in one line; empty where it measured nothing.
+
+    >>> judgement_line(Judgement(0.0015, 0.0054, 1.0, "cross-validation", 43, 10))
+    'error 0.0015 against 0.0054 before, in 100 % of draws better, on 43 objects of 10 tasks (cross-validation)'
+    """
+    if judgement is None:
+        return ""
+    before = f" against {judgement.before:.4f} before" if judgement.before is not None else ""
+    share = f", in {judgement.share * 100:.0f} % of draws better" if judgement.share is not None else ""
+    on = f"{judgement.objects} objects of {judgement.tasks} tasks ({judgement.how})"
+    return f"error {judgement.error:.4f}{before}{share}, on {on}"
+
+
 def refused_of(row: VerdictRow) -> Refused:
     """A refusal of the gate."""
     figures = {name: getattr(row, name) for name in ("candidate_error", "champion_error", "share", "objects", "tasks")}

@@ -137,6 +137,16 @@ def test_what_commands_do_stands_beside_what_is_done_from_the_page(
     assert told == [("rank", "ranking asked for"), ("train", "training asked for")]
 
 
+def test_versions_say_what_the_gate_measured_in_words(command: Command, here: Path) -> None:
+    registry = Registry(here / "heads")
+    gate = {"promote": True, "candidate_error": 0.0015, "champion_error": 0.0054, "share": 1.0, "method": "audit"}
+    judged = registry.publish(3, head_set(2), figures={**gate, "objects": 43, "tasks": 10}).version
+    registry.promote(3, judged)
+    said = command("versions", "--project", "3").stdout
+    assert "error 0.0015 against 0.0054 before, in 100 % of draws better, on 43 objects of 10 tasks" in said
+    assert "promote" not in said
+
+
 def test_versions_repair_and_rollback(command: Command, here: Path, asked: list[tuple[int, str]]) -> None:
     registry = Registry(here / "heads")
     first = registry.publish(3, head_set(0), samples=7).version

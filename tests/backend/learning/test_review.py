@@ -7,7 +7,7 @@ import json
 import pytest
 
 from backend.label_studio.records import Annotation
-from backend.learning.review import FOLDER, _words, keep_review, kept_review, review_project
+from backend.learning.review import FOLDER, LEAST_DAMAGE, _words, keep_review, kept_review, review_project
 from backend.settings import Settings
 from backend.store import Store
 from tests.backend.learning.reviewed import GONE, WRONG, fill, settings, store
@@ -52,6 +52,7 @@ def test_a_shifted_outline_says_how_far_and_where_to(store: Store) -> None:
     }
     assert {line.remedy for line in outlines[:3]} == {"move the outline back, or leave it"}
     assert outlines[2].damage > 2 * max((line.damage for line in outlines[3:]), default=0)
+    assert min(line.damage for line in outlines) >= LEAST_DAMAGE, "nobody is sent to look at a damage of 0.00"
 
 
 @pytest.mark.parametrize(
