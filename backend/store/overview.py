@@ -23,6 +23,8 @@ UNUSABLE = -1.0
 """Acquisition from which downward a task could not be used: its reason says why."""
 ORDINARY = ("", "skipped by the annotator", "nothing is marked")
 """Reasons of annotations that nobody has to look after."""
+CAME_TO_SOMETHING = ("done", "rejected")
+"""States of runs whose outcome is worth a line."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -43,6 +45,8 @@ class ProjectOverview:
     set_aside_reason: str = ""
     runs: Mapping[str, Run] = field(default_factory=dict, repr=False)
     """The newest run of each job."""
+    ended: Mapping[str, Run] = field(default_factory=dict, repr=False)
+    """The newest run of each job that came to something: one that found nothing to do hides none."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Overviews(Database):
         odd = (~note.deleted, note.reason.not_in(ORDINARY), ~note.reason.startswith("accepted by "))
         score = (ScoreRow.acquisition <= UNUSABLE, *_JOINED, *IS_OPEN)
         newest = sql.select(sql.func.max(Run.id)).group_by(Run.project, Run.job)
+        ended = newest.where(Run.state.in_(CAME_TO_SOMETHING))
         with self._read() as connection:
 
             def counted(project: Any, *what: Any, where: Sequence[Any] = ()) -> dict[int, Any]:
@@ -91,9 +96,7 @@ class Overviews(Database):
             aside = counted(note.project, sql.func.count(), sql.func.min(note.reason), where=odd)
             unusable = counted(ScoreRow.project, sql.func.count(), sql.func.min(ScoreRow.reason), where=score)
             known = connection.execute(sql.select(ProjectRow.id, ProjectRow.served).order_by(ProjectRow.id)).all()
-        runs: dict[int, dict[str, Run]] = {}
-        for run in self._all(sql.select(Run).where(Run.id.in_(newest))):
-            runs.setdefault(run.project, {})[run.job] = run
+        runs, results = self._by_project(newest), self._by_project(ended)
         nothing, none_of = (0,), (0, "")
         return [
             ProjectOverview(
@@ -108,9 +111,17 @@ class Overviews(Database):
                 set_aside=int(aside.get(number, none_of)[0]),
                 set_aside_reason=str(aside.get(number, none_of)[1]),
                 runs=runs.get(number, {}),
+                ended=results.get(number, {}),
             )
             for number, served in known
         ]
+
+    def _by_project(self, ids: Any) -> dict[int, dict[str, Run]]:
+        """The runs that a query finds, by project and job."""
+        found: dict[int, dict[str, Run]] = {}
+        for run in self._all(sql.select(Run).where(Run.id.in_(ids))):
+            found.setdefault(run.project, {})[run.job] = run
+        return found
 
     def ranked_tasks(
         self,

@@ -51,7 +51,7 @@ def facts_of(line: VersionLine, page: VersionsPage) -> list[tuple[str, str]]:
     ]
     for kind, words in (
         ("kept", "kept"),
-        ("relabelled", "label changed"),
+        ("relabelled", "label given or changed"),
         ("corrected", "redrawn"),
         ("deleted", "deleted"),
     ):

@@ -21,6 +21,13 @@ JOBS: Mapping[str, str] = {
     "plan": "Working out what more labels bring",
     "track": "Following boxes on videos",
 }
+ENDED: Mapping[str, str] = {
+    "score_pool": "Ranked",
+    "retrain": "Trained",
+    "pseudo_label": "Accepted masks",
+    "track": "Followed boxes on videos",
+}
+"""The same once they have ended, where that is worth a line."""
 MIN_STEPS = 10
 """Runs of fewer steps say nothing about the time that is left."""
 SHOWN = 400
@@ -104,9 +111,7 @@ def card_of(
     """One project's card. `promise` is the record of accepted masks in use; `trouble` what is wrong with its files."""
     now = time.time()
     running = [run for run in known.runs.values() if run.state == "running"]
-    ended = [
-        run for run in known.runs.values() if run.state in ("done", "rejected") and run.job not in ("sync", "plan")
-    ]
+    ended = [run for run in known.ended.values() if run.job in ENDED]
     return ProjectCard(
         number=known.project,
         title=title_of(known.project, seen),
@@ -141,11 +146,12 @@ def share_of(run: Run) -> float | None:
 
 def last_line(run: Run) -> str:
     """What a run that ended came to."""
-    words = {"retrain": "Trained", "score_pool": "Ranked", "pseudo_label": "Accepted masks"}.get(run.job, run.job)
-    outcome = ": not put in use, " + run.reason if run.state == "rejected" and run.job == "retrain" else ""
-    if run.state == "rejected" and run.job != "retrain":
-        outcome = f": refused, {run.reason}"
-    return f"{words} {ago(run.finished_at or run.changed_at)}{outcome}"[:SHOWN]
+    when = ago(run.finished_at or run.changed_at)
+    if run.state != "rejected":
+        return f"{ENDED[run.job]} {when}"
+    if run.job == "retrain":
+        return f"{ENDED[run.job]} {when}: not put in use, {run.reason}"[:SHOWN]
+    return f"{JOBS[run.job]} {when}: refused, {run.reason}"[:SHOWN]
 
 
 def project_notices(known: ProjectOverview, seen: Seen, promise: PseudoLabelRun | None, trouble: str) -> list[Notice]:
@@ -163,7 +169,8 @@ def project_notices(known: ProjectOverview, seen: Seen, promise: PseudoLabelRun 
     for run in known.runs.values():
         if run.state == "failed":
             what = JOBS.get(run.job, run.job)
-            found.append(Notice(f"{what} failed {ago(run.finished_at or run.changed_at)}: {run.reason[:SHOWN]}"))
+            when = ago(run.finished_at or run.changed_at)
+            found.append(Notice(f"{what} failed {when}: {run.reason[:SHOWN]}", "It is tried again by itself."))
     sync = known.runs.get("sync")
     if sync is not None and sync.details.get("set_aside"):
         found.append(Notice(sync.reason[:SHOWN], "Correct or delete these in Label Studio; the rest goes on."))

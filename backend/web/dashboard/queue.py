@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlencode
 
 from backend.settings import Settings
 from backend.store.overview import UNUSABLE, RankedTask, ReasonKind
-from backend.web.dashboard.overview import link_to
+from backend.web.dashboard.overview import counted, link_to
 
 if TYPE_CHECKING:
     from backend.store import Store
@@ -22,6 +22,16 @@ KINDS_SHOWN, LABELS_SHOWN = 8, 30
 KINDS_KEPT_S = 15.0
 MOST_GAP = 0.5
 """The largest gap there can be."""
+MEANINGS = {
+    "expected error": "how much the masks shown are expected to miss by, 0 to 1 (1 less the mean predicted IoU)",
+    "not shown": "the share of what is expected to be wanted that is not shown, since the model is not sure of it",
+    "label doubt": "how unsure the labels are, 0 to 1",
+    "not covered": "the share of the picture that no mask covers; high where objects are few or none was found",
+    "task gap": "what saying which object is meant would bring, in IoU",
+    "prompt gap": "what more clicks would bring, in IoU",
+    "model gap": "what a bigger model would bring, in IoU",
+}
+"""What the bars of a task's doubts say; a gap's bar is full at 0.5, any other at 1."""
 FILTERS = ("show", "reason", "label")
 """What an address of the queue may ask for, beside its page."""
 AUDIT = "audit: chosen at random, to keep the figures honest"
@@ -78,6 +88,14 @@ class QueuePage:
     earlier: str
     later: str
     ranked: bool
+    progress: str = ""
+    """How far the first ranking is, empty where none runs."""
+
+    @property
+    def meanings(self) -> dict[str, str]:
+        """What the bars on this page say."""
+        shown = {doubt.name for tile in self.tiles for doubt in tile.doubts}
+        return {name: text for name, text in MEANINGS.items() if name in shown}
 
 
 @dataclass(frozen=True)
@@ -141,8 +159,17 @@ def queue_page(settings: Settings, store: Store, filters: Filters, project: int,
         first=(page - 1) * PER_PAGE + 1,
         earlier=query_of(**chosen, page=str(page - 1)) if page > 1 else "",
         later=query_of(**chosen, page=str(page + 1)) if page * PER_PAGE < total else "",
-        ranked=bool(total) or bool(store.served(project)),
+        ranked=(ranked := bool(total) or bool(store.served(project))),
+        progress="" if ranked else progress_of(store, project),
     )
+
+
+def progress_of(store: Store, project: int) -> str:
+    """How far the ranking that runs is, empty where none does."""
+    run = next(iter(store.runs(project, "score_pool", limit=1)), None)
+    if run is None or run.state != "running":
+        return ""
+    return f"{run.done:,} of {counted(run.total, 'picture')} looked at" if run.total else "it has just begun"
 
 
 def choices(filters: Filters, chosen: Mapping[str, str]) -> list[Choice]:

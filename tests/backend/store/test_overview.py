@@ -52,6 +52,14 @@ def test_of_each_job_the_newest_run_is_shown(store: Store) -> None:
     assert known.runs["retrain"].reason == "new"
 
 
+def test_a_run_that_found_nothing_to_do_hides_no_result(store: Store) -> None:
+    store.finish_run(store.start_run(3, "retrain"), "done", "better")
+    store.finish_run(store.start_run(3, "retrain"), "skipped", "nothing new")
+    store.join(3)
+    (known,) = [one for one in store.overviews() if one.project == 3]
+    assert (known.runs["retrain"].state, known.ended["retrain"].reason) == ("skipped", "better")
+
+
 def test_a_page_of_the_queue_leaves_out_what_is_finished(store: Store) -> None:
     put(store, 3, [(number, f"why {number}", number == 2, 1.0) for number in (1, 2, 3, 4)])
     store.put_proposal(3, ProposalRow(2, "key", b"x", {}))

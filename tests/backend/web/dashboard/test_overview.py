@@ -94,18 +94,27 @@ def test_what_runs_and_what_came_of_the_last_ones_is_said() -> None:
         "retrain": run("retrain", "rejected", reason="not surely better", finished=1001.0),
         "pseudo_label": run("pseudo_label", "rejected", reason="expected 20 more", finished=1001.0),
         "sync": run("sync", "done", finished=1001.0),
+        "track": run("track", "done", finished=1001.0),
     }
-    found = card(replace(KNOWN, runs=runs))
+    ended = {job: one for job, one in runs.items() if one.state != "running"}
+    found = card(replace(KNOWN, runs=runs, ended=ended))
     assert [(line.job, line.share) for line in found.running] == [("Ranking", 0.25)]
     assert any(line.startswith("Trained") and "not put in use, not surely better" in line for line in found.last)
-    assert any("refused, expected 20 more" in line for line in found.last)
+    (refused,) = [line for line in found.last if "refused, expected 20 more" in line]
+    assert refused.startswith("Accepting masks "), "none was accepted"
+    assert any(line.startswith("Followed boxes on videos") for line in found.last)
     assert not any("sync" in line for line in found.last)
 
 
 @pytest.mark.parametrize(
     ("known", "more", "text", "remedy"),
     [
-        ({"runs": {"retrain": run("retrain", "failed", reason="no room")}}, {}, "Training failed", ""),
+        (
+            {"runs": {"retrain": run("retrain", "failed", reason="no room")}},
+            {},
+            "Training failed",
+            "tried again by itself",
+        ),
         (
             {"runs": {"sync": run("sync", "done", reason="1 set aside: annotation 7", details={"set_aside": ["x"]})}},
             {},

@@ -39,6 +39,21 @@ def test_tasks_stand_in_served_order_with_the_reason(settings: Settings, store: 
     assert (found.total, found.earlier, found.later) == (4, "", "")
 
 
+def test_how_far_the_first_ranking_is_stands_where_its_tasks_will(settings: Settings, store: Store) -> None:
+    store.join(9)
+    empty = queue_page(settings, store, Filters((), {}), 9, {})
+    assert (empty.ranked, empty.progress) == (False, "")
+    run = store.start_run(9, "score_pool", total=48)
+    store.update_run(run, done=43)
+    assert queue_page(settings, store, Filters((), {}), 9, {}).progress == "43 of 48 pictures looked at"
+    assert page(settings, store).progress == ""
+
+
+def test_bars_are_explained_that_are_there(settings: Settings, store: Store) -> None:
+    store.put_scores(3, [ScoreRow(1, "v", 1.0, 0.5, 0, False, "task gap 0.10 on its 3 most doubtful of 9 objects")])
+    assert list(page(settings, store).meanings) == ["task gap"]
+
+
 def test_it_has_pages(settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PER_PAGE", 2)
     first, second = page(settings, store), page(settings, store, page="2")
