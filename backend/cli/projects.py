@@ -7,6 +7,7 @@ one region of an annotation, a *label* the name that an object carries.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,7 +143,13 @@ def repair(
     misplaced = set_aside_misplaced(settings.data_dir)
     registry = Registry(settings.registry_dir)
     accepted = PseudoLabelStore.of(settings)
-    known = sorted({*registry.projects(), *accepted.projects()})
+    found, shut = set[int](), list[str]()
+    for projects_in in (registry.projects, accepted.projects):
+        try:
+            found |= set(projects_in())
+        except UsamError as error:
+            shut.append(f"{NOT_MENDED}: {error}")
+    known = sorted(found)
     store_lines = _mend_store(settings, known)
     if project is not None and project not in known:
         with open_store(settings_in_use(tell=lambda line: None), project):
@@ -151,21 +158,27 @@ def repair(
     done = {number: _mend_project(registry, accepted, number) for number in chosen}
     copies = registry.keep_copies()
     if as_json:
-        told = {"misplaced": misplaced, "store": store_lines, "repaired": done, "copies": copies}
+        told = {"misplaced": misplaced, "shut": shut, "store": store_lines, "repaired": done, "copies": copies}
         print_json({"folder": registry.folder.resolve(), **told})
+        _say_whether_mended(shut, done)
         return
-    for line in misplaced:
+    for line in (*misplaced, *shut):
         typer.echo(line)
     for line in store_lines:
         typer.echo(f"store: {line}")
     for number, lines in done.items():
         for line in lines or ["nothing to repair"]:
             typer.echo(f"project {number}: {line}")
-    if not done and not store_lines and not misplaced:
+    if not done and not store_lines and not misplaced and not shut:
         typer.echo("no project has heads of its own: nothing to repair")
     if copies:
         typer.echo(f"{copies} copies written")
-    if any(line.startswith(NOT_MENDED) for lines in done.values() for line in lines):
+    _say_whether_mended(shut, done)
+
+
+def _say_whether_mended(shut: Sequence[str], done: Mapping[int, Sequence[str]]) -> None:
+    """By the exit code: 1 where something is left for a person."""
+    if shut or any(line.startswith(NOT_MENDED) for lines in done.values() for line in lines):
         raise typer.Exit(1)
 
 

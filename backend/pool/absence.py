@@ -7,6 +7,7 @@ keeps to it for days. Until then nothing of it is dropped, and it is asked for a
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ MIN_LOOKS = 3
 """Times that it must have been looked for in vain by then."""
 APART_S = 3600.0
 """Looks nearer to each other than this are one."""
+_log = logging.getLogger(__name__)
 
 
 class HasId(Protocol):
@@ -45,7 +47,8 @@ def is_missing(client: ProjectLister, project_id: int, error: LabelStudioError) 
 
 
 class Absences:
-    """Since when projects have been missing, kept in a file. Its callers hold the project's lease.
+    """Since when projects have been missing, kept in a file. Its callers hold the project's lease. What cannot be
+    written is said in the log: nothing is forgotten for it, and no project waits for it.
 
     >>> absences = Absences(data_dir / "absent")
     >>> absences.note(7)      # missing: not to be forgotten yet
@@ -63,13 +66,20 @@ class Absences:
         looks = self._looks(project_id)
         if not looks or now - looks[-1] >= APART_S:
             looks.append(now)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            replace_text(self._file(project_id), json.dumps([looks[0], *looks[1:][-MIN_LOOKS:]]))
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                replace_text(self._file(project_id), json.dumps([looks[0], *looks[1:][-MIN_LOOKS:]]))
+            except OSError as error:
+                _log.warning("that project %s is missing was not noted: %s", project_id, error)
+                return False
         return len(looks) >= MIN_LOOKS and now - looks[0] >= KEPT_S
 
     def clear(self, project_id: int) -> None:
         """Note that a project is there."""
-        self._file(project_id).unlink(missing_ok=True)
+        try:
+            self._file(project_id).unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("that project %s is there was not noted: %s", project_id, error)
 
     def _looks(self, project_id: int) -> list[float]:
         """Times of earlier looks; none where the file cannot be read, so that the days begin again."""

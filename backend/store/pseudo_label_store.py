@@ -146,18 +146,29 @@ class PseudoLabelStore:
         return lines
 
     def projects(self) -> list[int]:
-        """Projects that have a folder here."""
-        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal())
+        """Projects that have a folder here. Raises `StoreError` where that cannot be told."""
+        return sorted(int(path.name) for path in _inside(self.folder) if path.name.isdecimal())
 
     def _paths(self, project: int) -> list[Path]:
-        """Records, those of which only the copy is left too."""
-        folder = self.folder / str(int(project))
-        there = (path for path in folder.glob(f"*/{RECORD_FILE}*") if path.suffix != DAMAGED)
-        return sorted({path.with_name(RECORD_FILE) for path in there})
+        """Records, those of which only the copy is left too. Raises `StoreError` where that cannot be told."""
+        runs = _inside(self.folder / str(int(project)))
+        names = (path for run in runs for path in _inside(run) if path.name.startswith(RECORD_FILE))
+        return sorted({path.with_name(RECORD_FILE) for path in names if path.suffix != DAMAGED})
 
     def standing(self, project: int) -> PseudoLabelRun | None:
         """The newest record whose masks are in use, also after its promise was withdrawn."""
         return next((one for one in reversed(self.records(project)) if one.state in ("written", "withdrawn")), None)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What a folder holds, nothing where it is none. Raises `StoreError` where it cannot be read: what is not seen
+    would count as not accepted."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StoreError(f"a readable {folder}", error.strerror or str(error), "correct its rights") from error
 
 
 def _parse(content: bytes) -> PseudoLabelRun:

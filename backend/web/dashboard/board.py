@@ -193,8 +193,8 @@ class Dashboard:
 
     def promise(self, project: int) -> tuple[PseudoLabelRun | None, str]:
         """The record of accepted masks in use, and why it cannot be read. Read again where its files changed."""
-        paths = sorted((self._promises.folder / str(project)).glob(f"*/{RECORD_FILE}"))
         try:
+            paths = sorted((self._promises.folder / str(project)).glob(f"*/{RECORD_FILE}"))
             state = [(path.parent.name, path.stat().st_mtime_ns) for path in paths]
             kept = self._promises_kept.get(project)
             if kept is None or kept[0] != state:

@@ -108,6 +108,21 @@ def test_a_project_that_cannot_be_read_keeps_no_other_from_being_mended(folder: 
     assert f"project 4: champion.json: now {head_set(2).version}" in repaired.stdout
 
 
+@pytest.mark.parametrize("shut", ["heads", "pseudo_labels"])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_folder_that_cannot_be_read_is_said_and_the_rest_is_mended(
+    folder: Path, command: Command, shut: str, options: list[str]
+) -> None:
+    (folder / shut).mkdir(exist_ok=True)
+    (folder / shut).chmod(0)
+    try:
+        repaired = bound_by_permissions(lambda: command("repair", *options))
+    finally:
+        (folder / shut).chmod(0o700)
+    assert repaired.exit_code == 1
+    assert f"{shut}, got Permission denied; correct its rights" in repaired.stdout
+
+
 def test_a_folder_of_embeddings_that_cannot_be_read_is_done_without(folder: Path) -> None:
     (folder / "embeddings").mkdir(mode=0o000)
     assert bound_by_permissions(lambda: EmbeddingFiles(folder / "embeddings", 10**6).get("content", "nano-s")) is None

@@ -21,6 +21,7 @@ from backend.store.pseudo_label_store import with_provenance
 from tests.backend.label_studio.test_video_config import VIDEO
 from tests.backend.label_studio.test_video_regions import key, region
 from tests.factories import FakeLabelStudio, FakeModel, brush, label_config, resources
+from tests.unprivileged import bound_by_permissions
 from usam.checkpoints.registry import weights_of
 
 KEY = sampling_key("nano-s", "")
@@ -111,6 +112,15 @@ def test_a_damaged_record_of_accepted_masks_stops_no_label(place: Resources) -> 
     record.write_text("{")
     studio(place).add_task(1, [brush()])
     assert sync(place).samples == 1
+    assert place.store.runs(1, "sync")[0].state == "done"
+
+
+def test_records_of_accepted_masks_that_cannot_be_read_stop_no_label(place: Resources) -> None:
+    (place.settings.data_dir / "pseudo_labels").mkdir(mode=0o000)
+    (place.settings.data_dir / "absent").mkdir(mode=0o500)
+    for number in (1, 2):
+        studio(place).add_task(number, [brush()])
+    assert bound_by_permissions(lambda: sync(place)).waked == ("retrain",)
     assert place.store.runs(1, "sync")[0].state == "done"
 
 

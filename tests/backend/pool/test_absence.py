@@ -11,6 +11,7 @@ import pytest
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudio
 from backend.pool.absence import APART_S, KEPT_S, Absences, is_missing
+from tests.unprivileged import bound_by_permissions
 
 HOUR = 3600.0
 
@@ -80,3 +81,13 @@ def test_a_project_that_is_there_again_has_all_its_days_again(tmp_path: Path) ->
 def test_a_damaged_note_begins_the_days_again(tmp_path: Path, content: str) -> None:
     (tmp_path / "7.json").write_text(content)
     assert not Absences(tmp_path).note(7, KEPT_S * 9)
+
+
+def test_a_folder_that_cannot_be_written_stops_no_sync(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "absent").mkdir(mode=0o000)
+    (tmp_path / "file").touch()
+    absences = Absences(tmp_path / "absent")
+    assert bound_by_permissions(lambda: absences.note(7)) is False
+    bound_by_permissions(lambda: absences.clear(7))
+    assert "was not noted" in caplog.text
+    assert Absences(tmp_path / "file").note(7) is False, "a full disk looks alike"

@@ -140,3 +140,13 @@ def test_heads_that_cannot_be_read_are_a_sentence_beside_the_rest(
             settings.registry_dir.chmod(0o700)
     assert answer.status_code == 200
     assert (remedy in Text(answer.text)) == (page != "queue")
+
+
+def test_accepted_masks_that_cannot_be_read_are_a_sentence_on_each_page(app: FastAPI, settings: Settings) -> None:
+    folder = settings.data_dir / "pseudo_labels"
+    folder.mkdir(mode=0o000)
+    app.state.service.board._threads = bound_threads()
+    for page in ("/", "/projects/3/trust"):
+        answer = ask(app, page)
+        assert answer.status_code == 200
+        assert "ermission denied" in Text(answer.text)
