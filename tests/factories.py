@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from backend.errors import LabelStudioError
+from backend.errors import LabelStudioError, QueueError
 from backend.inference.model import ObjectLooks
 from backend.label_studio.records import UNCERTAINTY_SAMPLING, Annotation, Prediction, Project, Task
 from backend.pool.kept_objects import KeptObjects, Told, covered_cells, prompt_arrays
@@ -265,6 +265,29 @@ class FakeQueue:
 
     def others_wait(self, project: int) -> bool:
         return self.busy
+
+
+class PageQueue:
+    """What the service asks of its queue; `lost`: Redis does not answer."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[int, str]] = []
+        self.lost = False
+
+    def enqueue(self, project: int, job: str, *, at_front: bool = False) -> str:
+        if self.lost:
+            raise QueueError("Redis to answer", "ConnectionError", "start Redis")
+        self.jobs.append((project, job))
+        return "id"
+
+    def wake(self, project: int, job: str, *, at_front: bool = False) -> bool:
+        return True
+
+    def answers(self) -> bool:
+        return not self.lost
+
+    def workers(self) -> int:
+        return 1
 
 
 class FakeImages:

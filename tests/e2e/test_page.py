@@ -29,7 +29,7 @@ from backend.web.app import create_app
 from backend.web.dashboard.surroundings import Surroundings
 from tests.e2e.chromium import needs_chromium, wait_for
 from tests.e2e.page_store import HW, fill
-from tests.factories import head_set, label_config
+from tests.factories import PageQueue, head_set, label_config
 
 pytest.importorskip("js_lib_htmx", reason="needs the package django-js-lib-htmx")
 pytestmark = [
@@ -51,25 +51,6 @@ BROKEN = "return [...document.images].filter(one => !one.naturalWidth).map(one =
 SIZE = "const one = document.querySelector(arguments[0]); return one.complete && [one.naturalWidth, one.naturalHeight]"
 
 
-class Queue:
-    def __init__(self) -> None:
-        self.jobs: list[tuple[int, str]] = []
-        self.here = True
-
-    def enqueue(self, project: int, job: str, *, at_front: bool = False) -> str:
-        self.jobs.append((project, job))
-        return "id"
-
-    def wake(self, project: int, job: str, *, at_front: bool = False) -> bool:
-        return True
-
-    def answers(self) -> bool:
-        return self.here
-
-    def workers(self) -> int:
-        return 1
-
-
 class Titles:
     def projects(self) -> list[Project]:
         return [Project(3, TITLE, label_config(), "", "", "2026"), Project(4, "Cells", "", "", "", "2026")]
@@ -87,7 +68,7 @@ class Served:
     port: int
     store: Store
     registry: Registry
-    queue: Queue
+    queue: PageQueue
     surroundings: Surroundings
     server: uvicorn.Server
 
@@ -110,7 +91,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         label_studio_url="http://127.0.0.1:1",
         label_studio_public_url=f"http://localhost:{port}/labels",
     )
-    store, registry, queue = Store(settings.store_url), Registry(settings.registry_dir), Queue()
+    store, registry, queue = Store(settings.store_url), Registry(settings.registry_dir), PageQueue()
     fill(store, registry, settings.data_dir)
     with Engine(settings) as engine:
         app = create_app(settings, engine, store, queue, registry)  # type: ignore[arg-type]
@@ -189,7 +170,7 @@ def test_what_changes_is_shown_without_a_reload(served: Served, browser: Any) ->
     served.store.update_run(run, done=10, total=40)
     wait_for(lambda: "10 of 40" in text(browser), 20, "progress of the ranking")
     assert focused(browser) == "trust-3", "the focus stays where it was"
-    served.queue.here = False
+    served.queue.lost = True
     served.surroundings._looked_at = float("-inf")
     wait_for(lambda: "Redis does not answer" in text(browser), 20, "the loss of Redis")
     served.store.join(5)

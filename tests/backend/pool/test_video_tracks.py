@@ -262,32 +262,25 @@ def test_a_count_far_from_the_file_s_is_not_believed(predictor: Any, data: dict[
     assert client.of(1)[0]["result"][0]["value"]["framesCount"] == 12
 
 
-def test_a_video_that_ends_before_it_says(
-    predictor: Any, data: dict[str, str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("count", 40, "expected a video with frame 40, got one that ends after 12"),
+        ("width", 48, "frames of 48 x 96 pixels throughout"),
+    ],
+)
+def test_a_video_that_is_not_as_it_says(
+    predictor: Any, data: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str, value: int, said: str
 ) -> None:
     honest = Video.__init__
 
     def lying(self: Video, path: Path) -> None:
         honest(self, path)
-        self.count = 40
+        setattr(self, name, value)
 
     monkeypatch.setattr(Video, "__init__", lying)
     done = follower(Copy(annotated(1, data, box())), predictor).run()
-    assert "expected a video with frame 40, got one that ends after 12" in done.set_aside[1]
-
-
-def test_frames_of_another_size_on_the_way(
-    predictor: Any, data: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest = Video.__init__
-
-    def narrow(self: Video, path: Path) -> None:
-        honest(self, path)
-        self.width = 48
-
-    monkeypatch.setattr(Video, "__init__", narrow)
-    done = follower(Copy(annotated(1, data, box())), predictor).run()
-    assert "frames of 48 x 96 pixels throughout" in done.set_aside[1]
+    assert said in done.set_aside[1]
 
 
 def test_the_model_is_not_loaded_for_nothing(data: dict[str, str]) -> None:

@@ -18,10 +18,8 @@ from backend.store.head_registry import Registry
 from backend.store.pseudo_label_store import PseudoLabelStore
 from backend.web.app import create_app
 from tests.backend.learning.reviewed import fill
-from tests.backend.web.dashboard.conftest import engine, guarded, registry, settings, store  # noqa: F401
-from tests.backend.web.dashboard.test_forms import Queue
 from tests.backend.web.dashboard.test_trust import record
-from tests.factories import head_set
+from tests.factories import PageQueue, head_set
 
 OLD = head_set(1).version
 ANN = ("ann", "secret")
@@ -36,17 +34,12 @@ JOBS = {"rollback": "score_pool", "train": "retrain", "rank": "score_pool", "acc
 
 
 @pytest.fixture
-def queue() -> Queue:
-    return Queue()
-
-
-@pytest.fixture
 def app(
-    guarded: Settings,  # noqa: F811
-    store: Store,  # noqa: F811
-    registry: Registry,  # noqa: F811
-    queue: Queue,
-    engine: Engine,  # noqa: F811
+    guarded: Settings,
+    store: Store,
+    registry: Registry,
+    queue: PageQueue,
+    engine: Engine,
 ) -> Iterator[FastAPI]:
     made = create_app(guarded, engine, store, queue, registry)  # type: ignore[arg-type]
     yield made
@@ -69,7 +62,7 @@ def call(
 
 
 @pytest.mark.parametrize("action", CALLS)
-def test_each_does_what_the_button_does_and_is_written_down(app: FastAPI, queue: Queue, action: str) -> None:
+def test_each_does_what_the_button_does_and_is_written_down(app: FastAPI, queue: PageQueue, action: str) -> None:
     answer = call(app, f"3/{action}", CALLS[action])
     assert answer.status_code == 200, answer.text
     told = answer.json()
@@ -82,7 +75,7 @@ def test_each_does_what_the_button_does_and_is_written_down(app: FastAPI, queue:
     assert done.outcome == told["outcome"]
 
 
-def test_a_roll_back_moves_the_pointer(app: FastAPI, registry: Registry) -> None:  # noqa: F811
+def test_a_roll_back_moves_the_pointer(app: FastAPI, registry: Registry) -> None:
     call(app, "3/rollback", {"version": OLD})
     assert registry.champion(3) == OLD
     call(app, "3/rollback", {"version": "base"})
@@ -94,8 +87,8 @@ def test_a_roll_back_moves_the_pointer(app: FastAPI, registry: Registry) -> None
 
 def test_a_promise_is_taken_whole_and_its_end_can_be_asked_for(
     app: FastAPI,
-    store: Store,  # noqa: F811
-    settings: Settings,  # noqa: F811
+    store: Store,
+    settings: Settings,
 ) -> None:
     body = {"iou": 0.7, "risk": 0.2, "confidence": 0.8, "per_image": 1, "as_annotations": True}
     call(app, "3/accept", body)
@@ -122,8 +115,8 @@ def test_a_promise_is_taken_whole_and_its_end_can_be_asked_for(
 
 def test_a_doubted_label_is_said_to_be_right(
     app: FastAPI,
-    store: Store,  # noqa: F811
-    settings: Settings,  # noqa: F811
+    store: Store,
+    settings: Settings,
 ) -> None:
     fill(store, 3)
     review = review_project(store, 3, "nano-s", None)
@@ -154,14 +147,14 @@ def test_a_doubted_label_is_said_to_be_right(
         ("3/take-back", []),
     ],
 )
-def test_what_is_not_meant_is_refused_with_a_sentence(app: FastAPI, queue: Queue, path: str, body: Any) -> None:
+def test_what_is_not_meant_is_refused_with_a_sentence(app: FastAPI, queue: PageQueue, path: str, body: Any) -> None:
     answer = call(app, path, body)
     assert answer.status_code == 400
     assert answer.json()["expected"]
     assert queue.jobs == []
 
 
-def test_without_json_its_password_or_its_project_nothing_is_done(app: FastAPI, queue: Queue, store: Store) -> None:  # noqa: F811
+def test_without_json_its_password_or_its_project_nothing_is_done(app: FastAPI, queue: PageQueue, store: Store) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     json_body = {"Content-Type": "application/json"}
     for headers, status in (
@@ -181,8 +174,8 @@ def test_without_json_its_password_or_its_project_nothing_is_done(app: FastAPI, 
     assert (queue.jobs, store.waiting_acceptance(3)) == ([], None)
 
 
-def test_a_lost_redis_is_told(app: FastAPI, queue: Queue) -> None:
-    queue.error = True
+def test_a_lost_redis_is_told(app: FastAPI, queue: PageQueue) -> None:
+    queue.lost = True
     answer = call(app, "3/train", {})
     assert answer.status_code == 503
     assert answer.json()["remedy"] == "start Redis"

@@ -69,10 +69,24 @@ def test_a_wrong_file_put_there_by_hand_is_refused_and_left(site: Any, target: P
     assert site.requests == []
 
 
-def test_a_partial_file_is_continued(site: Any, target: Path) -> None:
-    partial_of(target, CONTENT[:123_456])
-    download(site.address, target, sha256=SHA256, size=len(CONTENT))
-    assert site.requests == ["bytes=123456-"]
+@pytest.mark.parametrize(
+    ("partial", "size", "requests"),
+    [
+        (CONTENT[:123_456], len(CONTENT), ["bytes=123456-"]),
+        (CONTENT, None, ["bytes=512000-"]),
+        (CONTENT + b"more", None, ["bytes=512004-", None]),
+        (bytes(1000), len(CONTENT), ["bytes=1000-", None]),
+        (bytes(len(CONTENT)), len(CONTENT), ["bytes=512000-", None]),
+    ],
+    ids=["a part", "whole already", "longer", "of other content", "other content as long"],
+)
+def test_a_partial_file_is_continued_accepted_or_dropped(
+    site: Any, target: Path, partial: bytes, size: int | None, requests: list[str | None]
+) -> None:
+    partial_of(target, partial)
+    download(site.address, target, sha256=SHA256, size=size)
+    assert site.requests == requests
+    assert visible(target) == ["weights.pt"]
     assert target.read_bytes() == CONTENT
 
 
@@ -80,28 +94,6 @@ def test_a_server_without_ranges_sends_it_all_again(site: Any, target: Path) -> 
     site.ranges = False
     partial_of(target, CONTENT[:1000])
     download(site.address, target, sha256=SHA256)
-    assert target.read_bytes() == CONTENT
-
-
-def test_a_partial_file_that_is_whole_already_is_accepted(site: Any, target: Path) -> None:
-    partial_of(target, CONTENT)
-    download(site.address, target, sha256=SHA256)
-    assert site.requests == [f"bytes={len(CONTENT)}-"]
-    assert visible(target) == ["weights.pt"]
-
-
-def test_a_partial_file_longer_than_the_file_is_dropped(site: Any, target: Path) -> None:
-    partial_of(target, CONTENT + b"more")
-    download(site.address, target, sha256=SHA256)
-    assert site.requests == [f"bytes={len(CONTENT) + 4}-", None]
-    assert target.read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("length", [1000, len(CONTENT)])
-def test_a_partial_file_of_other_content_is_fetched_again_in_whole(site: Any, target: Path, length: int) -> None:
-    partial_of(target, bytes(length))
-    download(site.address, target, sha256=SHA256, size=len(CONTENT))
-    assert site.requests == [f"bytes={length}-", None]
     assert target.read_bytes() == CONTENT
 
 
@@ -128,32 +120,22 @@ def test_a_short_body_without_announced_length_is_continued_when_the_size_is_kno
     assert site.requests == [None, "bytes=100000-"]
 
 
-def test_a_wrong_file_is_refused_and_removed(site: Any, target: Path) -> None:
-    site.content = b"<html>please log in</html>"
-    with pytest.raises(DownloadError, match=r"SHA-256.*refused and removed"):
-        download(site.address, target, sha256=SHA256)
-    assert visible(target) == []
-
-
-def test_a_file_of_another_size_is_refused_before_it_is_transferred(site: Any, target: Path) -> None:
-    site.content = CONTENT + b"!"
-    with pytest.raises(DownloadError, match=r"512,000 bytes .*512,001 bytes"):
-        download(site.address, target, sha256=SHA256, size=len(CONTENT))
-    assert visible(target) == []
-
-
-def test_a_body_longer_than_the_known_size_is_cut_off(site: Any, target: Path) -> None:
-    site.content, site.with_length = CONTENT * 2, False
-    with pytest.raises(DownloadError, match="a longer one"):
-        download(site.address, target, sha256=SHA256, size=len(CONTENT))
-    assert visible(target) == []
-
-
-@pytest.mark.parametrize("status", [403, 404, 500, 503])
-def test_a_refusal_says_the_status_and_where_to_put_the_file(site: Any, target: Path, status: int) -> None:
-    site.status = status
-    with pytest.raises(DownloadError, match=rf"status {status} .*put it at {re.escape(str(target))}$"):
-        download(site.address, target, sha256=SHA256)
+@pytest.mark.parametrize(
+    ("served", "size", "said"),
+    [
+        ({"content": b"<html>please log in</html>"}, None, r"SHA-256.*refused and removed"),
+        ({"content": CONTENT + b"!"}, len(CONTENT), r"512,000 bytes .*512,001 bytes"),  # before it is transferred
+        ({"content": CONTENT * 2, "with_length": False}, len(CONTENT), "a longer one"),
+        ({"announced": 10**18}, None, r"1,000,000,000,000,000,000 bytes free in .*USAM_HOME"),
+        *(({"status": status}, None, rf"status {status} .*put it at .*weights.pt$") for status in (403, 404, 500, 503)),
+    ],
+)
+def test_what_is_refused_leaves_nothing_and_is_said(
+    site: Any, target: Path, served: dict[str, Any], size: int | None, said: str
+) -> None:
+    vars(site).update(served)
+    with pytest.raises(DownloadError, match=said):
+        download(site.address, target, sha256=SHA256, size=size)
     assert visible(target) == []
 
 
@@ -174,13 +156,6 @@ def test_offline_says_the_address_and_the_place_by_hand(target: Path) -> None:
 def test_an_address_that_is_none_is_an_error_of_ours(address: str, target: Path) -> None:
     with pytest.raises(DownloadError):
         download(address, target, sha256=SHA256)
-
-
-def test_too_little_room_is_seen_before_anything_is_written(site: Any, target: Path) -> None:
-    site.announced = 10**18
-    with pytest.raises(DownloadError, match=r"1,000,000,000,000,000,000 bytes free in .*USAM_HOME"):
-        download(site.address, target, sha256=SHA256)
-    assert visible(target) == []
 
 
 def test_a_disk_that_fills_up_leaves_nothing(site: Any, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

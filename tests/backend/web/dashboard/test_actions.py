@@ -14,35 +14,18 @@ from backend.store.head_registry import Registry
 from backend.web.dashboard import actions as module
 from backend.web.dashboard.actions import NOBODY, ActionLog, Actions, Done, Tokens, Wish, read_form, who_asks
 from backend.web.dashboard.versions import BASE_NAME
-from tests.factories import head_set
+from tests.factories import PageQueue, head_set
 from usam.pseudo_labels.guarantee import RiskGuarantee
 
 PROMISE = RiskGuarantee(0.8, 0.1, 0.9)
 
 
-class Queue:
-    def __init__(self) -> None:
-        self.jobs: list[tuple[int, str]] = []
-        self.lost = False
-
-    def enqueue(self, project: int, job: str, *, at_front: bool = False) -> str:
-        if self.lost:
-            raise QueueError("Redis to answer", "ConnectionError", "start it")
-        self.jobs.append((project, job))
-        return "id"
-
-
 @pytest.fixture
-def queue() -> Queue:
-    return Queue()
-
-
-@pytest.fixture
-def actions(store: Store, registry: Registry, queue: Queue, tmp_path: Path) -> Actions:
+def actions(store: Store, registry: Registry, queue: PageQueue, tmp_path: Path) -> Actions:
     return Actions(store, registry, queue, ActionLog(tmp_path / "log" / "actions.jsonl"))  # type: ignore[arg-type]
 
 
-def test_a_roll_back_moves_the_pointer_and_says_who(actions: Actions, registry: Registry, queue: Queue) -> None:
+def test_a_roll_back_moves_the_pointer_and_says_who(actions: Actions, registry: Registry, queue: PageQueue) -> None:
     outcome = actions.do(Wish("rollback", 3, head_set(1).version), "ann from 10.0.0.7")
     assert registry.champion(3) == head_set(1).version
     assert registry.history(3)[-1].kind == "rollback"
@@ -63,13 +46,15 @@ def test_the_checkpoints_own_heads_can_be_gone_back_to(actions: Actions, registr
     assert registry.champion(3) == ""
 
 
-def test_a_roll_back_counts_although_redis_is_lost(actions: Actions, registry: Registry, queue: Queue) -> None:
+def test_a_roll_back_counts_although_redis_is_lost(actions: Actions, registry: Registry, queue: PageQueue) -> None:
     queue.lost = True
     assert "waits for Redis" in actions.do(Wish("rollback", 3, BASE_NAME), "ann")
     assert registry.champion(3) == ""
 
 
-def test_training_and_ranking_are_asked_for_as_the_commands_do(actions: Actions, queue: Queue, store: Store) -> None:
+def test_training_and_ranking_are_asked_for_as_the_commands_do(
+    actions: Actions, queue: PageQueue, store: Store
+) -> None:
     store.finish_run(store.runs(3, "score_pool")[0].id, "done")
     actions.do(Wish("train", 3), "ann")
     actions.do(Wish("rank", 3), "ann")
@@ -80,14 +65,14 @@ def test_training_and_ranking_are_asked_for_as_the_commands_do(actions: Actions,
     assert "by ann" in run.reason
 
 
-def test_a_ranking_that_runs_is_not_said_to_have_ended(actions: Actions, queue: Queue, store: Store) -> None:
+def test_a_ranking_that_runs_is_not_said_to_have_ended(actions: Actions, queue: PageQueue, store: Store) -> None:
     assert "runs already" in actions.do(Wish("rank", 3), "ann")
     assert queue.jobs == [(3, "score_pool")]
     assert [run.state for run in store.runs(3, "score_pool")] == ["running"]
 
 
 def test_what_is_asked_about_accepted_masks_waits_in_the_store_and_the_job_is_waked(
-    actions: Actions, queue: Queue, store: Store
+    actions: Actions, queue: PageQueue, store: Store
 ) -> None:
     outcome = actions.do(Wish("accept", 3, promise=PROMISE), "ann from 10.0.0.7")
     waiting = store.waiting_acceptance(3)
@@ -106,7 +91,7 @@ def test_what_is_asked_about_accepted_masks_waits_in_the_store_and_the_job_is_wa
     ]
 
 
-def test_what_is_asked_while_redis_is_lost_is_not_forgotten(actions: Actions, queue: Queue, store: Store) -> None:
+def test_what_is_asked_while_redis_is_lost_is_not_forgotten(actions: Actions, queue: PageQueue, store: Store) -> None:
     queue.lost = True
     assert "waits for Redis" in actions.do(Wish("take-back", 3), "ann")
     assert store.waiting_acceptance(3) is not None
@@ -115,7 +100,7 @@ def test_what_is_asked_while_redis_is_lost_is_not_forgotten(actions: Actions, qu
     assert actions.log.last(3)[0].outcome.startswith("not done")
 
 
-def test_what_is_not_done_is_written_down_too(actions: Actions, queue: Queue, registry: Registry) -> None:
+def test_what_is_not_done_is_written_down_too(actions: Actions, queue: PageQueue, registry: Registry) -> None:
     queue.lost = True
     with pytest.raises(QueueError):
         actions.do(Wish("train", 3), "ann")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 from fastapi import FastAPI
 
-from backend.errors import QueueError
 from backend.inference.engine import Engine
 from backend.settings import Settings
 from backend.store import Store
@@ -16,40 +15,14 @@ from backend.store.pseudo_label_store import PseudoLabelStore
 from backend.web.app import create_app
 from tests.backend.web.dashboard.reading import Text, ask
 from tests.backend.web.dashboard.test_trust import record
-from tests.factories import head_set
+from tests.factories import PageQueue, head_set
 
 HOME = {"Origin": "http://127.0.0.1:9090"}
 OLD = head_set(1).version
 
 
-class Queue:
-    def __init__(self) -> None:
-        self.jobs: list[tuple[int, str]] = []
-        self.error = False
-
-    def enqueue(self, project: int, job: str, *, at_front: bool = False) -> str:
-        if self.error:
-            raise QueueError("Redis to answer", "ConnectionError", "start Redis")
-        self.jobs.append((project, job))
-        return "id"
-
-    def wake(self, project: int, job: str, *, at_front: bool = False) -> bool:
-        return True
-
-    def answers(self) -> bool:
-        return True
-
-    def workers(self) -> int:
-        return 1
-
-
 @pytest.fixture
-def queue() -> Queue:
-    return Queue()
-
-
-@pytest.fixture
-def app(settings: Settings, store: Store, registry: Registry, queue: Queue, engine: Engine) -> Iterator[FastAPI]:
+def app(settings: Settings, store: Store, registry: Registry, queue: PageQueue, engine: Engine) -> Iterator[FastAPI]:
     made = create_app(settings, engine, store, queue, registry)  # type: ignore[arg-type]
     yield made
     made.state.service.close()
@@ -66,7 +39,7 @@ def test_the_page_links_to_what_can_be_done(app: FastAPI) -> None:
     assert [form["method"] for form in page.all("form")] == ["get"], "nothing is done at the first click"
 
 
-def test_a_roll_back_is_asked_about_and_done(app: FastAPI, registry: Registry, queue: Queue) -> None:
+def test_a_roll_back_is_asked_about_and_done(app: FastAPI, registry: Registry, queue: PageQueue) -> None:
     asked = ask(app, f"/projects/3/confirm/rollback?version={OLD}")
     assert asked.headers["referrer-policy"] == "same-origin", "else browsers send the form with no origin"
     question = asked.text
@@ -81,13 +54,13 @@ def test_a_roll_back_is_asked_about_and_done(app: FastAPI, registry: Registry, q
 
 
 @pytest.mark.parametrize(("action", "job"), [("train", "retrain"), ("rank", "score_pool")])
-def test_jobs_are_asked_for(app: FastAPI, queue: Queue, action: str, job: str) -> None:
+def test_jobs_are_asked_for(app: FastAPI, queue: PageQueue, action: str, job: str) -> None:
     form = form_of(ask(app, f"/projects/3/confirm/{action}").text)
     assert ask(app, f"/projects/3/{action}", method="POST", headers=HOME, form=form).status_code == 303
     assert queue.jobs == [(3, job)]
 
 
-def test_masks_are_accepted_at_what_the_sliders_show(app: FastAPI, queue: Queue, store: Store) -> None:
+def test_masks_are_accepted_at_what_the_sliders_show(app: FastAPI, queue: PageQueue, store: Store) -> None:
     trust = Text(ask(app, "/projects/3/trust?iou=0.7&risk=0.2&confidence=0.8").text)
     (link,) = [link for link in trust.links if link.startswith("confirm/accept")]
     assert "confirm/take-back" not in trust.links, "nothing is accepted"
@@ -109,14 +82,16 @@ def test_masks_are_accepted_at_what_the_sliders_show(app: FastAPI, queue: Queue,
     assert "the promise cannot be kept yet. Label 10 more audit tasks first" in Text(ask(app, "/projects/3/trust").text)
 
 
-def test_a_promise_that_was_changed_on_the_way_is_not_taken(app: FastAPI, queue: Queue, store: Store) -> None:
+def test_a_promise_that_was_changed_on_the_way_is_not_taken(app: FastAPI, queue: PageQueue, store: Store) -> None:
     form = form_of(ask(app, "/projects/3/confirm/accept?iou=0.9&risk=0.05").text)
     answer = ask(app, "/projects/3/accept", method="POST", headers=HOME, form={**form, "risk": "0.3"})
     assert answer.status_code == 403
     assert (queue.jobs, store.waiting_acceptance(3)) == ([], None)
 
 
-def test_masks_are_taken_back_after_a_question(app: FastAPI, queue: Queue, store: Store, settings: Settings) -> None:
+def test_masks_are_taken_back_after_a_question(
+    app: FastAPI, queue: PageQueue, store: Store, settings: Settings
+) -> None:
     PseudoLabelStore.of(settings).put(3, record())
     assert "confirm/take-back" in Text(ask(app, "/projects/3/trust").text).links
     question = ask(app, "/projects/3/confirm/take-back").text
@@ -139,13 +114,13 @@ def test_masks_are_taken_back_after_a_question(app: FastAPI, queue: Queue, store
     "headers",
     [{}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:9091"}],
 )
-def test_another_sites_page_can_do_nothing(app: FastAPI, queue: Queue, headers: dict[str, str]) -> None:
+def test_another_sites_page_can_do_nothing(app: FastAPI, queue: PageQueue, headers: dict[str, str]) -> None:
     form = form_of(ask(app, "/projects/3/confirm/train").text)
     assert ask(app, "/projects/3/train", method="POST", headers=headers, form=form).status_code == 403
     assert queue.jobs == []
 
 
-def test_a_form_without_its_own_token_does_nothing(app: FastAPI, queue: Queue, registry: Registry) -> None:
+def test_a_form_without_its_own_token_does_nothing(app: FastAPI, queue: PageQueue, registry: Registry) -> None:
     train = form_of(ask(app, "/projects/3/confirm/train").text)
     for action, form in (("train", {}), ("train", {"token": "x"}), ("rank", train), ("rollback", train)):
         answer = ask(app, f"/projects/3/{action}", method="POST", headers=HOME, form=form)
@@ -157,8 +132,8 @@ def test_a_form_without_its_own_token_does_nothing(app: FastAPI, queue: Queue, r
     assert registry.champion(3) == head_set(2).version, "a link alone does nothing"
 
 
-def test_what_cannot_be_done_is_a_sentence(app: FastAPI, queue: Queue) -> None:
-    queue.error = True
+def test_what_cannot_be_done_is_a_sentence(app: FastAPI, queue: PageQueue) -> None:
+    queue.lost = True
     form = form_of(ask(app, "/projects/3/confirm/train").text)
     answer = ask(app, "/projects/3/train", method="POST", headers=HOME, form=form)
     assert answer.status_code == 503
@@ -189,7 +164,7 @@ def test_a_form_to_nowhere_is_a_sentence(app: FastAPI, path: str) -> None:
 
 
 def test_who_did_it_is_the_user_of_the_password(
-    guarded: Settings, store: Store, registry: Registry, queue: Queue, engine: Engine
+    guarded: Settings, store: Store, registry: Registry, queue: PageQueue, engine: Engine
 ) -> None:
     app = create_app(guarded, engine, store, queue, registry)  # type: ignore[arg-type]
     ann = ("ann", "secret")

@@ -21,7 +21,7 @@ from backend.web.dashboard.queue import (
     queue_page,
     reason_line,
 )
-from tests.backend.web.dashboard.conftest import HOSTILE
+from tests.backend.web.conftest import HOSTILE
 
 
 def page(settings: Settings, store: Store, **asked: str) -> QueuePage:

@@ -16,7 +16,7 @@ from backend.store import Store
 from backend.store.head_registry import Registry
 from backend.store.records import ScoreRow
 from backend.web.app import create_app
-from tests.factories import head_set
+from tests.factories import PageQueue, head_set
 
 HOSTILE = "<script>alert(1)</script>&\"'.png"
 
@@ -62,6 +62,11 @@ def store(settings: Settings) -> Iterator[Store]:
     store.finish_run(store.start_run(3, "retrain"), "rejected", "not surely better")
     yield store
     store.close()
+
+
+@pytest.fixture
+def queue() -> PageQueue:
+    return PageQueue()
 
 
 @pytest.fixture
