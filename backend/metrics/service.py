@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
-    from backend.metrics.workers import Refinements
+    from backend.store import Store
 
 SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.09, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30, 100)
 
@@ -65,7 +65,7 @@ class Metrics:
         )
         self.version = Gauge("usam_model_version", "1 for the version in use.", ["version"], registry=reg)
 
-    def show_pool(self, store: Refinements) -> None:
+    def show_pool(self, store: Store) -> None:
         """Show what the pool's actions did as well, from the store's records."""
         from backend.metrics.workers import PoolActions
 

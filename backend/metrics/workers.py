@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -32,14 +32,6 @@ _FIGURES: Mapping[str, str] = {
     "true_gain": "Mean true IoU gained where people have labelled since.",
     "share_of_cost": "Share of the whole cost that the budget allows now.",
 }
-
-
-class Refinements(Protocol):
-    """What knows the projects and what refining their pools did."""
-
-    def projects(self) -> list[int]: ...
-
-    def refinements(self, project: int) -> Mapping[str, RefinementState]: ...
 
 
 class Progress(Collector):
@@ -90,7 +82,7 @@ class Progress(Collector):
 class PoolActions(Collector):
     """Gauges `usam_pool_action_*` by project and action."""
 
-    def __init__(self, store: Refinements) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
 
     def describe(self) -> list[GaugeMetricFamily]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from backend.errors import LabelStudioError
+from backend.label_studio.client import LabelStudio
 from usam.files import plain, replace_text
 
 KEPT_S = 3 * 24 * 3600.0
@@ -25,20 +24,7 @@ APART_S = 3600.0
 _log = logging.getLogger(__name__)
 
 
-class HasId(Protocol):
-    """A project as Label Studio lists it."""
-
-    @property
-    def id(self) -> int: ...
-
-
-class ProjectLister(Protocol):
-    """Asks Label Studio for its projects."""
-
-    def projects(self) -> Sequence[HasId]: ...
-
-
-def is_missing(client: ProjectLister, project_id: int, error: LabelStudioError) -> bool:
+def is_missing(client: LabelStudio, project_id: int, error: LabelStudioError) -> bool:
     """Whether Label Studio itself has no such project by `error`, got when asking for it, and by its list.
 
     Raises `LabelStudioError` where the list cannot be had.

@@ -6,20 +6,12 @@ labelled objects that the set had not learned from (`usam.active.mask_selection`
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from backend.settings import Settings
+from backend.store import Store
 from usam.active.mask_selection import MaskSelection, decide
-from usam.active.refinement import Gain
 
 
-class SelectionGains(Protocol):
-    """What knows the measurements of a project."""
-
-    def selection_gain(self, project: int, version: str) -> Gain | None: ...
-
-
-def mask_choice(settings: Settings, store: SelectionGains, project: int, version: str, base: str) -> MaskSelection:
+def mask_choice(settings: Settings, store: Store, project: int, version: str, base: str) -> MaskSelection:
     """What to choose by with the heads `version` of a project; `base` is the version of the checkpoint's own heads.
 
     A gain that is not measured yet says nothing: then a project's heads choose as the checkpoint's do, and those by

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
+
+from backend.store import Store
 
 CACHE_TTL_S = 30.0
 """How long a project's list is kept: reading a large pool at every click would cost more than it saves."""
 
 
-class RankingStore(Protocol):
-    """What knows the ranking, without tasks that are finished by now."""
-
-    def ranked_tasks(self, project: int, *, count: int = 24) -> tuple[Sequence[Any], int]: ...
-
-
 class NextTasks:
     """The head of each project's queue."""
 
-    def __init__(self, store: RankingStore, count: int) -> None:
+    def __init__(self, store: Store, count: int) -> None:
         self._store, self._count = store, count
         self._lock = threading.Lock()
         self._known: dict[int, tuple[float, list[tuple[int, dict[str, Any]]]]] = {}
@@ -41,6 +36,6 @@ class NextTasks:
         return [(row.task, row.data) for row in rows]
 
 
-def open_ranking(store: RankingStore, project: int, count: int) -> list[tuple[Any, dict[str, Any]]]:
+def open_ranking(store: Store, project: int, count: int) -> list[tuple[Any, dict[str, Any]]]:
     """The first `count` rows of a ranking, each with its task's data, leaving out tasks that are finished by now."""
     return [(row, row.data) for row in store.ranked_tasks(project, count=count)[0]]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from backend.errors import StoreError, reason_of
 from backend.label_studio.records import MAX_ID, Task
 
 if TYPE_CHECKING:
+    from backend.label_studio.client import LabelStudio
     from backend.store import Store
 
 FULL_EVERY_S = 900.0
@@ -26,16 +27,6 @@ back for longer is found when everything is read."""
 TAKEN_AT_ONCE = 500
 
 
-class TaskSource(Protocol):
-    """What knows a project's tasks as they are now."""
-
-    def tasks(self, project: int, *, since: str = "") -> Iterator[Task]: ...
-
-    def task_count(self, project: int) -> int: ...
-
-    def clock(self) -> datetime | None: ...
-
-
 @dataclass(frozen=True)
 class TaskRefresh:
     """How many tasks are gone, and which could not be used, each with the reason."""
@@ -44,7 +35,7 @@ class TaskRefresh:
     set_aside: tuple[str, ...] = ()
 
 
-def refresh_tasks(store: Store, client: TaskSource, project_id: int) -> TaskRefresh:
+def refresh_tasks(store: Store, client: LabelStudio, project_id: int) -> TaskRefresh:
     """Bring the store's tasks up to date; those that changed stay `unchecked`.
 
     Only changes are asked for, and everything every `FULL_EVERY_S` (a large pool less often) or where the numbers of
@@ -118,7 +109,7 @@ def _moment(cursor: str) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
 
 
-def _latest(client: TaskSource) -> datetime | None:
+def _latest(client: LabelStudio) -> datetime | None:
     """The latest time that a change can have by Label Studio's clock; None where it tells none."""
     now = client.clock()
     return now + timedelta(seconds=OVERLAP_S) if now is not None and now.tzinfo is not None else None

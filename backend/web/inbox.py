@@ -15,31 +15,23 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 
 from backend.label_studio.messages import WebhookEvent
 from backend.label_studio.records import MAX_ID
+from backend.label_studio.setup import WEBHOOK_ACTIONS
 from backend.metrics.service import Metrics
+from backend.queue import JobQueue
+from backend.store import Store
 from backend.web.bodies import TooMuch, parse_json
 from backend.web.journal import EventNote, Journal
 from usam.errors import UsamError
 
-ACTIONS = frozenset(
-    {
-        "ANNOTATION_CREATED",
-        "ANNOTATIONS_CREATED",
-        "ANNOTATION_UPDATED",
-        "ANNOTATIONS_DELETED",
-        "TASKS_CREATED",
-        "TASKS_DELETED",
-        "PROJECT_UPDATED",
-        "START_TRAINING",
-    }
-)
-"""Actions that are known to exist; others are taken too, and counted as `other`."""
 TRAIN = "START_TRAINING"
+ACTIONS = frozenset({*WEBHOOK_ACTIONS, TRAIN})
+"""Actions that are known to exist; others are taken too, and counted as `other`."""
 MAX_EVENTS = 10_000
 MAX_SUBJECTS = 1000
 MAX_FAILURES = 3
@@ -49,20 +41,6 @@ GATHER_S = 0.05
 RETRY_DELAYS_S = (1.0, 2.0, 5.0, 15.0)
 """Waits before a store that failed is tried again; the last one for good."""
 log = logging.getLogger(__name__)
-
-
-class EventStore(Protocol):
-    """What keeps events, and knows the projects that were connected."""
-
-    def projects(self) -> list[int]: ...
-
-    def add_events(self, notes: Sequence[tuple[int, str, Sequence[int]]]) -> None: ...
-
-
-class Waker(Protocol):
-    """What starts jobs."""
-
-    def wake(self, project: int, job: Any, *, at_front: bool = False) -> bool: ...
 
 
 class Inbox:
@@ -75,8 +53,8 @@ class Inbox:
 
     def __init__(
         self,
-        store: EventStore | None,
-        waker: Waker | None,
+        store: Store | None,
+        waker: JobQueue | None,
         metrics: Metrics,
         folder: Path | None = None,
         *,
@@ -233,7 +211,7 @@ class Inbox:
             )
         return note.project in connected
 
-    def _store_all(self, store: EventStore, notes: Sequence[EventNote]) -> tuple[Sequence[EventNote], list[EventNote]]:
+    def _store_all(self, store: Store, notes: Sequence[EventNote]) -> tuple[Sequence[EventNote], list[EventNote]]:
         """Store the events at once, else one by one. Returns those stored, and those to be tried again; a bad one is
         set aside. Raises where the store takes none and no event is to blame."""
         try:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -35,8 +35,7 @@ from backend.label_studio.regions import (
     validated,
 )
 from backend.metrics.service import Metrics
-from backend.metrics.workers import Refinements
-from backend.pool.mask_selection import SelectionGains, mask_choice
+from backend.pool.mask_selection import mask_choice
 from backend.pool.policy import strategy_for, usable_decoder
 from backend.pool.ranking import PoolTask, acquisition_of
 from backend.settings import Settings
@@ -45,6 +44,7 @@ from backend.store.records import ScoreRow
 from usam.errors import UsamError
 
 if TYPE_CHECKING:
+    from backend.store import Store
     from backend.store.head_registry import Registry
 
 STEEPNESS = 4.0
@@ -54,14 +54,6 @@ NOTHING_TO_ASK = 1.0
 CACHE_TTL_S = 30.0
 """How long a ranking and a choice are kept before they are read again."""
 log = logging.getLogger(__name__)
-
-
-class ServedRankings(Refinements, SelectionGains, Protocol):
-    """What knows what was decided of a project, and under which version its predictions are served, in which order."""
-
-    def served(self, project: int) -> str: ...
-
-    def ranking(self, project: int, limit: int | None = None) -> Sequence[ScoreRow]: ...
 
 
 class PredictionService:
@@ -74,7 +66,7 @@ class PredictionService:
         fetcher: ImageFetcher,
         metrics: Metrics,
         registry: Registry | None = None,
-        served: ServedRankings | None = None,
+        served: Store | None = None,
     ) -> None:
         self._settings, self._engine, self._fetcher, self._metrics = settings, engine, fetcher, metrics
         self._registry, self._served = registry, served

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from backend.errors import LabelStudioError, LabelStudioUnreachable, QueueError, TokenError
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import Project
+from backend.queue import JobQueue
 from backend.settings import Settings
 
 LOOK_EVERY_S = 10.0
@@ -42,21 +42,7 @@ class Seen:
     notices: tuple[Notice, ...] = ()
 
 
-class Answering(Protocol):
-    """The job queue, as far as it is looked at."""
-
-    def answers(self) -> bool: ...
-
-    def workers(self) -> int: ...
-
-
-class ProjectSource(Protocol):
-    """Label Studio, as far as it is looked at."""
-
-    def projects(self) -> list[Project]: ...
-
-
-def label_studio_of(settings: Settings) -> Callable[[], AbstractContextManager[ProjectSource]] | None:
+def label_studio_of(settings: Settings) -> Callable[[], AbstractContextManager[LabelStudio]] | None:
     """How to open the settings' Label Studio; None where they name none."""
     token = settings.label_studio_api_key.get_secret_value()
     if not settings.label_studio_url or not token:
@@ -71,8 +57,8 @@ class Surroundings:
     `open_label_studio` and `queue` are None where there is none to look at.
     """
 
-    open_label_studio: Callable[[], AbstractContextManager[ProjectSource]] | None
-    queue: Answering | None
+    open_label_studio: Callable[[], AbstractContextManager[LabelStudio]] | None
+    queue: JobQueue | None
     _seen: Seen = field(default_factory=Seen)
     _looked_at: float = float("-inf")
     _looking: threading.Lock = field(default_factory=threading.Lock)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -32,7 +32,9 @@ from usam.files import plain, replacing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backend.store.records import KnownTask, ProposalRow, ScoreRow
+    from backend.image_fetcher import ImageFetcher
+    from backend.store import Store
+    from backend.store.records import ProposalRow
 
 DIGEST_BYTES = 16
 """Behind each picture on disk: a damaged one is made again."""
@@ -61,28 +63,6 @@ class Picture:
     failed: bool = False
 
 
-class Fetching(Protocol):
-    """Fetches files of tasks and decodes them, within the service's bounds."""
-
-    def fetch_bytes(self, value: str, task_id: int | None = None) -> bytes: ...
-
-    def decode(self, data: bytes) -> UInt8Image: ...
-
-
-class TaskStore(Protocol):
-    """Knows tasks and what is kept of them."""
-
-    def picture_key(self, project: int, task: int) -> str | None: ...
-
-    def tasks(
-        self, project: int, *, unlabelled: bool = False, only: Sequence[int] | None = None
-    ) -> list[KnownTask]: ...
-
-    def proposal_rows(self, project: int, task_ids: Sequence[int]) -> dict[int, ProposalRow]: ...
-
-    def place(self, project: int, task: int) -> ScoreRow | None: ...
-
-
 class Thumbnails:
     """Pictures of tasks, the least recently shown of many removed from `folder` first. Safe to share between threads.
 
@@ -91,8 +71,8 @@ class Thumbnails:
 
     def __init__(
         self,
-        store: TaskStore,
-        images: Fetching,
+        store: Store,
+        images: ImageFetcher,
         folder: Path,
         label_config: Callable[[int], str],
         kept_bytes: int = KEPT_BYTES,
