@@ -20,12 +20,12 @@ scene = cache(draw_scene)
 
 
 def test_a_scene_is_drawn_from_its_number_alone() -> None:
-    one, same, other = scene(5), draw_scene(5), scene(6)
+    one, same, other = scene(1), draw_scene(1), scene(2)
     assert one.image.shape == (*HW, 3)
     assert one.image.dtype == np.uint8
     assert np.array_equal(one.image, same.image)
     assert not np.array_equal(one.image, other.image)
-    assert not np.array_equal(one.image, draw_scene(5, seed=1).image)
+    assert not np.array_equal(one.image, draw_scene(1, seed=1).image)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.backend.web.lone_service import service_here, url_of
 
-REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "250"))
+REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "130"))
 
 
 @pytest.fixture(scope="module")

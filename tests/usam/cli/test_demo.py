@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import usam
 from tests.e2e.chromium import CHROMIUM, DRIVER, FLAGS, needs_chromium, wait_for
 from tests.factories import png
-from tests.usam.small_sam2 import seeing, set_object_bias
+from tests.usam.small_sam2 import remembering, seeing, set_object_bias
 from tests.usam.test_videos import moving_square, write_video
 from usam.cli.demo_page import MOST_PAGES, PAGES, Click, Streams, mask_picture, server_of
 from usam.cli.doubt_picture import LEGEND_HEIGHT, PLOT_HEIGHT, draw_doubt, share_of
@@ -34,6 +34,18 @@ def run(*words: object) -> Any:
     return CliRunner().invoke(app, ["demo", *map(str, words)])
 
 
+@pytest.fixture(scope="module")
+def nano() -> Any:
+    return remembering()
+
+
+@pytest.fixture
+def loaded(nano: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is loaded once, and encodes each frame once."""
+    monkeypatch.setattr("usam.predictor.load.load", lambda *_: nano)
+
+
+@pytest.mark.usefixtures("loaded")
 def test_a_file_is_followed_and_its_doubt_written(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mp4")
     out = tmp_path / "doubt.mp4"
@@ -49,6 +61,7 @@ def test_a_file_is_followed_and_its_doubt_written(tmp_path: Path) -> None:
     assert {"task_gap", "prompt_gap", "model_gap"} <= told["frames"][0]["scores"].keys()
 
 
+@pytest.mark.usefixtures("loaded")
 def test_a_later_click_corrects(tmp_path: Path) -> None:
     """A click beside the square takes it away again from the frame at 0.5 s on."""
     video = write_video(tmp_path / "a.mp4")

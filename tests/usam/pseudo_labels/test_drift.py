@@ -24,7 +24,7 @@ def calibrated(rng: np.random.Generator) -> tuple[Calibration, Candidates]:
 def test_without_a_change_promises_are_hardly_ever_withdrawn() -> None:
     """Watched over 100 images, looking after each: the highest wealth ever counts."""
     rng = np.random.default_rng(0)
-    runs, alarms = 150, 0
+    runs, alarms = 90, 0
     for _ in range(runs):
         made, audit = calibrated(rng)
         alarms += watch(made, audit, risky_masks(rng, 100, start=1000)).withdrawn
