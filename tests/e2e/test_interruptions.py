@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from backend.local.label_studio_server import LabelStudioServer
-from backend.local.processes import ServerProcess
 from backend.local.redis_server import RedisServer
-from tests.e2e.workplace import Workplace, small_region, workplace
+from tests.e2e.workplace import Workplace, kill_group, small_region, workplace
 from usam.checkpoints.registry import weights_of
 
 pytestmark = pytest.mark.e2e
@@ -32,29 +31,12 @@ def place(tmp_path: Path, label_studio_server: LabelStudioServer, redis_server: 
         yield place
 
 
-def kill_group(process: ServerProcess) -> None:
-    assert process.pid is not None
-    os.killpg(process.pid, signal.SIGKILL)
-    process.stop()
-
-
-def kill_worker(place: Workplace, process: ServerProcess) -> None:
-    """The worker, its timer and the process of its job, which is in a group of its own."""
-    children = place.children(process)
-    kill_group(process)
-    for child in children:
-        try:
-            os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
 def test_a_killed_worker_goes_on_where_it_was(place: Workplace, pictures: list[Path]) -> None:
     store = place.store
     project = place.new_project(pictures)
     worker = place.start("worker", "worker")
     place.wait("two proposals", lambda: len(store.proposal_keys(project)) >= 2 or None)
-    kill_worker(place, worker)
+    place.kill(worker)
     done = set(store.proposal_keys(project))
     assert 2 <= len(done) < len(pictures)
     assert store.served(project) == ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,16 +45,7 @@ def test_two_workers_rank_two_projects_each_task_once_and_one_takes_over(
     workers = [place.start(f"worker-{number}", "worker") for number in (1, 2)]
     place.wait("both workers at work", lambda: len(holders(place, projects)) == 2, 120)
 
-    # one is lost while it ranks: worker, timer, and the process of its job, which is in a group of its own
-    children = place.children(workers[0])
-    os.killpg(workers[0].pid, signal.SIGKILL)
-    workers[0].stop()
-    for child in children:
-        try:
-            os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
+    place.kill(workers[0])  # one is lost while it ranks
     for project, count in zip(projects, (6, len(pictures) - 4), strict=True):
         place.project = project
         place.run_after("score_pool", 0, seconds=200)
@@ -80,14 +69,7 @@ def test_two_workers_share_one_project_and_one_that_is_lost_costs_its_images_alo
     place.wait("two workers at its shards", lambda: len(shard_holders(place, project)) == 2, 120)
     (ranks,) = holders(place, [project])
     helper = next(one for one in workers if int(ranks.rpartition(":")[2]) not in place.children(one))
-    children = place.children(helper)
-    os.killpg(helper.pid, signal.SIGKILL)
-    helper.stop()
-    for child in children:
-        try:
-            os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    place.kill(helper)
     done = place.run_after("score_pool", 0, seconds=200)
     assert done.details["verified"], done.reason
     assert done.details["proposed"] == len(pictures) * 4

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -162,6 +163,14 @@ class Workplace:
             todo += below
         return found
 
+    def kill(self, process: ServerProcess) -> None:
+        """Kill a process and all its descendants: a worker's timer, and its job's process in a group of its own."""
+        below = self.children(process)
+        kill_group(process)
+        for child in below:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
     def do(self, job: str) -> Run:
         """Run a job in this process; returns its record."""
         run_job(self.resources, job, self.project)
@@ -170,6 +179,13 @@ class Workplace:
     def last(self) -> int:
         """Number of the newest run."""
         return max((run.id for run in self.store.runs(self.project, limit=1)), default=0)
+
+
+def kill_group(process: ServerProcess) -> None:
+    """Kill a process with its group."""
+    assert process.pid is not None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.stop()
 
 
 @contextmanager
