@@ -244,11 +244,15 @@ def project_state(settings: Settings, store: Store, number: int) -> dict[str, An
 
 def ranked_first(store: Store, number: int, count: int) -> list[dict[str, Any]]:
     """The next tasks to be served of those that nobody has finished: rank from 1, task, picture, reason."""
-    from backend.pool.next_tasks import open_ranking
-
+    rows, _ = store.ranked_tasks(number, count=count)
     return [
-        {"rank": rank, "task": row.task, "picture": picture_name(data), "reason": AUDIT if row.is_audit else row.reason}
-        for rank, (row, data) in enumerate(open_ranking(store, number, count), 1)
+        {
+            "rank": rank,
+            "task": row.task,
+            "picture": picture_name(row.data),
+            "reason": AUDIT if row.is_audit else row.reason,
+        }
+        for rank, row in enumerate(rows, 1)
     ]
 
 

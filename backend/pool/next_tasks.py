@@ -34,8 +34,3 @@ class NextTasks:
     def _read(self, project: int) -> list[tuple[int, dict[str, Any]]]:
         rows, _ = self._store.ranked_tasks(project, count=self._count + 20)
         return [(row.task, row.data) for row in rows]
-
-
-def open_ranking(store: Store, project: int, count: int) -> list[tuple[Any, dict[str, Any]]]:
-    """The first `count` rows of a ranking, each with its task's data, leaving out tasks that are finished by now."""
-    return [(row, row.data) for row in store.ranked_tasks(project, count=count)[0]]

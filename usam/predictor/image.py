@@ -119,10 +119,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
         heads = self.heads
         prompt = self.prepare(point_coords, point_labels, box, mask_input, normalize_coords)
         masks, ious, low_res, decoded = self._decode(prompt, multimask_output, return_logits)
-        scores = _scores(heads, decoded)
-        if len(decoded.ious) == 1:
-            scores = {name: values[0] for name, values in scores.items()}
-        return _array(masks), _array(ious), _array(low_res), scores
+        return _array(masks), _array(ious), _array(low_res), _scores(heads, decoded)
 
     def predict_batch(
         self,
@@ -149,10 +146,7 @@ class PatchedImagePredictor(Patched, SAM2ImagePredictor):  # type: ignore[misc]
                 index,
             )
             masks, ious, low_res, decoded = self._decode(prompt, multimask_output, return_logits, index)
-            scores = _scores(heads, decoded)
-            if len(decoded.ious) == 1:
-                scores = {name: values[0] for name, values in scores.items()}
-            results.append((_array(masks), _array(ious), _array(low_res), scores))
+            results.append((_array(masks), _array(ious), _array(low_res), _scores(heads, decoded)))
         masks_list, ious_list, low_res_list, scores_list = map(list, zip(*results, strict=True))
         return masks_list, ious_list, low_res_list, scores_list
 
@@ -388,9 +382,11 @@ def _is_no_mask(dense: Tensor, encoder: Any) -> bool:
 
 
 def _scores(heads: HeadSet | None, decoded: Decoded) -> Scores:
+    """By head, without the leading axis when it is 1."""
     if heads is None:
         return {}
-    return heads.as_dict(heads.score_outputs(decoded.iou_token, decoded.mask_tokens, decoded.outputs))
+    scores = heads.as_dict(heads.score_outputs(decoded.iou_token, decoded.mask_tokens, decoded.outputs))
+    return {name: values[0] for name, values in scores.items()} if len(decoded.ious) == 1 else scores
 
 
 def _array(tensor: Tensor) -> FloatArray:

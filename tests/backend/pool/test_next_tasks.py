@@ -10,7 +10,7 @@ import pytest
 
 from backend.label_studio.records import Task
 from backend.pool import next_tasks
-from backend.pool.next_tasks import CACHE_TTL_S, NextTasks, open_ranking
+from backend.pool.next_tasks import CACHE_TTL_S, NextTasks
 from backend.store import Store
 from backend.store.records import ScoreRow
 
@@ -89,7 +89,7 @@ def test_an_open_ranking_leaves_out_finished_tasks(tmp_path: Path) -> None:
     store.join(3)
     store.record_tasks(3, [Task(n, {"image": f"{n}.png"}, "t", int(n == 1), is_labeled=n == 1) for n in range(1, 5)])
     store.put_scores(3, [ScoreRow(n, "v", 1.0, n / 10, n - 1, False) for n in range(1, 5)])
-    assert [(row.task, data) for row, data in open_ranking(store, 3, 2)] == [
+    assert [(row.task, row.data) for row in store.ranked_tasks(3, count=2)[0]] == [
         (2, {"image": "2.png"}),
         (3, {"image": "3.png"}),
     ]

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from usam.masks import iou
 from usam.research.nano.scenes import FloatArray, Scene
 
 LEAST_CONTACT = 3
@@ -41,7 +42,7 @@ def other_answers(scene: Scene, index: int, point: npt.NDArray[np.floating]) -> 
             answer = np.maximum(scene.masks[index], scene.masks[other])
         else:
             answer = None
-        if answer is not None and _iou(answer > 0.5, ours) < SAME:
+        if answer is not None and iou(answer > 0.5, ours) < SAME:
             found.append(answer)
     return found
 
@@ -52,7 +53,3 @@ def further_target(scene: Scene, index: int, point: npt.NDArray[np.floating], rn
     if not answers:
         return np.full_like(scene.masks[index], -1)
     return Scene(scene.image, answers[int(rng.integers(len(answers)))][None], scene.ignored).target(0)
-
-
-def _iou(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    return float((one & other).sum() / max(1, (one | other).sum()))
