@@ -84,6 +84,7 @@ def _templates() -> Environment:
     environment.filters.update(
         ago=ago, moment=moment, percent=lambda share: f"{share:.0%}", few=few, words=words, sentence=sentence
     )
+    environment.filters.update(hundredths=hundredths, points=points)
     return environment
 
 
@@ -151,6 +152,25 @@ def sentence(text: str) -> str:
     'The next 100 labels.'
     """
     return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def hundredths(value: float) -> str:
+    """A figure with two places; nothing is less than nothing.
+
+    >>> hundredths(-0.004), hundredths(-0.006)
+    ('0.00', '-0.01')
+    """
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
+def points(value: float) -> str:
+    """A difference in points of a hundredth, with its sign where it has one.
+
+    >>> points(0.0012), points(-0.0004), points(-0.012)
+    ('+0.1', '0.0', '-1.2')
+    """
+    rounded = round(100 * value, 1) + 0.0
+    return f"{rounded:+.1f}" if rounded else "0.0"
 
 
 def few(seconds: float) -> str:
