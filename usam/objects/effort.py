@@ -150,7 +150,7 @@ def choose_threshold(
     prices: Prices | None = None,
     *,
     least_recall: float = 0.8,
-    least_precision: float = 0.5,
+    least_precision: float = 0.55,
 ) -> Threshold:
     """The threshold of least work on N objects whose images taught nothing to their probabilities.
 

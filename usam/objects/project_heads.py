@@ -195,6 +195,7 @@ def _classifier(examples: Examples, names: tuple[str, ...], seed: int) -> tuple[
     tail = features.shape[1] - np.shape(examples.features)[1]
     images = [examples.images[row] for row in rows]
     goal, share = np.array(target, np.int64), np.array(weight)
+    marked = ~np.asarray(examples.proposed, bool)[rows]
     figures = {"class_examples": float(len(set(rows)))}
     for give_back in (False, True):  # images left out favour frequent labels: a rare one is often left out whole
         head, left_out = fit_linear(
@@ -216,7 +217,8 @@ def _classifier(examples: Examples, names: tuple[str, ...], seed: int) -> tuple[
         figures["class_accuracy"] = float(np.average(right, weights=share[judged]))
         commonest = np.bincount(goal[judged], weights=share[judged]).max() / share[judged].sum()
         figures["class_accuracy_before"] = float(commonest)
-        figures |= class_figures(names, goal[judged], left_out[judged].argmax(1), share[judged])
+        told = judged & marked if (judged & marked).any() else judged  # each marked object once, without its proposals
+        figures |= class_figures(names, goal[told], left_out[told].argmax(1), share[told])
         enough = len(names) > 1 and np.sort(head.examples)[-2] >= FEW  # below, leaving one out leaves a class out
         if not enough or figures["class_accuracy"] >= commonest:
             return head, figures

@@ -176,6 +176,21 @@ def test_a_region_of_several_labels_teaches_each_by_its_share() -> None:
     assert heads.figures["class_examples"] == 40
 
 
+def test_a_marked_object_counts_once_in_its_class_however_often_it_was_proposed() -> None:
+    examples = blobs({"cat": 20, "dog": 20})
+    twice = Examples(
+        np.repeat(examples.features, 2, axis=0),
+        np.repeat(examples.shapes, 2, axis=0),
+        [name for name in examples.images for _ in range(2)],
+        [name for name in examples.regions for _ in range(2)],
+        [given for given in examples.labels for _ in range(2)],
+        np.repeat(examples.overlap, 2),
+        np.tile([True, False], len(examples.labels)),
+    )
+    figures = fit_project(twice, ("cat", "dog"), **VERSION).figures
+    assert (figures["labels/cat"], figures["labels/dog"]) == (20, 20)
+
+
 def test_what_is_not_known_teaches_nothing() -> None:
     examples = blobs({"cat": 30, "": 60})
     unknown = replace(examples, overlap=np.where(examples.overlap == 0, np.nan, examples.overlap))
