@@ -15,9 +15,9 @@ from backend.label_studio.records import UNCERTAINTY_SAMPLING, Project
 
 TITLE = "usam demo: oranges and lemons"
 PHOTOS_TITLE = "usam demo"
+"""That of earlier releases too: who has such a project goes on with it."""
 LONGEST_TITLE = 50
 """Letters of a title that Label Studio takes."""
-"""That of earlier releases too: who has such a project goes on with it."""
 LABELS = {"Orange": "#f28c28", "Lemon": "#f6d32d"}
 GENERAL_LABELS = {"Object": "#1f77b4", "Part": "#ff7f0e"}
 RETRAIN_AFTER = 10
@@ -197,7 +197,7 @@ def demo_project(client: LabelStudio, folder: Path, title: str = TITLE, *, is_ou
     an earlier release keeps its labels and its title. Pictures that are not ours (`is_ours`) get a project of another
     title where one of this title shows another folder of the same name.
     """
-    is_fruit = is_ours and title == TITLE
+    is_fruit = title == TITLE
     pictures = pictures_in(folder)
     root = document_root(folder)
     project, title = _project_of(client, folder.resolve(), title, is_ours=is_ours)
