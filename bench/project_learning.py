@@ -47,19 +47,20 @@ PROJECTS = (
     Project("pets", "pets", None, 13, False),
     Project("nuclei", "nuclei", None, 20, True),
 )
+AFTER_50 = Project("8 classes on COCO", "coco", EIGHT, 50, True)
 
 
 def run() -> list[Row]:
     """All figures."""
     rows: list[Row] = []
     if not CHOOSE_GRID:
-        for project in (*PROJECTS[:2], Project("8 classes on COCO", "coco", EIGHT, 50, True)):
+        for project in (*PROJECTS[:2], AFTER_50):
             rows += _shown(project)
         return named(rows + _classes(50, 0.75) + _classes(400, 0.85))
     for project in PROJECTS:
         rows += _shown(project)
     rows += _shown(Project("nuclei", "nuclei", None, 10, True))
-    rows += _shown(Project("8 classes on COCO", "coco", EIGHT, 50, True))
+    rows += _shown(AFTER_50)
     rows += _classes(50, 0.75) + _classes(400, 0.85)
     for dataset in ("coco", "bsds500", "nuclei") if MODEL == "nano-m" else ():
         rows += _clean(dataset)

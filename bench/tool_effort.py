@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from bench.pools import MODEL, PoolImage, _model, kept_once, named, records
 from bench.project_learning import (
+    AFTER_50,
     DRAWS,
-    EIGHT,
     Figure,
     Project,
     project_images,
@@ -35,7 +35,6 @@ from bench.rows import Row
 from bench.tables import data_folder
 from usam.objects.effort import Prices
 
-PROJECT = Project("8 classes on COCO", "coco", EIGHT, 50, True)
 CLICKS = 3
 GOOD = (0.5, 0.75)
 """IoU from which on a mask is kept: that of the row beside it, and a stricter one."""
@@ -54,13 +53,13 @@ class ClickedImage:
 
 def run() -> list[Row]:
     """Seconds of work against drawing every object, by clicks alone and with what was learnt, for each good IoU."""
-    images = project_images(PROJECT)
-    shown = list(shown_learnt(PROJECT, images, choose_grid=False))
-    priced = list(shown_learnt(PROJECT, images, choose_grid=False, prices=Prices(), least_recall=0.0))
+    images = project_images(AFTER_50)
+    shown = list(shown_learnt(AFTER_50, images, choose_grid=False))
+    priced = list(shown_learnt(AFTER_50, images, choose_grid=False, prices=Prices(), least_recall=0.0))
     rows = []
     for good in GOOD:
-        rows += _effort(PROJECT, shown, good)
-        rows += _effort(PROJECT, priced, good, "learnt at the price of a click")[-2:]
+        rows += _effort(AFTER_50, shown, good)
+        rows += _effort(AFTER_50, priced, good, "learnt at the price of a click")[-2:]
     return named(rows)
 
 

@@ -143,20 +143,16 @@ def pictures_in(folder: Path) -> list[Path]:
 
 def describe_left_out(folder: Path) -> list[str]:
     """A sentence for each kind of picture in `folder` that is left out: how many, some names, why, what to do."""
-    kinds: dict[str, list[str]] = {}
-    unservable: dict[str, list[str]] = {}
+    root, left = document_root(folder), dict[tuple[str, str], list[str]]()
     for path in _files(folder):
-        if path.suffix.lower() in NOT_SHOWN:
-            kinds.setdefault(path.suffix.lower(), []).append(_printable(path.name))
-        elif path.suffix.lower() in SUFFIXES and (reason := _unservable(path, document_root(folder))):
-            unservable.setdefault(reason, []).append(_printable(path.name))
+        suffix = path.suffix.lower()
+        if suffix in NOT_SHOWN:
+            left.setdefault((f" {suffix}", NOT_SHOWN[suffix]), []).append(_printable(path.name))
+        elif suffix in SUFFIXES and (reason := _unservable(path, root)):
+            left.setdefault(("", reason), []).append(_printable(path.name))
     return [
-        f"left out {len(names)} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}): {reason}"
-        for reason, names in sorted(unservable.items())
-    ] + [
-        f"left out {len(names)} {suffix} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}): "
-        f"{NOT_SHOWN[suffix]}"
-        for suffix, names in sorted(kinds.items())
+        f"left out {len(names)}{kind} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}): {reason}"
+        for (kind, reason), names in sorted(left.items())
     ]
 
 
