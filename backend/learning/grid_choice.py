@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from backend.errors import ITEM_ERRORS
 from backend.inference.candidates import propose
 from backend.inference.model import ProposalGrid
@@ -37,6 +39,8 @@ LOOKED_AT = 6
 """Labelled images, half of them all at most, on which grids are compared."""
 PARTS = ProposalGrid(12, 0, 2)
 """The second pass that is tried: 2 x 2 parts, and points a side in each and on the whole."""
+GIVEN_UP_AFTER = 3
+"""Images after which a way that leaves no less work than a cheaper one is tried no further."""
 LEAST_GAIN = 0.05
 """Share of the work that a dearer way must save."""
 Progress = Callable[[int, int], None]
@@ -75,10 +79,9 @@ def with_grid(
     others = relearn(newest) if newest else None
     if others is None or others.selector is None:
         return learnt
-    work = compare_grids(resources, project_id, newest, grids, others, on_progress)
-    if work is None:
+    seconds = compare_grids(resources, project_id, newest, grids, others, on_progress)
+    if not seconds:
         return learnt
-    seconds = [each.seconds(Prices.by_hand()) for each in work]
     best = cheapest_good(seconds)
     chosen = grids[best]
     figures = {"grid_tasks": float(len(tasks)), "grid_work": seconds[best], "grid_work_before": seconds[0]}
@@ -114,21 +117,26 @@ def compare_grids(
     grids: Sequence[ProposalGrid],
     learnt: ProjectHeads,
     on_progress: Progress | None = None,
-) -> list[Work] | None:
-    """The work that each grid would have left in these tasks, summed; tasks whose image cannot be had are left out, and
-    without any left there is nothing to compare."""
+) -> list[float]:
+    """Seconds of work that each grid, the cheapest first, would have left in these tasks, infinite where it was given
+    up on the way; nothing where no task's image can be had: such tasks are left out."""
     labels = ProjectLabels.of(resources, project_id, tasks)
     controls = parse_config(labels.label_config)
-    total: list[Work] | None = None
+    tried, seconds, looked_at = list(range(len(grids))), np.zeros(len(grids)), 0
     for number, task in enumerate(labels.order):
         if on_progress is not None:
             on_progress(number, len(labels.order))
+        if looked_at == GIVEN_UP_AFTER:
+            tried = [k for k in tried if k == 0 or seconds[k] < seconds[:k].min()]
+        now = [grids[k] for k in tried]
         try:
-            works = _works(resources, controls, labels.tasks[task], labels.annotations[task][-1], grids, learnt)
+            works = _works(resources, controls, labels.tasks[task], labels.annotations[task][-1], now, learnt)
         except ITEM_ERRORS:
             continue
-        total = works if total is None else [one + other for one, other in zip(total, works, strict=True)]
-    return total
+        seconds[tried] += [work.seconds(Prices.by_hand()) for work in works]
+        looked_at += 1
+    seconds[np.setdiff1d(np.arange(len(grids)), tried)] = np.inf
+    return [float(each) for each in seconds] if looked_at else []
 
 
 def _works(

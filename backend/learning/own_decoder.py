@@ -7,6 +7,7 @@ the project whose embeddings are at hand, with the masks that the checkpoint's d
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -60,17 +61,19 @@ def tune_project(
     settings, seed = resources.settings, project_seed(resources.settings, project_id)
     if not settings.own_decoder_seconds or settings.random_weights:
         return OwnDecoder()
+    until = time.monotonic() + settings.own_decoder_seconds
     labels = ProjectLabels.of(resources, project_id, tasks)
     learnt = labels.tuning_images([task for task in labels.order if task not in audits])
     held = labels.tuning_images([task for task in labels.order if task in audits])
+    mixed = _mixed_in(resources, project_id, labels, seed)
     name, sha256 = checkpoint_key(settings.model)
     try:
         decoder, verdict = tune_decoder(
             resources.model.predictor.model,
             learnt,
             held,
-            _mixed_in(resources, project_id, labels, seed),
-            TuningSettings(seconds=settings.own_decoder_seconds, seed=seed % 2**31),
+            mixed,
+            TuningSettings(seconds=max(until - time.monotonic(), 0.0), seed=seed % 2**31),
             checkpoint=name,
             checkpoint_sha256=sha256,
             in_use=in_use,

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from backend.errors import FetchError
-from backend.inference.model import LoadedModel
+from backend.inference.model import LoadedModel, ProposalGrid
 from backend.inference.shown import grid_of
+from backend.learning import grid_choice
 from backend.learning.examples import learn_project, learnt_line
-from backend.learning.grid_choice import with_grid
+from backend.learning.grid_choice import compare_grids, with_grid
 from backend.learning.task_images import TaskImages
 from backend.metrics.service import Metrics
 from backend.resources import Resources
@@ -24,6 +25,7 @@ from tests.discs import discs
 from tests.factories import brush, label_config, png, resources
 from usam.heads.bundled import resolve_heads
 from usam.masks.rle import encode_rle
+from usam.objects.effort import Work
 from usam.objects.project_heads import ChosenGrid, ObjectSizes, ProjectHeads
 
 TASKS = range(1, 5)
@@ -135,3 +137,23 @@ def test_without_an_image_or_enough_to_learn_from_nothing_is_chosen(place: Resou
     assert with_grid(place, 1, small, none, samples(TASKS), lambda _: None) is small
     assert with_grid(place, 1, small, none, samples(TASKS), lambda _: small) is small
     assert with_grid(place, 1, small, none, samples([1]), no_more) is small
+
+
+def test_a_dearer_way_that_saves_nothing_is_given_up_on_the_way(
+    place: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[list[int]] = []
+
+    def works(resources: Any, controls: Any, task: Any, annotation: Any, grids: Any, learnt: Any) -> list[Work]:
+        tried.append([grid.points_per_side for grid in grids])
+        if task.id == 2:
+            raise FetchError("an image", "404", "look at its address")
+        return [Work(added=9 if grid.points_per_side == 12 else 10) for grid in grids]
+
+    monkeypatch.setattr(grid_choice, "_works", works)
+    monkeypatch.setattr(grid_choice, "GIVEN_UP_AFTER", 1)
+    grids = [ProposalGrid(8, 20), ProposalGrid(20, 20), ProposalGrid(12, 20)]
+    seconds = compare_grids(place, 1, list(TASKS), grids, heads(0.02))
+    assert tried == [[8, 20, 12]] + [[8, 12]] * 3
+    assert seconds[1] == np.inf
+    assert seconds[2] < seconds[0] < np.inf

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from backend.inference.model import LoadedModel
-from backend.learning import project_labels
+from backend.learning import own_decoder, project_labels
 from backend.learning.own_decoder import OwnDecoder, tune_project
 from backend.metrics.service import Metrics
 from backend.resources import Resources
@@ -40,11 +41,18 @@ def place(tmp_path: Path, model: LoadedModel) -> Iterator[Resources]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def times() -> list[float]:
+    """Seconds that each tuning was given."""
+    return []
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, times: list[float]) -> list[Any]:
     calls: list[Any] = []
 
     def tune(model: Any, images: Any, audits: Any, *rest: Any, **more: Any) -> Any:
         calls.append([[image.group for image in part] for part in (images, audits)])
+        times.append(rest[1].seconds)
         return None, DecoderVerdict(False, "images left out", 4, 0.5, 0.4, 0.1)
 
     monkeypatch.setattr(decoder_tuning, "tune_decoder", tune)
@@ -56,6 +64,15 @@ def test_only_pixels_teach_a_decoder_the_newest_first(place: Resources, asked: l
     assert asked == [[["2"], ["1"]]]
     assert (made.decoder, made.samples) == (None, [])
     assert "not surely better" in made.reason
+
+
+def test_what_has_to_be_encoded_first_counts_against_the_budget(
+    place: Resources, asked: list[Any], times: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 103.5])
+    monkeypatch.setattr(own_decoder, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    tune_project(place, 1, [1, 2], set(), None)
+    assert times == [1.5]
 
 
 def test_what_is_learnt_from_together_is_bounded(
