@@ -1,6 +1,6 @@
 """A linear classifier that starts from one example and does not boast: shrunken, and calibrated on images left out.
 
-Shapes: N examples, F features, C classes.
+Shapes: K objects, N examples among them, F features, C classes.
 
 Features are centred and scaled by all objects that are known, wanted or not, then brought to unit length. With few
 examples a class is its prototype, the mean of its examples (nearest-prototype classification, as in Snell et al., NIPS
@@ -87,9 +87,8 @@ def fit_linear(
     images: Sequence[object],
     classes: int,
     *,
+    rows: Sequence[int] | Ints | None = None,
     weights: Floats | None = None,
-    background: Floats | None = None,
-    background_images: Sequence[object] | None = None,
     balance: float = 0.5,
     give_back: bool = True,
     tail: int = 0,
@@ -98,10 +97,11 @@ def fit_linear(
     """Teach a head.
 
     Parameters:
-        features: (N, F); target: (N,) in 0..C-1; images: (N,) what each is from: images are left out whole.
+        features: (K, F) of all objects that are known, and the `images` (K,) they are from: images are left out whole,
+            from the centre too, where all that is known and not left out has a say, whether it teaches or not.
+        target: (N,) in 0..C-1, of those that teach.
+        rows: (N,) which these are, one of several labels once for each; default all.
         weights: (N,) of each example, default 1.
-        background: (B, F) other objects, to centre and scale by as well, and the `background_images` (B,) they are
-            from: what is judged as left out has no say in the centre either, else all the rest lies opposite to it.
         tail: so many of the last features are scaled only (`LinearHead`).
         balance: 0 = classes weigh what they number, 1 = all classes weigh the same.
         give_back: whether calibration may give frequent classes back what balancing took from them.
@@ -110,25 +110,21 @@ def fit_linear(
     one image is there). Raises `TrainingError` without examples, or for sizes and values that do not fit.
     """
     values, labels = np.asarray(features, np.float32), np.asarray(target, np.int64)
-    if values.ndim != 2 or len(values) != len(labels) or len(labels) != len(images):
-        got = f"{values.shape}, {labels.shape} and {len(images)} images"
-        raise TrainingError("features (N, F) with N targets and images", got)
+    taught = np.arange(len(values)) if rows is None else np.asarray(rows, np.int64)
+    if values.ndim != 2 or len(values) != len(images) or len(labels) != len(taught):
+        got = f"{values.shape} with {len(images)} images, {len(taught)} rows with {len(labels)} targets"
+        raise TrainingError("features (K, F) with K images, and a target of each row that teaches", got)
     if not len(labels):
         raise TrainingError("at least one example", "none", "label an image")
     if not np.isfinite(values).all() or labels.min() < 0 or labels.max() >= classes:
         raise TrainingError(f"finite features and targets in 0..{classes - 1}", "others", "leave these objects out")
     weight = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
     names = np.asarray([str(each) for each in images])
-    fold = group_folds(names, FOLDS, seed)
-    around, around_fold = values, fold
-    if background is not None:
-        others = [str(each) for each in background_images] if background_images is not None else [""] * len(background)
-        if len(others) != len(background):
-            raise TrainingError(f"an image of each of {len(background)} others", str(len(others)))
-        known = dict(zip(names.tolist(), fold.tolist(), strict=True))
-        around = np.concatenate([values, np.asarray(background, np.float32)])
-        around_fold = np.concatenate([fold, np.array([known.get(name, -1) for name in others], np.int64)])
-    mean, scale = _centre(around)
+    fold = group_folds(names[taught], FOLDS, seed)
+    fold_of = dict(zip(names[taught].tolist(), fold.tolist(), strict=True))
+    around = np.concatenate([taught, np.arange(len(values))])
+    around_fold = np.array([fold_of.get(name, -1) for name in names[around].tolist()])
+    mean, scale = _centre(values[around])
     base = LinearHead(
         "constant",
         mean,
@@ -147,19 +143,19 @@ def fit_linear(
         if out.all():
             recipes, logits = recipes[:1], logits[:1]
             break
-        unit = _unit(values, *_centre(around[around_fold != number]), tail)
+        unit = _unit(values[taught], *_centre(values[around[around_fold != number]]), tail)
         for recipe, left_out in zip(recipes, logits, strict=True):
             solved = _solved(recipe, unit[~out], labels[~out], weight[~out], classes, balance, seed)
             left_out[out] = unit[out] @ solved[0].T + solved[1]
     backs = GIVEN_BACK if give_back else (0.0,)
     tries: list[tuple[LinearHead, Float64s]] = []
     for recipe, left_out in zip(recipes, logits, strict=True):
-        fitted = _calibrated(base, left_out, labels, weight, len(set(names.tolist())), backs)
+        fitted = _calibrated(base, left_out, labels, weight, len(fold_of), backs)
         tries.append((replace(fitted, kind=recipe[0]), left_out + fitted.bias))
     losses = [np.nan_to_num(head.log_loss, nan=np.inf) for head, _ in tries]
     best = min(range(len(tries)), key=lambda index: (round(losses[index], 4), -index))  # of equals the regression
     head, left_out = tries[best]
-    w, b = _solved(recipes[best], _unit(values, mean, scale, tail), labels, weight, classes, balance, seed)
+    w, b = _solved(recipes[best], _unit(values[taught], mean, scale, tail), labels, weight, classes, balance, seed)
     head = replace(head, weights=w.astype(np.float32), bias=(b + head.bias).astype(np.float32))
     return head, softmax(left_out / head.temperature)
 

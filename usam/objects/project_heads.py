@@ -193,19 +193,17 @@ def _classifier(examples: Examples, names: tuple[str, ...], seed: int) -> tuple[
         return None, {}
     features = classifier_inputs(examples.features, examples.shapes)
     tail = features.shape[1] - np.shape(examples.features)[1]
-    images = [examples.images[row] for row in rows]
     goal, share = np.array(target, np.int64), np.array(weight)
     marked = ~np.asarray(examples.proposed, bool)[rows]
     figures = {"class_examples": float(len(set(rows)))}
     for give_back in (False, True):  # images left out favour frequent labels: a rare one is often left out whole
         head, left_out = fit_linear(
-            features[rows],
+            features,
             goal,
-            images,
+            examples.images,
             len(names),
+            rows=rows,
             weights=share,
-            background=features,
-            background_images=examples.images,
             give_back=give_back,
             tail=tail,
             seed=seed,
@@ -275,16 +273,7 @@ def _selector(
     inputs = selector_inputs(examples.features, examples.shapes)
     tail = inputs.shape[1] - np.shape(examples.features)[1]
     found, target = np.unique(np.where(yes, kinds[told], 0), return_inverse=True)
-    head, left_out = fit_linear(
-        inputs[told],
-        target,
-        images,
-        len(found),
-        background=inputs,
-        background_images=examples.images,
-        tail=tail,
-        seed=seed,
-    )
+    head, left_out = fit_linear(inputs, target, examples.images, len(found), rows=told, tail=tail, seed=seed)
     rows = np.flatnonzero(np.asarray(examples.proposed)[told])
     judged, blend, kind = 1 - left_out[rows, 0], None, "head"
     shapes = np.asarray(examples.shapes)[told[rows]]

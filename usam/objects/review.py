@@ -120,17 +120,11 @@ def class_probabilities(examples: Examples, classes: Sequence[str], seed: int = 
     tail = inputs.shape[1] - np.shape(examples.features)[1]
     fold = group_folds(images, FOLDS, seed)
     for number in range(fold.max() + 1):
-        taught = teaching & (fold != number)
-        if taught.any():
-            head, _ = fit_linear(
-                inputs[taught],
-                target[taught],
-                images[taught].tolist(),
-                len(classes),
-                background=inputs,
-                tail=tail,
-                seed=seed,
-            )
+        others = np.flatnonzero(fold != number)
+        rows = np.flatnonzero(teaching[others])
+        if len(rows):
+            goal, names = target[others[rows]], images[others].tolist()
+            head, _ = fit_linear(inputs[others], goal, names, len(classes), rows=rows, tail=tail, seed=seed)
             probability[fold == number] = head.probabilities(inputs[fold == number])
     known = np.isfinite(probability).all(1)
     likeliest = np.where(known, np.nan_to_num(probability).argmax(1), -1)
@@ -217,10 +211,7 @@ def unmarked_objects(examples: Examples, seed: int = 0) -> list[tuple[int, float
         return []
     inputs = selector_inputs(examples.features, examples.shapes)
     tail = inputs.shape[1] - np.shape(examples.features)[1]
-    images = [examples.images[row] for row in taught]
-    _, left_out = fit_linear(
-        inputs[taught], wanted.astype(np.int64), images, 2, background=inputs, tail=tail, seed=seed
-    )
+    _, left_out = fit_linear(inputs, wanted.astype(np.int64), examples.images, 2, rows=taught, tail=tail, seed=seed)
     nobodys = np.asarray(examples.proposed)[taught] & (overlap[taught] < UNMARKED_IOU)
     found: list[tuple[int, float]] = []
     boxes: dict[str, list[tuple[float, ...]]] = {}

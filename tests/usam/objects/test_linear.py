@@ -24,27 +24,34 @@ def pictures() -> tuple[Floats, npt.NDArray[np.int64], list[str]]:
 
 def test_images_left_out_have_no_say_in_the_centre_either() -> None:
     features, target, images = pictures()
-    others, others_of = np.concatenate([features, features + 1]), images * 2
-    head, left_out = fit_linear(
-        features, target, images, 2, background=others, background_images=others_of, give_back=False
-    )
+    known, names = np.concatenate([features, features + 1]), np.array(images * 2)
+    head, left_out = fit_linear(known, target, names.tolist(), 2, rows=range(96), give_back=False)
     assert head.kind == "prototypes"
     fold = group_folds(np.array(images), FOLDS, 0)
     for number in range(FOLDS):
         out, beside = fold == number, np.tile(fold, 2) != number
         never_seen, _ = fit_linear(
-            features[~out],
+            known[beside],
             target[~out],
-            [name for name, without in zip(images, out, strict=True) if not without],
+            names[beside].tolist(),
             2,
-            background=others[beside],
+            rows=range(int((~out).sum())),
             give_back=False,
         )
         expected = softmax(never_seen.logits(features[out]) / head.temperature)
         np.testing.assert_allclose(left_out[out], expected, atol=1e-5)
 
 
-def test_each_background_object_is_of_an_image() -> None:
-    features, target, images = pictures()
-    with pytest.raises(TrainingError, match="an image of each"):
-        fit_linear(features, target, images, 2, background=features, background_images=images[:3])
+def test_what_teaches_nothing_has_a_say_in_the_centre_and_each_label_one_more() -> None:
+    features, _, images = pictures()
+    head, left_out = fit_linear(features, np.array([0, 1, 1]), images, 2, rows=[0, 0, 40])
+    np.testing.assert_allclose(head.mean, np.concatenate([features[[0, 0, 40]], features]).mean(0), atol=1e-6)
+    assert left_out.shape == (3, 2)
+    assert head.examples.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("rows", "images"), [(range(5), 96), (None, 95), (range(95), 96)])
+def test_each_object_is_of_an_image_and_each_that_teaches_has_a_target(rows: range | None, images: int) -> None:
+    features, target, names = pictures()
+    with pytest.raises(TrainingError, match="with K images, and a target of each row"):
+        fit_linear(features, target, names[:images], 2, rows=rows)

@@ -76,6 +76,16 @@ def test_nobody_is_judged_by_heads_that_learnt_from_the_image() -> None:
     np.testing.assert_allclose(probability.sum(1), 1)
 
 
+def test_nor_by_heads_that_were_centred_by_it() -> None:
+    """What else lies in an image, however strange, says nothing of what the others teach about it."""
+    examples, changed = project(), project()
+    strange = np.array([image == 5 for image in examples.images]) & examples.proposed
+    changed.features[strange] += 100.0
+    same = np.array([image == 5 for image in examples.images]) & ~examples.proposed
+    (_, before), (_, after) = (class_probabilities(each, CLASSES) for each in (examples, changed))
+    np.testing.assert_array_equal(before[same], after[same])
+
+
 def test_an_outline_that_no_mask_of_the_model_agrees_with() -> None:
     examples = project()
     overlap = examples.overlap.copy()
