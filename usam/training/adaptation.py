@@ -4,7 +4,7 @@ Legend: N rows (objects), M masks a row (3 or 4), n = M N inputs, F width of a h
 columns of the design.
 
 Only a head's last layer moves. With z the head's logit and h its last hidden layer, the adapted logit is `z
-+ b + s (z - mean z) + (h - mean h) V t`, V the leading principal directions of h on the project's rows:
++ b + s (z - mean z) + (h - mean h) V t`, V the leading principal directions of h on the rows it is fitted to:
 still a plain last layer, so the head set keeps its form. b, s and t minimise the logistic loss of the
 labels over its dispersion plus a Gaussian prior around zero, that is, around the given head. The candidates
 differ in what may move: nothing, b, b and s, or all three under priors of several widths. How much each is
@@ -119,7 +119,7 @@ def adapt_heads(init: HeadSet, rows: Rows, groups: npt.NDArray[Any], *, seed: in
         if problem is None:
             layers[name], chosen[name], weights[name] = known_layers[name], "none", {"none": 1.0}
             continue
-        moves = {candidate.name: problem.cross_validate(candidate) for candidate in CANDIDATES}
+        moves = problem.cross_validate()
         weights[name] = problem.weigh(moves, seed)
         layers[name] = problem.adapted(known_layers[name], weights[name])
         chosen[name] = max(weights[name].items(), key=itemgetter(1))[0]
@@ -130,18 +130,31 @@ def adapt_heads(init: HeadSet, rows: Rows, groups: npt.NDArray[Any], *, seed: in
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """One head's labels: design (n, C), logits and truth (n,), weight of each value, its fold and group."""
+class _Basis:
+    """By what a fit centres the last hidden layer (F,) and the logit, and the directions (F, C - 2) that may move."""
 
-    design: Float64s
+    centre: Float64s
+    directions: Float64s
+    mean_logit: float
+
+    def design(self, hidden: Float64s, logits: Float64s) -> Float64s:
+        """(n, C)"""
+        moved = logits - self.mean_logit, (hidden - self.centre) @ self.directions
+        return np.column_stack([np.ones(len(logits)), *moved])
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One head's labels: last hidden layer (n, F), logits and truth (n,), weight of each value, its fold and group; and
+    the number of directions that so many objects can tell."""
+
+    hidden: Float64s
     logits: Float64s
     truth: Float64s
     weights: Float64s
     folds: npt.NDArray[np.int64]
     groups: npt.NDArray[np.int64]
-    centre: Float64s
-    directions: Float64s
-    mean_logit: float
+    directions: int
 
     @classmethod
     def of(
@@ -161,33 +174,39 @@ class _Problem:
         hidden, logits = _last_hidden(layers, rows)
         # an object is one observation: its masks share its weight
         share = rows.weights / rows.weights[labelled].mean() / known.sum(axis=1).clip(min=1)
-        hidden, logits, flat = hidden[known], logits[known], truth[known]
-        weights = np.broadcast_to(share[:, None], known.shape)[known]
+        weights, folds, groups = (
+            np.broadcast_to(values[:, None], known.shape)[known] for values in (share, folds, groups)
+        )
+        directions = min(DIRECTIONS, max(1, int(labelled.sum()) // 3))
+        return cls(hidden[known], logits[known], truth[known], weights, folds, groups, directions)
+
+    def basis(self, rows: npt.NDArray[np.bool_]) -> _Basis:
+        """Of these rows alone: what is left out has no say in it."""
+        hidden, logits, weights = (part[rows] for part in (self.hidden, self.logits, self.weights))
         centre = np.average(hidden, axis=0, weights=weights)
         mean_logit = float(np.average(logits, weights=weights))
-        directions = _directions(hidden - centre, weights, min(DIRECTIONS, max(1, int(labelled.sum()) // 3)))
-        design = np.column_stack([np.ones(len(flat)), logits - mean_logit, (hidden - centre) @ directions])
-        spread = [np.broadcast_to(values[:, None], known.shape)[known] for values in (folds, groups)]
-        return cls(design, logits, flat, weights, spread[0], spread[1], centre, directions, mean_logit)
+        return _Basis(centre, _directions(hidden - centre, weights, self.directions), mean_logit)
 
-    def cross_validate(self, candidate: Candidate) -> Float64s:
-        """How far each logit moves, (n,), by a fit without its fold."""
-        moves = np.zeros(len(self.truth))
-        if candidate.name != "none":
-            for fold in np.unique(self.folds):
-                out = self.folds == fold
-                moves[out] = self.design[out] @ self.fit(candidate, ~out)
+    def cross_validate(self) -> dict[str, Float64s]:
+        """How far each candidate moves each logit, (n,), by a fit without its fold."""
+        moves: dict[str, Float64s] = {candidate.name: np.zeros(len(self.truth)) for candidate in CANDIDATES}
+        for fold in np.unique(self.folds):
+            out = self.folds == fold
+            design = self.basis(~out).design(self.hidden, self.logits)
+            for candidate in CANDIDATES[1:]:
+                moves[candidate.name][out] = design[out] @ self.fit(candidate, design, ~out)
         return moves
 
     def predicted(self, moves: Float64s | float) -> Float64s:
         """Values (n,) in [0, 1] when logits move so far."""
         return _sigmoid(self.logits + moves)
 
-    def fit(self, candidate: Candidate, rows: npt.NDArray[np.bool_]) -> Float64s:
-        """Penalised logistic regression by Newton's method; coefficients (C,), zero for what may not move."""
-        precision = candidate.precision(self.directions.shape[1])
+    def fit(self, candidate: Candidate, design: Float64s, rows: npt.NDArray[np.bool_]) -> Float64s:
+        """Penalised logistic regression of a design (n, C) by Newton's method; coefficients (C,), zero for what may not
+        move."""
+        precision = candidate.precision(design.shape[1] - 2)
         moving = np.isfinite(precision)
-        design, logits, truth, weights = (part[rows] for part in (self.design, self.logits, self.truth, self.weights))
+        design, logits, truth, weights = (part[rows] for part in (design, self.logits, self.truth, self.weights))
         design, prior = design[:, moving], precision[moving]
         start = _sigmoid(logits)
         expected = (weights * start * (1 - start)).sum()
@@ -229,15 +248,17 @@ class _Problem:
     def adapted(self, layers: Layers, weights: Mapping[str, float]) -> Layers:
         """The head with its last layer moved as the candidates, so weighed, do on all labels."""
         everything = np.ones(len(self.truth), bool)
-        moving = [one for one in CANDIDATES if one.name != "none" and weights.get(one.name, 0.0) > 0]
+        moving = [one for one in CANDIDATES[1:] if weights.get(one.name, 0.0) > 0]
         if not moving:
             return layers
-        fits = [weights[one.name] * self.fit(one, everything) for one in moving]
+        basis = self.basis(everything)
+        design = basis.design(self.hidden, self.logits)
+        fits = [weights[one.name] * self.fit(one, design, everything) for one in moving]
         bias, slope, *rest = np.sum(fits, axis=0)
-        turn = self.directions @ np.array(rest)
+        turn = basis.directions @ np.array(rest)
         weight, offset = layers[-1]
         new_weight = weight[0].astype(np.float64) * (1 + slope) + turn
-        new_offset = float(offset[0]) * (1 + slope) + bias - slope * self.mean_logit - self.centre @ turn
+        new_offset = float(offset[0]) * (1 + slope) + bias - slope * basis.mean_logit - basis.centre @ turn
         last = (new_weight[None].astype(np.float32), np.array([new_offset], np.float32))
         return [*layers[:-1], last]
 
@@ -266,12 +287,16 @@ def _last_hidden(layers: Layers, rows: Rows) -> tuple[Float64s, Float64s]:
 
 def _directions(centred: Float64s, weights: Float64s, count: int) -> Float64s:
     """Leading principal directions (F, count), scaled so that all of the spread together has variance one."""
-    covariance = (centred.T * weights) @ centred / weights.sum()
-    total = float(np.trace(covariance))
+    rows = centred * np.sqrt(weights / weights.sum())[:, None]
+    total = float((rows**2).sum())
     if total <= 0:
         return np.zeros((centred.shape[1], 1))
-    vectors = np.linalg.eigh(covariance)[1][:, ::-1][:, :count]
-    return np.asarray(vectors / np.sqrt(total))
+    if len(rows) < centred.shape[1]:  # the same, from the smaller matrix
+        values, sides = np.linalg.eigh(rows @ rows.T)
+        vectors = rows.T @ sides / np.sqrt(values.clip(1e-12 * total))
+    else:
+        vectors = np.linalg.eigh(rows.T @ rows)[1]
+    return np.asarray(vectors[:, ::-1][:, :count] / np.sqrt(total))
 
 
 def _sigmoid(logits: Float64s) -> Float64s:

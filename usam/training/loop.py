@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -70,7 +71,7 @@ def train_together(
     scale = Scale.of(rows, split.train)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        network = _network(rows, settings, init, scale).to(device)
+        network = _network(rows, split.train, settings, init, scale).to(device)
         data = _Data.of(rows, scale, device, dtype)
         train = torch.from_numpy(split.train).to(device)
         validation = torch.from_numpy(split.validation).to(device)
@@ -110,12 +111,14 @@ def train_together(
     return Trained({name: scale.fold(layers) for name, layers in kept.layers.items()}, kept.losses, history)
 
 
-def _network(rows: Rows, settings: TrainSettings, init: HeadSet | None, scale: Scale) -> StackedHeads:
+def _network(
+    rows: Rows, train: npt.NDArray[np.int64], settings: TrainSettings, init: HeadSet | None, scale: Scale
+) -> StackedHeads:
     if init is None:
         network = StackedHeads(rows.width, len(rows.names), settings.hidden, settings.shared_layers)
-        start = np.nanmean(np.where(rows.weights[:, None, None] > 0, rows.targets, np.nan), axis=(0, 1)).clip(
-            0.01, 0.99
-        )
+        taught = rows.targets[train[rows.weights[train] > 0]]
+        known = (~np.isnan(taught)).sum(axis=(0, 1))
+        start = (np.nansum(taught, axis=(0, 1)) / known.clip(min=1)).clip(0.01, 0.99)
         with torch.no_grad():
             network.last_bias.copy_(torch.from_numpy(np.log(start / (1 - start))))
         return network

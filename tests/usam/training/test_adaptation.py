@@ -9,7 +9,10 @@ from synthetic_rows import HEADS, Synthetic, synthetic_rows
 from usam.errors import TrainingError
 from usam.heads.head_set import HeadSet
 from usam.training import TrainSettings, fit_heads
+from usam.training.adaptation import FOLDS, _Problem
 from usam.training.fitting import FitResult
+from usam.training.network import Rows
+from usam.training.split import group_folds
 
 WIDTH, NOISE = 16, 1.2
 
@@ -66,6 +69,24 @@ def test_fifty_labels_help_where_the_data_have_shifted(heads: HeadSet, shift: fl
         figures = result.figures[name]
         assert figures["mse"] < figures["mse_before"]
         assert figures["calibration_error"] < figures["calibration_error_before"]
+
+
+def test_images_left_out_have_no_say_in_centre_and_directions(heads: HeadSet) -> None:
+    """Of the objects of one fold, one is changed: what the other folds teach of the rest stays what it was."""
+    data = synthetic_rows(40, width=WIDTH, noise=NOISE, seed=3, shift=1.0)
+    folds = group_folds(data.groups, FOLDS, 0)
+    odd = int(np.flatnonzero(folds == 0)[0])
+    rest = np.repeat((folds == 0) & (np.arange(40) != odd), 3)
+    moves = []
+    for times in (1, 100):
+        mask_tokens = data.mask_tokens.copy()
+        mask_tokens[odd] *= times
+        rows = Rows.of(data.iou_token, mask_tokens, {"iou_nano_m": data.targets["iou_nano_m"]}, heads.alignment)
+        problem = _Problem.of(heads.layers()["iou_nano_m"], rows, 0, folds, data.groups)
+        assert problem is not None
+        moves.append(problem.cross_validate())
+    for name, before in moves[0].items():
+        np.testing.assert_allclose(moves[1][name][rest], before[rest], atol=1e-9, err_msg=name)
 
 
 def test_the_result_is_a_plain_head_set_with_its_history(heads: HeadSet, tmp_path: object) -> None:

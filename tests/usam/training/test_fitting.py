@@ -130,6 +130,22 @@ def test_unknown_targets_and_weightless_rows_teach_nothing(data: Synthetic) -> N
     assert error(left_out) < error(taught)
 
 
+def test_images_kept_for_figures_have_no_say_in_where_training_starts(data: Synthetic) -> None:
+    small = data.take(np.arange(160))
+    split = split_groups(small.groups, 0.2, 0.3, 0)
+    other = {name: values.copy() for name, values in small.targets.items()}
+    for values in other.values():
+        values[split.test] = 1 - values[split.test]
+    trained = [
+        train_together(Rows.of(small.iou_token, small.mask_tokens, targets, "aligned"), split, replace(QUICK, epochs=1))
+        for targets in (small.targets, other)
+    ]
+    for name in HEADS:
+        for (weight, bias), (same_weight, same_bias) in zip(*(one.layers[name] for one in trained), strict=True):
+            np.testing.assert_array_equal(weight, same_weight)
+            np.testing.assert_array_equal(bias, same_bias)
+
+
 def test_each_head_keeps_its_own_best_epoch(data: Synthetic) -> None:
     small = data.take(np.arange(160))
     result = fit(small, replace(QUICK, epochs=25, patience=25, learning_rate=1e-2, schedule="constant"))
