@@ -1,7 +1,7 @@
 """A mask decoder of a project's own: from its labels to one that is judged, and samples made anew on its tokens.
 
-Learnt are the newest annotated images that fit (`project_labels`), audits apart, and mixed in are unlabelled images of
-the project whose embeddings are at hand, with the masks that the checkpoint's decoder finds on them.
+Learnt are the newest annotated images that fit (`project_labels`), and mixed in are unlabelled images of the project
+whose embeddings are at hand, with the masks that the checkpoint's decoder finds on them; audits are neither.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backend.inference.cache import content_hash
 from backend.label_studio.config import parse_config
 from backend.learning.project_labels import ProjectLabels
 from backend.learning.samples import to_tune
-from backend.pool.policy import checkpoint_key, project_seed
+from backend.pool.policy import audit_tasks, checkpoint_key, project_seed
 from backend.resources import Resources
 from backend.store.records import SampleRow
 from usam.errors import TrainingError
@@ -89,7 +89,8 @@ def tune_project(
 
 
 def _mixed_in(resources: Resources, project_id: int, labels: ProjectLabels, seed: int) -> list[TuningImage]:
-    """Unlabelled images, drawn at random, with what the checkpoint's decoder finds on them."""
+    """Unlabelled images, drawn at random, with what the checkpoint's decoder finds on them; none of audit tasks, which
+    are to judge what comes of it."""
     from usam.training.decoder_tuning import distil_image
 
     controls, model = parse_config(labels.label_config), resources.model
@@ -104,6 +105,8 @@ def _mixed_in(resources: Resources, project_id: int, labels: ProjectLabels, seed
             except ITEM_ERRORS:
                 continue
 
-    pool = resources.store.tasks(project_id, unlabelled=True)
+    unlabelled = resources.store.tasks(project_id, unlabelled=True)
+    audits = audit_tasks(resources.settings, project_id, [task.id for task in unlabelled])
+    pool = [task for task in unlabelled if task.id not in audits]
     drawn = [pool[k] for k in np.random.default_rng(seed).permutation(len(pool))[: 3 * MIXED]]
     return list(itertools.islice(found(), MIXED))

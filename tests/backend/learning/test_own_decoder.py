@@ -13,6 +13,7 @@ from backend.inference.model import LoadedModel
 from backend.learning import own_decoder, project_labels
 from backend.learning.own_decoder import OwnDecoder, tune_project
 from backend.metrics.service import Metrics
+from backend.pool.policy import audit_tasks
 from backend.resources import Resources
 from backend.settings import Settings
 from tests.factories import brush, resources
@@ -50,9 +51,9 @@ def times() -> list[float]:
 def asked(monkeypatch: pytest.MonkeyPatch, times: list[float]) -> list[Any]:
     calls: list[Any] = []
 
-    def tune(model: Any, images: Any, audits: Any, *rest: Any, **more: Any) -> Any:
-        calls.append([[image.group for image in part] for part in (images, audits)])
-        times.append(rest[1].seconds)
+    def tune(model: Any, images: Any, audits: Any, mixed: Any, settings: Any, **more: Any) -> Any:
+        calls.append([[image.group for image in part] for part in (images, audits, mixed)])
+        times.append(settings.seconds)
         return None, DecoderVerdict(False, "images left out", 4, 0.5, 0.4, 0.1)
 
     monkeypatch.setattr(decoder_tuning, "tune_decoder", tune)
@@ -61,7 +62,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, times: list[float]) -> list[Any]:
 
 def test_only_pixels_teach_a_decoder_the_newest_first(place: Resources, asked: list[Any]) -> None:
     made = tune_project(place, 1, [1, 2, 3, 4], {1}, None)
-    assert asked == [[["2"], ["1"]]]
+    assert asked == [[["2"], ["1"], []]]
     assert (made.decoder, made.samples) == (None, [])
     assert "not surely better" in made.reason
 
@@ -75,12 +76,27 @@ def test_what_has_to_be_encoded_first_counts_against_the_budget(
     assert times == [1.5]
 
 
+def test_audits_that_nobody_has_labelled_yet_are_not_mixed_in(place: Resources, asked: list[Any]) -> None:
+    place.settings = place.settings.model_copy(update={"audit_share": 0.5})
+    studio: Any = place.label_studio
+    for number in range(5, 13):
+        studio.add_task(number)
+    place.store.record_tasks(1, studio.task_list)
+    for task in studio.task_list:
+        place.embedding(place.model, place.images.fetch_bytes(task.data["image"], task.id))
+    tune_project(place, 1, [1, 2], set(), None)
+    ((_, _, mixed),) = asked
+    audits = audit_tasks(place.settings, 1, range(5, 13))
+    assert 0 < len(audits) < 8
+    assert set(mixed) == {f"open {number}" for number in set(range(5, 13)) - audits}
+
+
 def test_what_is_learnt_from_together_is_bounded(
     place: Resources, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(project_labels, "MOST_BYTES", 1)
     tune_project(place, 1, [1, 2], set(), None)
-    assert asked == [[["2"], []]]
+    assert asked == [[["2"], [], []]]
 
 
 def test_too_few_images_are_said(place: Resources) -> None:
