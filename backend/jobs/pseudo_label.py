@@ -25,7 +25,7 @@ from backend.learning.audits import (
     pool_candidates,
     scored_tasks,
 )
-from backend.pool.policy import audit_tasks, version_in_use
+from backend.pool.policy import audit_tasks, version_in_use, version_named
 from backend.pool.proposals import draw_shown, object_name, regions_of
 from backend.pool.proposing import ProposalPlan
 from backend.pool.publication import delete_gently
@@ -52,8 +52,6 @@ from usam.pseudo_labels.drift import Drift, watch
 
 if TYPE_CHECKING:
     from backend.label_studio.client import LabelStudio
-    from usam.heads.head_set import HeadSet
-    from usam.objects.project_heads import ProjectHeads
 
 JOB = "pseudo_label"
 
@@ -141,7 +139,7 @@ def watch_promise(resources: Resources, project: int) -> Drift | None:
         return None
     known = resources.label_studio.project(project)
     controls = parse_config(known.label_config)
-    heads, learnt = _version_named(resources, project, record.calibration.heads)
+    heads, learnt = version_named(resources, project, record.calibration.heads)
     before = record.calibrated_on()
     tasks = [task.id for task in resources.store.tasks(project)]
     incoming = sorted(audit_tasks(resources.settings, project, tasks) - set(before.audited))
@@ -261,15 +259,6 @@ def _audit(
 ) -> Audit:
     annotations = resources.label_studio.annotations(project, sorted(tasks)) if tasks else []
     return audit_candidates(tasks, annotations, controls, after)
-
-
-def _version_named(resources: Resources, project: int, name: str) -> tuple[HeadSet | None, ProjectHeads | None]:
-    """The heads that were calibrated, and what was learnt of the project beside them, whichever are in use now. Raises
-    `RegistryError` where they are gone."""
-    base = resources.heads
-    if name == "no-heads" or (base is not None and base.version == name):
-        return base if name != "no-heads" else None, None
-    return resources.registry.load(project, name), resources.registry.load_learnt(project, name)
 
 
 def _export(folder: Path, record: PseudoLabelRun, pool: _Pool, controls: LabelConfig) -> None:

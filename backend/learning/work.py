@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,15 +24,13 @@ from backend.label_studio.shapes import masks_on
 from backend.learning.examples import MarkedObject, overlaps_of
 from backend.learning.samples import marked_objects
 from backend.pool.kept_objects import KeptObjects
-from backend.pool.policy import control_tasks, heads_in_use, learnt_in_use
+from backend.pool.policy import OWN_VERSION, control_tasks, version_named
 from backend.pool.proposals import ScoredObjects, score_many
 from backend.store.records import WorkRow
 from usam.objects.effort import Work, count_work, match_objects
 
 if TYPE_CHECKING:
     from backend.resources import Resources
-    from usam.heads.head_set import HeadSet
-    from usam.objects.project_heads import ProjectHeads
 
 KEPT_IOU = 0.9
 """IoU from which on a person's mask is the one that was shown."""
@@ -78,14 +76,12 @@ def count_changes(
 
 
 class WorkCounter:
-    """Counts the work of one project's new annotations, by the version in use; heads are read once."""
+    """Counts the work of one project's new annotations, by the heads that the ranking they were served by was made
+    with, whichever are in use by now: those may have learnt the same task since. They are read once."""
 
     def __init__(self, resources: Resources, project_id: int, label_config: str) -> None:
         self._resources, self._project, self._label_config = resources, project_id, label_config
-
-    @cached_property
-    def _in_use(self) -> tuple[HeadSet | None, ProjectHeads | None]:
-        return heads_in_use(self._resources, self._project)[0], learnt_in_use(self._resources, self._project)
+        self._version_named = cache(partial(version_named, resources, project_id))
 
     def of(self, annotation: Annotation, kept: KeptObjects | None) -> WorkRow | None:
         """The work of one annotation; None where its task has no place in the ranking that is served, so that nobody
@@ -95,7 +91,10 @@ class WorkCounter:
         if kept is None or place is None or place.version != store.served(self._project):
             return None
         try:
-            controls, (heads, learnt) = parse_config(self._label_config), self._in_use
+            named = OWN_VERSION.fullmatch(place.version)
+            if named is None:
+                return None
+            controls, (heads, learnt) = parse_config(self._label_config), self._version_named(named[1])
             (scored,) = score_many(heads, learnt, self._resources.settings, [kept])
             control = bool(control_tasks(self._resources.settings, self._project, [annotation.task]))
             regions = marked_objects(masks_on(controls.image_name, annotation.result), kept.hw)

@@ -121,6 +121,15 @@ def version_in_use(resources: Resources, project_id: int, heads: HeadSet | None)
     return heads.version if heads is not None else "no-heads"
 
 
+def version_named(resources: Resources, project_id: int, name: str) -> tuple[HeadSet | None, ProjectHeads | None]:
+    """The heads that predictions are named after (`version_in_use`), and what was learnt of the project beside them,
+    whichever are in use now. Raises `RegistryError` where they are gone."""
+    base = resources.heads
+    if name == "no-heads" or (base is not None and base.version == name):
+        return base if name != "no-heads" else None, None
+    return resources.registry.load(project_id, name), resources.registry.load_learnt(project_id, name)
+
+
 def mask_selection_in_use(resources: Resources, project_id: int, heads: HeadSet | None) -> MaskSelection:
     """What this project's masks are chosen by, with these heads."""
     version, base = (one.version if one is not None else "" for one in (heads, resources.heads))

@@ -148,6 +148,27 @@ def test_labels_teach_what_is_wanted_and_what_it_is_called(place: Resources) -> 
     assert learnt_in_use(place, 1) is None, "one pointer takes all of it back"
 
 
+def test_work_is_counted_by_what_was_shown_and_not_by_heads_that_learnt_since(place: Resources) -> None:
+    sync(place, 1)
+    score_pool(place, 1)
+    annotate(place)
+    sync(place, 1)
+    counted = {row.task for row in place.store.work(1)}
+    assert retrain(place, 1) == "done"
+    studio: Any = place.label_studio
+    number, changed = OPEN[0], "2026-01-03T00:00:00.000000Z"
+    studio.task_list = [task for task in studio.task_list if task.id != number]
+    studio.task_list.append(Task(number, {"image": f"{number}"}, changed, annotations=1, is_labeled=True))
+    studio.annotation_list.append(Annotation(999, number, changed, [region(number, "ball"), region(number, "box")]))
+    sync(place, 1)
+    (row,) = [row for row in place.store.work(1) if row.task not in counted]
+    served = place.store.served(1)
+    (before,) = [one for one in studio.predictions(1, [number]) if one.model_version == served]
+    assert row.version == served
+    assert row.kept + row.deleted + row.relabelled + row.corrected == len(before.result)
+    assert row.deleted > 0, "the bar that was shown"
+
+
 def test_labels_renamed_in_the_configuration_are_learnt_again(place: Resources) -> None:
     sync(place, 1)
     annotate(place)
