@@ -103,7 +103,7 @@ def test_a_version_brings_its_decoder_and_a_rollback_the_former_masks(place: Res
     assert retrain(place, 1) == "done"
     assert len(tuned["images"]) == len(LABELLED)
     assert tuned["images"][0].masks.ndim == 3
-    assert tuned["settings"].seconds == 5
+    assert 0 < tuned["settings"].seconds <= 5, "less what had to be encoded first"
     assert len(tuned["others"]) == len(OPEN), "unlabelled images are mixed in"
     current = place.registry.current(1)
     assert current is not None
