@@ -7,16 +7,15 @@ Nothing here takes a task's lock except `next_task`, which says so. What can go 
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from backend.errors import LabelStudioError
 from backend.label_studio.batches import BatchSize, batches
-from backend.label_studio.http import Connection, items
+from backend.label_studio.http import AnswerTooLarge, Connection, Pages, items, readable
 from backend.label_studio.records import (
     Annotation,
     Json,
@@ -31,10 +30,10 @@ from backend.label_studio.records import (
     score_of,
 )
 
-log = logging.getLogger(__name__)
-Record = TypeVar("Record")
 PAGE = 500
 _FILES_AT_ONCE = 50
+_SELECTED_AT_ONCE = 50
+"""Tasks whose ids travel in one address, which has a limit."""
 CHUNK_ITEMS = 20_000
 _TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations,total_predictions,is_labeled"
 _ANNOTATION_FIELDS = "id,annotations,result,updated_at,was_cancelled,ground_truth,completed_by,task"
@@ -66,15 +65,16 @@ class LabelStudio(Connection):
         return Project.read(self._object("GET", f"/api/projects/{project}"))
 
     def projects(self) -> list[Project]:
-        """All projects this token can see."""
+        """All projects this token can see. Raises `LabelStudioError` where the list does not end."""
         found: list[Project] = []
-        page = 1
+        pages = Pages("projects")
         while True:
-            answer = self._object("GET", "/api/projects", params={"page": page, "page_size": 100})
-            found += _readable(Project.read, items(answer.get("results"), "projects"), "project")
+            answer = self._object("GET", "/api/projects", params={"page": pages.number, "page_size": 100})
+            rows = items(answer.get("results"), "projects")
+            found += readable(Project.read, rows, "project")
             if not answer.get("next"):
                 return found
-            page += 1
+            pages.take(rows)
 
     def create_project(self, title: str, label_config: str, **fields: Any) -> Project:
         """Make a project. `fields` are Label Studio's own (`sampling`, `description`, ...)."""
@@ -100,7 +100,7 @@ class LabelStudio(Connection):
                 "filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since
             }  # fmt: skip
             query["filters"] = {"conjunction": "and", "items": [condition]}
-        yield from _readable(Task.read, self._task_pages(project, query, {"include": _TASK_FIELDS}), "task")
+        yield from readable(Task.read, self._task_pages(project, query, {"include": _TASK_FIELDS}), "task")
 
     def task_count(self, project: int) -> int:
         """How many tasks there are now."""
@@ -114,7 +114,7 @@ class LabelStudio(Connection):
         found: list[Annotation] = []
         for item in self.selected_tasks(project, task_ids, _ANNOTATION_FIELDS):
             task, rows = number(item.get("id"), "task id"), items(item.get("annotations"), "annotations")
-            found += _readable(partial(Annotation.read, task=task), rows, f"annotation of task {task}")
+            found += readable(partial(Annotation.read, task=task), rows, f"annotation of task {task}")
         return found
 
     def predictions(self, project: int, task_ids: Sequence[int]) -> list[Prediction]:
@@ -122,7 +122,7 @@ class LabelStudio(Connection):
         found: list[Prediction] = []
         for item in self.selected_tasks(project, task_ids, _PREDICTION_FIELDS):
             task, rows = number(item.get("id"), "task id"), items(item.get("predictions"), "predictions")
-            found += _readable(partial(Prediction.read, task=task), rows, f"prediction of task {task}")
+            found += readable(partial(Prediction.read, task=task), rows, f"prediction of task {task}")
         return found
 
     def import_tasks(self, project: int, items: Sequence[Mapping[str, Any]]) -> int:
@@ -346,43 +346,44 @@ class LabelStudio(Connection):
     # pages
 
     def _task_pages(self, project: int, query: Json, params: Json) -> Iterator[Json]:
-        page, seen = 1, 0
+        seen, pages = 0, Pages("tasks")
         while True:
             answer = self._object(
                 "GET",
                 "/api/tasks",
                 params={
                     "project": project,
-                    "page": page,
+                    "page": pages.number,
                     "page_size": PAGE,
                     "resolve_uri": "false",
                     "query": json.dumps(query),
                     **params,
                 },
-                empty_on={404} if page > 1 else (),
+                empty_on={404} if pages.number > 1 else (),  # they have become fewer
             )
             rows = items(answer.get("tasks", []), "tasks")
             yield from rows
             seen += len(rows)
-            if not rows or seen >= number(answer.get("total", 0), "task count"):
+            if seen >= number(answer.get("total", 0), "task count"):
                 return
-            page += 1
+            pages.take(rows)
 
     def selected_tasks(self, project: int, task_ids: Sequence[int], include: str) -> Iterator[Json]:
-        """These tasks as Label Studio tells them, with the fields that `include` names, separated by commas."""
-        for start in range(0, len(task_ids), 50):  # the ids travel in the address, which has a limit
-            chosen = {"all": False, "included": list(task_ids[start : start + 50])}
-            params = {"fields": "all", "include": include}
-            yield from self._task_pages(project, {"selectedItems": chosen}, params)
-
-
-def _readable(read: Callable[[Json], Record], rows: Iterable[Json], what: str) -> Iterator[Record]:
-    """Each row as a record; one that cannot be read is named in the log, and the others go on."""
-    for row in rows:
-        try:
-            yield read(row)
-        except LabelStudioError as error:
-            log.warning("%s %.40r is left out: %s", what, row.get("id"), error)
+        """These tasks as Label Studio tells them, with the fields that `include` names, separated by commas. Those
+        whose answer would be too large are asked for in smaller parts."""
+        params = {"fields": "all", "include": include}
+        starts = range(0, len(task_ids), _SELECTED_AT_ONCE)
+        waiting = [list(task_ids[start : start + _SELECTED_AT_ONCE]) for start in starts]
+        while waiting:
+            part = waiting.pop(0)
+            try:
+                rows = list(self._task_pages(project, {"selectedItems": {"all": False, "included": part}}, params))
+            except AnswerTooLarge:
+                if len(part) == 1:
+                    raise
+                waiting[:0] = part[: len(part) // 2], part[len(part) // 2 :]
+                continue
+            yield from rows
 
 
 def _webhook_body(headers: Mapping[str, str], actions: Sequence[str]) -> Json:

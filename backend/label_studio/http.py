@@ -1,17 +1,19 @@
 """One connection to Label Studio: the token, time-outs, second tries, and errors that say what Label Studio said.
 
 LabelStudioError              refused, or an answer of another shape than expected (`.status`)
- |- LabelStudioUnreachable    no answer at all
+ |- LabelStudioUnreachable    no answer at all, or none that ends
+ |- AnswerTooLarge            more than is read
  `- TokenError                401 or 403
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 from pydantic_core import from_json
@@ -23,10 +25,20 @@ from backend.label_studio.records import Json, loads
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+log = logging.getLogger(__name__)
+Record = TypeVar("Record")
 READ_TRIES = 3
 TOO_MANY, LONGEST_PAUSE = 429, 10.0
 """The status of a server or proxy that wants fewer requests, and how many seconds it is waited for at most."""
+ANSWER_S = 300.0
+"""How long one answer may take, however it drips: a time-out is for each silence alone."""
+ANSWER_BYTES = 2**30
+"""Largest answer, unpacked, that is read: parsed it takes several times as much memory."""
 CHECK_VERSION = "check the address and that it is Label Studio 1.23"
+
+
+class AnswerTooLarge(LabelStudioError):
+    """An answer of more bytes than are read."""
 
 
 class Connection:
@@ -34,7 +46,8 @@ class Connection:
 
     Reads are tried again when Label Studio does not answer; writes are sent once, because Label Studio stores what
     arrives twice twice. `timeout` is for ordinary requests, `long_timeout` for those in which Label Studio works over
-    a whole project (import, deletion of a version); both in seconds. Close it when done.
+    a whole project (import, deletion of a version); both in seconds. An answer is read within `ANSWER_S`, or the
+    time-out where that is longer, and to `ANSWER_BYTES`. Close it when done.
     """
 
     def __init__(
@@ -78,7 +91,7 @@ class Connection:
         try:
             body = _body(self._send(method, path, **options), path)
         except LabelStudioError as error:
-            if error.status in set(empty_on):
+            if error.status in set(empty_on) and error.is_from_label_studio:  # a page of a proxy says nothing
                 return {}
             raise
         if not isinstance(body, dict):
@@ -98,9 +111,7 @@ class Connection:
         while True:
             attempt += 1
             try:
-                answer = self._http.request(
-                    method, self.url + path, headers={**extra, **self._tokens.header()}, **options
-                )
+                answer = self._read(method, path, {**extra, **self._tokens.header()}, options)
             except httpx.HTTPError as error:
                 if attempt < tries:
                     time.sleep(0.3 * attempt)
@@ -122,8 +133,28 @@ class Connection:
                 continue
             if not answer.is_success:
                 raise _refusal(method, path, answer)
+            if answer.content and "html" in answer.headers.get("content-type", "").lower():
+                raise LabelStudioError(
+                    f"an answer of Label Studio to {method} {path}", "a web page", "a log-in page? " + CHECK_VERSION
+                )
             self._heard_at = answer.headers.get("date", "")
             return answer
+
+    def _read(self, method: str, path: str, headers: Json, options: Json) -> httpx.Response:
+        """A whole answer. Raises `httpx.HTTPError` where it does not come, `LabelStudioError` where it is too large."""
+        longest = max(ANSWER_S, options.get("timeout", self._http.timeout).read or 0.0)
+        end, chunks, size = time.monotonic() + longest, list[bytes](), 0
+        with self._http.stream(method, self.url + path, headers=headers, **options) as answer:
+            for chunk in answer.iter_bytes():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > ANSWER_BYTES:
+                    raise AnswerTooLarge(f"at most {ANSWER_BYTES:,} bytes from {path}", "more", CHECK_VERSION)
+                if time.monotonic() > end:
+                    raise httpx.ReadTimeout(f"an answer that goes on after {longest:.0f} s", request=answer.request)
+        whole = httpx.Response(answer.status_code, content=b"".join(chunks), request=answer.request)
+        whole.headers = answer.headers
+        return whole
 
 
 def _asked_pause(answer: httpx.Response, otherwise: float) -> float:
@@ -176,3 +207,29 @@ def items(value: Any, what: str) -> list[Json]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise LabelStudioError(f"a list of {what}", type(value).__name__, CHECK_VERSION)
     return value
+
+
+class Pages:
+    """Which page of a list is next. Whoever answers the same page without end is found out."""
+
+    def __init__(self, what: str) -> None:
+        self.number = 1
+        self._what, self._seen = what, set[str]()
+
+    def take(self, rows: Sequence[Json]) -> None:
+        """Go on behind these rows. Raises `LabelStudioError` where none of them is new, though there should be more."""
+        found = {str(row.get("id"))[:40] for row in rows}
+        if found <= self._seen:
+            got = f"none that is new on page {self.number}"
+            raise LabelStudioError(f"further {self._what}, which the page before told of", got, "try again later")
+        self._seen |= found
+        self.number += 1
+
+
+def readable(read: Callable[[Json], Record], rows: Iterable[Json], what: str) -> Iterator[Record]:
+    """Each row as a record; one that cannot be read is named in the log, and the others go on."""
+    for row in rows:
+        try:
+            yield read(row)
+        except LabelStudioError as error:
+            log.warning("%s %.40r is left out: %s", what, row.get("id"), error)

@@ -11,6 +11,7 @@ import pytest
 
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.http import AnswerTooLarge
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 
@@ -143,3 +144,42 @@ def test_one_odd_project_hides_no_other(script: Script, client: LabelStudio) -> 
     odd = '{"id": 2, "maximum_annotations": -1}, {"id": 3, "task_number": "x"}, {"id": null}'
     script.answers = [(200, f'{{"results": [{PROJECT}, {odd}], "next": null}}')]
     assert [(one.id, one.maximum_annotations) for one in client.projects()] == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_pages_that_repeat_themselves_without_end_are_given_up(script: Script, client: LabelStudio) -> None:
+    script.answers = [(200, f'{{"results": [{PROJECT}], "next": "more"}}')] * 3
+    with pytest.raises(LabelStudioError, match="further projects"):
+        client.projects()
+    script.answers = [(200, '{"tasks": [{"id": 1}], "total": 1000000}')] * 3
+    with pytest.raises(LabelStudioError, match="further tasks"):
+        list(client.tasks(1))
+    script.answers = [(200, '{"results": [], "next": "more"}')]
+    with pytest.raises(LabelStudioError, match="further projects"):
+        client.projects()
+
+
+@pytest.mark.parametrize("second", [(404, "<html>no such page"), (200, '{"tasks": [], "total": 3}'), (200, '{"tasks"')])
+def test_a_list_that_ends_too_early_is_not_the_whole_list(
+    script: Script, client: LabelStudio, second: tuple[int, str]
+) -> None:
+    """Else what is missing would count as deleted."""
+    script.answers = [(200, '{"tasks": [{"id": 1}, {"id": 2}], "total": 3}'), second]
+    with pytest.raises(LabelStudioError):
+        list(client.tasks(1))
+    script.answers = [(200, '{"tasks": [{"id": 1}, {"id": 2}], "total": 3}'), (404, '{"detail": "Invalid page."}')]
+    assert [task.id for task in client.tasks(1)] == [1, 2], "they have become fewer, as Label Studio itself says"
+
+
+def test_tasks_whose_answer_is_too_large_are_asked_for_in_smaller_parts(
+    script: Script, client: LabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*tasks: int) -> str:
+        rows = [{"id": task, "annotations": [{"id": 10 * task, "result": [{"id": "x" * 600}]}]} for task in tasks]
+        return json.dumps({"tasks": rows, "total": len(rows)})
+
+    monkeypatch.setattr("backend.label_studio.http.ANSWER_BYTES", 1000)
+    script.answers = [(200, told(1, 2, 3)), (200, told(1)), (200, told(2, 3)), (200, told(2)), (200, told(3))]
+    assert [one.id for one in client.annotations(1, [1, 2, 3])] == [10, 20, 30]
+    script.answers = [(200, told(1, 2))]
+    with pytest.raises(AnswerTooLarge):
+        client.annotations(1, [1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import math
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from backend.errors import LabelStudioError, LabelStudioUnreachable, TokenError
-from backend.label_studio.http import READ_TRIES, Connection, items
+from backend.label_studio.http import READ_TRIES, AnswerTooLarge, Connection, items
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 Answer = httpx.Response | httpx.HTTPError
@@ -148,9 +149,12 @@ def test_another_shape_of_answer_is_said(text: str, expected: str, script: Scrip
 
 
 def test_a_status_that_means_nothing_is_there_gives_an_empty_object(script: Script, connection: Connection) -> None:
-    script.answers = [httpx.Response(404, json={}), httpx.Response(500, json={})]
+    script.answers = [httpx.Response(404, json={"detail": "Invalid page."}), httpx.Response(500, json={})]
     assert connection._object("GET", "/api/x", empty_on=(404,)) == {}
     with pytest.raises(LabelStudioError, match="500"):
+        connection._object("GET", "/api/x", empty_on=(404,))
+    script.answers = [httpx.Response(404, text="<html>")]
+    with pytest.raises(LabelStudioError, match="404"):  # of a proxy
         connection._object("GET", "/api/x", empty_on=(404,))
 
 
@@ -194,3 +198,41 @@ def test_who_asks_for_fewer_requests_is_waited_for_with_writes_too(
     script.answers = [httpx.Response(429)] * READ_TRIES
     with pytest.raises(LabelStudioError, match="HTTP 429; try again later"):
         connection._object("POST", "/api/things", json={})
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+def test_a_web_page_with_status_200_is_no_success(method: str, script: Script, connection: Connection) -> None:
+    script.answers = [httpx.Response(200, html="<html>please log in</html>")]
+    with pytest.raises(LabelStudioError, match="a web page"):
+        connection._send(method, "/api/predictions/1/")
+    script.answers = [httpx.Response(204, headers={"Content-Type": "text/html"})]
+    connection._send("DELETE", "/api/predictions/1/")
+
+
+class Dripping(httpx.SyncByteStream):
+    """A body that never ends."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            yield b"          "
+
+
+def test_an_answer_that_never_ends_is_given_up(
+    script: Script, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.label_studio.http.ANSWER_BYTES", 1000)
+    script.answers = [httpx.Response(200, stream=Dripping())]
+    with pytest.raises(AnswerTooLarge, match="at most 1,000 bytes from /api/x"):
+        connection._object("GET", "/api/x")
+    now = iter(range(0, 10**6, 100))
+    monkeypatch.setattr("backend.label_studio.http.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("backend.label_studio.http.ANSWER_BYTES", 10**9)
+    script.answers = [httpx.Response(200, stream=Dripping()) for _ in range(READ_TRIES)]
+    with pytest.raises(LabelStudioUnreachable, match="ReadTimeout"):
+        connection._object("GET", "/api/x")
+
+
+def test_an_answer_that_came_packed_is_read(script: Script, connection: Connection) -> None:
+    packed = gzip.compress(json.dumps(FINE).encode())
+    script.answers = [httpx.Response(200, content=packed, headers={"Content-Encoding": "gzip"})]
+    assert connection._object("GET", "/api/x") == FINE
