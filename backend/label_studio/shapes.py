@@ -118,8 +118,9 @@ def labels_of(region: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     for key in (kind, "labels") if kind.endswith("labels") else ("labels",):
         labels = value.get(key)
-        if isinstance(labels, list) and labels and isinstance(labels[0], str):
-            return tuple(dict.fromkeys(label for label in labels if isinstance(label, str)))
+        told = [label for label in labels if isinstance(label, str) and label] if isinstance(labels, list) else []
+        if told:
+            return tuple(dict.fromkeys(told))
     return ()
 
 

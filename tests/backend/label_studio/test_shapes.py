@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.label_studio.prompts import prompts_from_context, prompts_from_task
-from backend.label_studio.shapes import MAX_OBJECTS, DrawnMask, drawn_masks, finite, region_to_mask
+from backend.label_studio.shapes import MAX_OBJECTS, DrawnMask, drawn_masks, finite, labels_of, region_to_mask
 from usam.errors import UsamError
 
 HW = (24, 32)
@@ -169,3 +169,14 @@ def test_what_was_chosen_about_a_region_is_not_its_label() -> None:
     for result, known in (([chosen, unlabelled], None), ([chosen, unlabelled, label], "cat")):
         assert [one.label for one in drawn_masks(result)[0]] == [known]
         assert [one.label for one in prompts_from_task([{"result": result}], HW)] == [known]
+
+
+def test_what_is_no_label_costs_no_other_label() -> None:
+    region = box()
+    for odd in (None, 3, "", {"value": "cat"}, ["cat"]):
+        region["value"]["rectanglelabels"] = [odd, "cat", odd, "dog"]
+        assert labels_of(region) == ("cat", "dog")
+    region["value"] |= {"rectanglelabels": [None], "labels": ["tree"]}
+    assert labels_of(region) == ("tree",), "the labels beside them"
+    region["value"] |= {"rectanglelabels": [""], "labels": 7}
+    assert labels_of(region) == ()
