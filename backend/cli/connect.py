@@ -30,6 +30,7 @@ def connect(
     from backend.label_studio import setup
     from backend.label_studio.video_config import takes_masks
     from backend.store import Store
+    from backend.store.earlier import join
 
     if not 0 < project <= MAX_ID:
         raise SettingsError("the number of a project, from 1", str(project)[:40], "see its address in Label Studio")
@@ -44,7 +45,7 @@ def connect(
                 typer.echo(f"project {project} is not connected", err=True)
                 raise typer.Exit(1)
             known = client.project(project)
-            store.join(project, known.stamp)
+            join(store, settings, known)
     finally:
         store.close()
     ask_for(settings, project, "sync")

@@ -85,6 +85,7 @@ def _prepare_project(stack: Stack, pictures: Path, title: str, *, is_ours: bool 
     from backend.local.demo import demo_project
     from backend.queue import JobName, open_queue
     from backend.store import Store
+    from backend.store.earlier import join
 
     settings = _settings_of(stack)
     with stack.client() as client:
@@ -95,7 +96,7 @@ def _prepare_project(stack: Stack, pictures: Path, title: str, *, is_ours: bool 
             for step in steps(client, settings, project.id, stack.backend_url, store.served(project.id)):
                 if step.failed or step.state == "done":
                     say(f"{step.name}: {step.detail}")
-            store.join(project.id, project.stamp)
+            join(store, settings, project)
             queue = open_queue(settings)
             jobs: tuple[JobName, ...] = ("sync", "score_pool")
             for job in jobs:

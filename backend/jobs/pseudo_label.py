@@ -33,6 +33,7 @@ from backend.pool.sharing import propose_missing
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.settings import Settings
+from backend.store.earlier import check_same
 from backend.store.pseudo_label_store import (
     ACCEPTED_VERSION,
     MARK,
@@ -178,7 +179,7 @@ def _accept(
     resources: Resources, project: int, promise: RiskGuarantee, as_annotations: bool, progress: RunProgress
 ) -> PseudoLabelRun | None:
     known = resources.label_studio.project(project)
-    resources.store.take_stamp(project, known.stamp)
+    check_same(resources.store, resources.settings, known, JOB)
     refresh_tasks(resources.store, resources.label_studio, project)
     plan = ProposalPlan.of(resources, known)
     controls, name = plan.controls, version_in_use(resources, project, plan.heads)

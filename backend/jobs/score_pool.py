@@ -28,6 +28,7 @@ from backend.pool.revision import Revision, revision
 from backend.pool.sharing import propose_missing
 from backend.pool.tasks import refresh_tasks
 from backend.resources import Resources, RunProgress
+from backend.store.earlier import check_same
 from backend.store.records import KnownTask, ProposalRow, ScoreRow
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def run(resources: Resources, project: int) -> None:
     Raises `LabelStudioError` where Label Studio does not answer, `JobError` where no task could be used.
     """
     known = resources.label_studio.project(project)
-    resources.store.take_stamp(project, known.stamp)
+    check_same(resources.store, resources.settings, known, "score_pool")
     key = settings_key(resources.settings, resources.registry.champion(project), known.label_config)
     with resources.run(project, "score_pool", fingerprint=key) as progress:
         refresh_tasks(resources.store, resources.label_studio, project)
@@ -180,7 +181,7 @@ def _publish(
             served = change.rows[0].version
             return revise(client, project, change, writer(change.written).prediction_of, served), change.written
         except LabelStudioError as error:
-            if error.status != 400:
+            if error.status not in (400, 404):
                 raise
     published = write(client, project, rows, writer(rows).prediction_of, version)
     return published, published.rows

@@ -32,6 +32,7 @@ from backend.pool.policy import decoder_in_use
 from backend.pool.ranking import ranking_is_stale
 from backend.pool.tasks import TaskRefresh, refresh_tasks
 from backend.resources import Resources, RunProgress
+from backend.store.earlier import check_same
 from backend.store.pseudo_label_store import PseudoLabelStore, accepting_version
 from backend.store.records import Event, ExampleRow, KnownAnnotation, SampleRow, WorkRow
 
@@ -90,7 +91,7 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
             )
             return None
         absences.clear(project_id)
-        store.take_stamp(project_id, project.stamp)
+        check_same(store, resources.settings, project, "sync")
         store.set_classes(project_id, offered_labels(project.label_config))
         refreshed = refresh_tasks(store, resources.label_studio, project_id)
         key = _sampling_key(resources, decoder_in_use(resources, project_id))
@@ -244,7 +245,8 @@ def _sample_task(
             work = counter.of(annotation, kept) if old is None else None
             reason = reason or trouble or ("" if annotation.result else "nothing is marked")
             made_for = "" if images.try_again else key
-        used = old.used_in if old is not None and differ_by_decoder(old.sampled_for, key) else 0
+        is_known = old is not None and (not old.sampled_for or differ_by_decoder(old.sampled_for, key))
+        used = old.used_in if old is not None and is_known else 0  # the same labels, on other tokens or another image
         try:
             store.record_annotation(
                 project.id,

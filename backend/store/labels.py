@@ -30,7 +30,8 @@ class Labels(Database):
     """
 
     def record_tasks(self, project: int, seen: Iterable[Task]) -> TaskChanges:
-        """Take over tasks as Label Studio has them; says which are new and whose data changed."""
+        """Take over tasks as Label Studio has them; says which are new and whose data changed. Of the latter nothing
+        that was made of the earlier image stays, and samples are to be made anew."""
         seen = list(seen)
         known = self._data_keys(project, [task.id for task in seen])
         new, changed, rows = [], [], []
@@ -57,6 +58,8 @@ class Labels(Database):
             for part in parts(changed):  # what was said of another image says nothing
                 for kind in (ProposalRow, ScoreRow):
                     connection.execute(sql.delete(kind).where(kind.project == project, kind.task.in_(part)))
+                mine = (KnownAnnotation.project == project, KnownAnnotation.task.in_(part))
+                connection.execute(sql.update(KnownAnnotation).where(*mine).values(sampled_for=""))
         return TaskChanges(tuple(new), tuple(changed))
 
     def _data_keys(self, project: int, task_ids: Sequence[int]) -> dict[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 import sqlalchemy as sql
@@ -59,6 +60,12 @@ class Projects(Database):
             self._upsert(connection, ProjectRow, [row], keep_existing=True)
             connection.execute(sql.update(ProjectRow).where(ProjectRow.id == project).values(connected=True))
             self._take_stamp(connection, project, stamp)
+
+    def is_another(self, project: int, stamp: str) -> bool:
+        """Whether a stamp is that of another project than the one known under this number; not where either is not
+        known. The same moment may be written otherwise."""
+        before = str(self._of_project(project, ProjectRow.stamp) or "")
+        return _differ(before, stamp)
 
     def take_stamp(self, project: int, stamp: str) -> None:
         """Empty what is known of `project` where its stamp is another; connects nothing."""
@@ -157,12 +164,31 @@ class Projects(Database):
         before = connection.scalar(sql.select(ProjectRow.stamp).where(ProjectRow.id == project))
         if before is None or not stamp or before == stamp:
             return
-        if before:
+        is_another = _differ(before, stamp)
+        if is_another:
             self._empty(connection, project)
-        fresh = {"cursor": "", "served": ""} if before else {}
+        fresh = {"cursor": "", "served": "", "synced_at": 0.0} if is_another else {}
         connection.execute(sql.update(ProjectRow).where(ProjectRow.id == project).values(stamp=stamp, **fresh))
 
     @staticmethod
     def _empty(connection: Connection, project: int) -> None:
         for kind in _OF_PROJECT:
             connection.execute(sql.delete(kind).where(kind.project == project))
+
+
+def _differ(before: str, stamp: str) -> bool:
+    """Whether two stamps, both known, are of different moments, by the second: another release may write them
+    otherwise."""
+    if not before or not stamp:
+        return False
+    first, second = _second_of(before), _second_of(stamp)
+    return before != stamp if first is None or second is None else first != second
+
+
+def _second_of(stamp: str) -> int | None:
+    """The second of a time of Label Studio's; None where it is none."""
+    try:
+        moment = datetime.fromisoformat(stamp.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return int((moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)).timestamp())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,8 @@ def waked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     @contextmanager
     def client(settings: Settings) -> Iterator[Any]:
-        yield SimpleNamespace(project=lambda number: SimpleNamespace(stamp="2026", label_config=label_config("thing")))
+        made = partial(SimpleNamespace, stamp="2026", label_config=label_config("thing"))
+        yield SimpleNamespace(project=lambda number: made(id=number))
 
     monkeypatch.setattr(connect, "open_label_studio", client)
     monkeypatch.setattr(connect, "ask_for", lambda settings, project, job: jobs.append(job))

@@ -241,3 +241,21 @@ def test_a_task_deleted_while_a_change_is_written_makes_all_be_written_anew(
     run(few, 1)
     assert state(few)[0] == "done"
     assert studio.model_versions(1) == {few.store.served(1): 5}
+
+
+def test_a_prediction_deleted_while_a_change_is_written_makes_all_be_written_anew(
+    few: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio: Any = few.label_studio
+
+    def gone(prediction: int, **_: Any) -> None:
+        raise LabelStudioError("success", "HTTP 404", "look", status=404, is_from_label_studio=True)
+
+    monkeypatch.setattr(studio, "update_prediction", gone)
+    last = studio.task_list[-1]
+    studio.import_predictions(
+        1, [{"task": last.id, "result": [], "score": 0.5, "model_version": few.store.served(1)}]
+    )  # of a run that was killed
+    run(few, 1)
+    assert state(few)[0] == "done"
+    assert len(few.store.ranking(1)) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as some
 
-from backend.errors import FetchError
+from backend.errors import FetchError, JobError
 from backend.jobs.sync import SET_ASIDE_SHOWN, SyncReport, run, set_aside_line
 from backend.label_studio.records import Annotation, Project, Task
 from backend.learning.samples import sampling_key
@@ -20,7 +21,16 @@ from backend.resources import Resources
 from backend.store.pseudo_label_store import with_provenance
 from tests.backend.label_studio.test_video_config import VIDEO
 from tests.backend.label_studio.test_video_regions import key, region
-from tests.factories import FakeLabelStudio, FakeModel, brush, label_config, resources
+from tests.factories import (
+    FakeLabelStudio,
+    FakeModel,
+    brush,
+    label_config,
+    picture,
+    picture_address,
+    png,
+    resources,
+)
 from tests.unprivileged import bound_by_permissions
 from usam.checkpoints.registry import weights_of
 
@@ -303,3 +313,40 @@ def test_images_beside_videos_are_learnt_from_as_ever(place: Resources) -> None:
     studio(place).add_task(1, [brush()])
     assert sync(place).samples == 1
     assert "track" in queue.jobs
+
+
+def test_an_annotation_on_another_image_than_before_is_sampled_anew_and_is_no_new_label(place: Resources) -> None:
+    studio(place).add_task(1, [brush()])
+    studio(place).add_task(2, [brush()])
+    sync(place)
+    place.store.mark_labels_used(1, 1, [100, 200])
+    before = [row.annotation for row in place.store.samples(1, CHECKPOINT)]
+    other = {"image": picture_address(7, (96, 128))}
+    fake(place.images).files[2] = png(picture(7, (96, 128)))
+    later = "2026-01-02T00:00:00.000000Z"
+    studio(place).task_list[1] = replace(studio(place).task_list[1], data=other, updated_at=later)
+    report = sync(place)
+    assert (report.annotations, report.samples, report.broken) == (1, 0, 1)
+    assert before == [100, 200]
+    assert [row.annotation for row in place.store.samples(1, CHECKPOINT)] == [100], "none of the earlier image"
+    assert "image of 128 x 96" in place.store.annotations(1)[1].reason
+    assert sync(place).annotations == 0, "once"
+    studio(place).task_list[1] = replace(
+        studio(place).task_list[1], data={"image": picture_address(8)}, updated_at="2026-01-03T00:00:00.000000Z"
+    )
+    fake(place.images).files[2] = png(picture(8))
+    assert sync(place).samples == 1
+    assert (place.store.new_labels(1), len(place.store.samples(1, CHECKPOINT))) == (0, 2)
+
+
+def test_another_project_under_the_number_of_a_known_one_is_not_worked_on(place: Resources) -> None:
+    studio(place).known = Project.read({"id": 1, "label_config": label_config(), "created_at": "2026-01-01T00:00:00Z"})
+    studio(place).add_task(1, [brush()])
+    sync(place)
+    studio(place).known = replace(studio(place).known, stamp="2026-02-02T00:00:00Z")
+    with pytest.raises(JobError, match="another one under its number"):
+        run(place, 1)
+    assert (place.store.projects(), place.store.samples(1, CHECKPOINT)) == ([], [])
+    (told,) = place.store.runs(1, "sync")
+    assert told.state == "failed"
+    assert "usam-backend connect --project 1" in told.reason

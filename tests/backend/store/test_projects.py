@@ -99,3 +99,15 @@ def test_of_several_events_all_are_kept_or_none(store: Store) -> None:
     with pytest.raises(StoreError, match="what a store can hold"):
         store.add_events([(1, "ANNOTATION_CREATED", [1]), (2**70, "ANNOTATION_CREATED", [2])])
     assert store.open_events() == []
+
+
+def test_the_same_moment_written_otherwise_is_the_same_project(store: Store) -> None:
+    store.join(1, "2026-01-01T10:00:00.123456Z")
+    store.record_tasks(1, [task(1)])
+    for stamp in ("2026-01-01T10:00:00.123456+00:00", "2026-01-01T10:00:00Z", "2026-01-01T12:00:00+02:00", ""):
+        assert not store.is_another(1, stamp)
+        store.take_stamp(1, stamp)
+        assert len(store.tasks(1)) == 1
+    assert store.is_another(1, "2026-01-01T10:00:01Z")
+    assert store.is_another(1, "not a time")
+    assert not store.is_another(9, "2026-01-01"), "nobody knows it"
