@@ -126,16 +126,14 @@ def prompts_from_context(result: Sequence[dict[str, Any]], image_hw: tuple[int, 
 
 
 def prompts_from_task(
-    predictions: Iterable[dict[str, Any]], image_hw: tuple[int, int], own_version: str = "", image_name: str = ""
+    predictions: Iterable[dict[str, Any]], image_hw: tuple[int, int], image_name: str = ""
 ) -> list[LabelledPrompt]:
     """Prompts from what other models left on a task: its newest prediction with boxes, points or polygons.
 
-    Predictions whose `model_version` starts with `own_version` are ours and passed over, as is a region that
-    cannot be read, or lies on another image than `image_name`: what another model wrote must not stop us. Empty where
-    there is nothing of use.
+    A region that cannot be read, or lies on another image than `image_name`, is passed over: what another model wrote
+    must not stop us. Empty where there is nothing of use.
     """
-    others = [p for p in predictions if not _is_own(p, own_version)]
-    for prediction in sorted(others, key=lambda p: str(p.get("created_at", "")), reverse=True):
+    for prediction in sorted(predictions, key=lambda p: str(p.get("created_at", "")), reverse=True):
         result = prediction.get("result")
         regions = [r for r in result if isinstance(r, dict)] if isinstance(result, list) else []
         labels = labels_by_id(regions)
@@ -201,10 +199,6 @@ def _teller(region: dict[str, Any], labels: Mapping[str, tuple[str, ...]], resul
         return ""
     same = [region, *(one for one in result if one.get("id") is not None and one.get("id") == region.get("id"))]
     return next((str(one.get("from_name", "")) for one in same if told[0] in labels_of(one)), "")
-
-
-def _is_own(prediction: dict[str, Any], own_version: str) -> bool:
-    return bool(own_version) and str(prediction.get("model_version", "")).startswith(own_version)
 
 
 def _place(positive: Sequence[_Point], boxes: Sequence[_Object]) -> list[_Object]:

@@ -24,16 +24,31 @@ if TYPE_CHECKING:
     from usam.predictor.own_decoder import TunedDecoder
 
 _log = logging.getLogger(__name__)
-OWN_VERSION = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)\.(?P<run>\d+)(-\d+)?")
-"""Versions of rankings that we write: checkpoint and heads, then the run that wrote them."""
-OWN_MODEL = re.compile(r"[A-Za-z0-9._-]+\+([0-9a-f]{12}|no-heads)(\..*)?")
-"""Versions of anything that we write, answers to Label Studio's own questions included."""
+_OWN_RANKING = re.compile(r"(?P<model>[A-Za-z0-9._-]+)\+([0-9a-f]{12}|no-heads)\.(?P<run>\d{1,18})(-\d+)?")
+_OWN_MODEL = re.compile(r"(?P<model>[A-Za-z0-9._-]+)\+([0-9a-f]{12}|no-heads)(\..*)?", re.DOTALL)
 GAP_STRATEGIES: Mapping[str, tuple[str, ...]] = {
     "task": ("task_gap",),
     "epistemic": ("model_gap",),
     "task+epistemic": ("task_gap", "model_gap"),
     "prompt": ("prompt_gap",),
 }
+
+
+def is_own_version(version: str) -> bool:
+    """Whether a version is of anything that we write, answers to Label Studio's own questions included: checkpoint and
+    heads. Another program's `1.4.2+9f3a1c2b4d5e` is not: no checkpoint is called so.
+
+    >>> is_own_version("nano-m+9f3a1c2b4d5e.7"), is_own_version("1.4.2+9f3a1c2b4d5e.7")
+    (True, False)
+    """
+    found = _OWN_MODEL.fullmatch(version)
+    return found is not None and found["model"] in registered()
+
+
+def ranking_run(version: str) -> int | None:
+    """The run whose ranking has this version: checkpoint and heads, then the run; None for any other version."""
+    found = _OWN_RANKING.fullmatch(version)
+    return int(found["run"]) if found is not None and found["model"] in registered() else None
 
 
 def project_seed(settings: Settings, project_id: int) -> int:

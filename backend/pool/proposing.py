@@ -18,7 +18,7 @@ from backend.label_studio.config import LabelConfig, parse_config
 from backend.label_studio.records import Project
 from backend.label_studio.regions import validated
 from backend.pool.kept_objects import KeptObjects
-from backend.pool.policy import OWN_MODEL, decoder_in_use, heads_in_use, learnt_in_use, mask_selection_in_use
+from backend.pool.policy import decoder_in_use, heads_in_use, is_own_version, learnt_in_use, mask_selection_in_use
 from backend.pool.proposals import (
     LabelledObjects,
     ScoredObjects,
@@ -117,7 +117,7 @@ def propose(plan: ProposalPlan, missing: Sequence[KnownTask], on_step: Callable[
             try:
                 if task.predictions > (task.id in served):
                     stored = resources.label_studio.predictions(project, [task.id])
-                    others = [one for one in stored if not OWN_MODEL.fullmatch(one.model_version)]
+                    others = [one for one in stored if not is_own_version(one.model_version)]
                 image = fetched.result()
                 model = resources.model_with(plan.decoder)
                 embedding = image.encoded_by(model)

@@ -14,7 +14,7 @@ from typing import Any
 from backend.errors import JobError, LabelStudioError
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.records import UNCERTAINTY_SAMPLING
-from backend.pool.policy import OWN_VERSION
+from backend.pool.policy import ranking_run
 from backend.pool.revision import Revision
 from backend.store.records import ScoreRow
 
@@ -80,7 +80,7 @@ def revise(
     """Write what differs into the version that is served: each task has the old or the new place at any time. A run
     that is killed meanwhile is no longer the last that was done, so that the next one writes all anew.
 
-    Raises `LabelStudioError`, with status 400 where a task was deleted meanwhile.
+    Raises `LabelStudioError`, with status 400 or 404 where a task, or a prediction, was deleted meanwhile.
     """
     started = time.perf_counter()
     tasks = [row.task for row in change.written]
@@ -107,10 +107,10 @@ def delete_before(
 ) -> list[str]:
     """Delete every version that a ranking before `served` wrote, also what a killed run left. Other models' stay, and
     so does what a later ranking is writing. Returns the names of those that are gone; `go_on` as in `delete_gently`."""
-    newest = _run_of(served)
+    newest = ranking_run(served)
     before: dict[str, int] = {}
     for name, count in client.model_versions(project).items():
-        run = _run_of(name)
+        run = ranking_run(name)
         if name != served and run is not None and (newest is None or run <= newest):
             before[name] = count
     return delete_gently(client, project, before, go_on)
@@ -152,12 +152,9 @@ def _shrink(client: LabelStudio, project: int, version: str, count: int, go_on: 
                 return False
         count -= len(found)
         page += not found
+        if not found and not go_on():
+            return False
     return True
-
-
-def _run_of(version: str) -> int | None:
-    found = OWN_VERSION.fullmatch(version)
-    return int(found["run"]) if found is not None else None
 
 
 def verify(client: LabelStudio, project: int, version: str, first: int, *, take_lock: bool = False) -> str:

@@ -36,7 +36,7 @@ from backend.label_studio.regions import (
 )
 from backend.metrics.service import Metrics
 from backend.pool.mask_selection import mask_choice
-from backend.pool.policy import strategy_for, usable_decoder
+from backend.pool.policy import is_own_version, strategy_for, usable_decoder
 from backend.pool.ranking import PoolTask, acquisition_of
 from backend.settings import Settings
 from backend.store.database import STORE_ERRORS
@@ -217,8 +217,8 @@ class PredictionService:
                 objects = self._engine.click(image, [labelled.prompt for labelled in prompts], project)
                 score = float(np.mean([one.iou for one in objects])) if objects else 0.0
             else:
-                own_version = f"{self._engine.checkpoint}+"
-                prompts = prompts_from_task(task.predictions, image.hw, own_version, controls.image_name)
+                others = [one for one in task.predictions if not is_own_version(str(one.get("model_version")))]
+                prompts = prompts_from_task(others, image.hw, controls.image_name)
                 found = self._engine.propose(image, [labelled.prompt for labelled in prompts], project)
                 objects = found.masks
                 score = self._confidence(found, task.id or 0, project)

@@ -100,17 +100,16 @@ def test_click_on_the_very_edge_is_on_the_image() -> None:
     assert prompts_from_context([point(100, 100)], HW)[0].prompt.points.tolist() == [[63, 47]]
 
 
-def test_prompts_from_other_models_only() -> None:
-    ours = {"model_version": "nano-m+abc", "result": [box(0, 0, 10, 10)], "created_at": "2026-03"}
+def test_the_newest_prediction_prompts() -> None:
     theirs = {
         "model_version": "yolo",
         "result": [box(10, 10, 30, 30, "B"), {"type": "rectanglelabels"}, point(5, 5)],
         "created_at": "2026-02",
     }
     older = {"model_version": "yolo", "result": [box(50, 50, 30, 30)], "created_at": "2026-01"}
-    found = prompts_from_task([older, ours, theirs], HW, "nano-m+")
+    found = prompts_from_task([older, theirs], HW)
     assert [one.label for one in found] == ["B", "A"]
-    assert prompts_from_task([ours], HW, "nano-m+") == []
+    assert prompts_from_task([], HW) == []
 
 
 def test_boxes_of_other_models_count_on_their_own_image() -> None:

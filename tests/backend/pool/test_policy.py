@@ -9,12 +9,12 @@ import pytest
 
 from backend.pool.policy import (
     GAP_STRATEGIES,
-    OWN_MODEL,
-    OWN_VERSION,
     audit_tasks,
     heads_in_use,
+    is_own_version,
     mask_selection_in_use,
     project_seed,
+    ranking_run,
     settings_key,
     strategy_for,
 )
@@ -76,11 +76,15 @@ def test_heads_with_every_gap_serve_every_strategy(settings: Settings) -> None:
 
 
 def test_our_versions_are_told_from_others() -> None:
-    assert OWN_VERSION.fullmatch("sam2.1_hiera_tiny+0123456789ab.17")
-    assert OWN_VERSION.fullmatch("nano-m+no-heads.3-1")
-    for other in ("nano-m+0123456789ab", "yolo+v8.1", "detector.17", ""):
-        assert not OWN_VERSION.fullmatch(other)
-    assert OWN_MODEL.fullmatch("nano-m+0123456789ab")
+    assert ranking_run("sam2.1_hiera_tiny+0123456789ab.17") == 17
+    assert ranking_run("nano-m+no-heads.3-1") == 3
+    for own in ("nano-m+0123456789ab", "nano-s+no-heads.pseudo-3", "nano-m+no-heads.memory.followed"):
+        assert ranking_run(own) is None
+        assert is_own_version(own)
+    build_of_another_program = "1.4.2+9f3a1c2b4d5e.7"
+    for other in (build_of_another_program, "yolo+0123456789ab.1", "yolo+v8.1", "detector.17", "None", ""):
+        assert ranking_run(other) is None, "else it would be deleted"
+        assert not is_own_version(other), "else what it marked would be passed over"
 
 
 def test_an_order_depends_on_heads_strategy_and_configuration(settings: Settings) -> None:

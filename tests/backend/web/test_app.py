@@ -206,6 +206,9 @@ def test_boxes_of_another_model_are_the_prompts(client: httpx.Client) -> None:
     }
     result = client.post("/predict", json=ask([given])).json()["results"][0]["result"]
     assert [region["value"]["brushlabels"] for region in result] == [["B"]]
+    ours = given["predictions"][0] | {"model_version": "nano-l+no-heads.7"}  # type: ignore[index]
+    result = client.post("/predict", json=ask([task() | {"predictions": [ours]}])).json()["results"][0]["result"]
+    assert [region["value"].get("brushlabels") for region in result] != [["B"]], "of a checkpoint used before"
 
 
 @pytest.mark.parametrize(
