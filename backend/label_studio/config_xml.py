@@ -22,9 +22,13 @@ MAX_CONFIG_CHARS = 1_000_000
 MAX_CONTROLS = 500
 """Controls and objects of one configuration: each is looked at with each other."""
 _DECLARATION = re.compile(r"\A[\s\ufeff]*(<\?xml[^>]*\?>)?\s*")
+_QUOTED = {"<!--": "-->", "<![CDATA[": "]]>", "<?": "?>"}
+_QUOTING = re.compile(r"<!--|<!\[CDATA\[|<\?")
 _TAGS = """View Image Video Labels Label Choice Choices Relation Number TextArea VideoRectangle Repeater
     BrushLabels Brush BitmaskLabels Bitmask PolygonLabels Polygon RectangleLabels Rectangle EllipseLabels Ellipse
     KeyPointLabels KeyPoint"""
+DRAWING = frozenset(["brush", "bitmask", "polygon", "rectangle", "ellipse", "keypoint", "vector"])
+"""Tags that mark a place on an image, with and without labels of their own."""
 _ATTRIBUTES = "name toName value valueList alias choice smart smartOnly perRegion frameRate indexFlag"
 _TAG_SPELLING, _ATTRIBUTE_SPELLING = ({word.lower(): word for word in names.split()} for names in (_TAGS, _ATTRIBUTES))
 
@@ -39,8 +43,8 @@ def interface_of(label_config: str) -> LabelInterface:
             f"{len(label_config)} characters",
             "send the configuration as Label Studio stores it",
         )
-    text = _without_comments(_DECLARATION.sub("", label_config, count=1))
-    if found := re.search(r"<!(doctype|entity)", text, re.I):
+    text = _DECLARATION.sub("", label_config, count=1)
+    if found := re.search(r"<!(doctype|entity)", _markup(text), re.I):
         raise LabelConfigError(
             "a labelling configuration without document types", found[0], "take the document type out of it"
         )
@@ -63,7 +67,7 @@ def shared_names(label_config: str) -> list[str]:
     >>> shared_names('<Labels name="a"><Label value="cat"/><Label value="dog" alias="cat"/></Labels>')
     ["labels 'cat' and 'dog' of a are both written 'cat'"]
     """
-    root = ElementTree.fromstring(_DECLARATION.sub("", _without_comments(label_config), count=1))  # noqa: S314 - parsed before
+    root = ElementTree.fromstring(_DECLARATION.sub("", label_config, count=1))  # noqa: S314 - parsed before
     found = []
     for control in root.iter():
         name = _attributes(control).get("name", "")[:40]
@@ -99,25 +103,26 @@ def smart_point(image: str, labels: Sequence[str] = (), taken: Collection[str] =
     return f"<KeyPointLabels {shared}>{offered}</KeyPointLabels>"
 
 
-def _without_comments(text: str) -> str:
+def _markup(text: str) -> str:
+    """XML without what it only quotes: comments, `CDATA` and instructions of other programs."""
     kept, start = [], 0
-    while (begin := text.find("<!--", start)) >= 0 and (end := text.find("-->", begin + 4)) >= 0:
-        kept.append(text[start:begin])
-        start = end + 3
+    while (found := _QUOTING.search(text, start)) and (end := text.find(_QUOTED[found[0]], found.end())) >= 0:
+        kept.append(text[start : found.start()])
+        start = end + len(_QUOTED[found[0]])
     return "".join([*kept, text[start:]])
 
 
 def _spelt_anew(text: str) -> str:
     """The same configuration with names as the SDK expects them.
 
-    Raises `LabelConfigError` for a Repeater, or more controls than anybody draws with.
+    Raises `LabelConfigError` for a Repeater of images or videos, or more controls than anybody draws with.
     """
     root = ElementTree.fromstring(text)  # noqa: S314 - without document types there are no entities
     controls = 0
     for tag in root.iter():
         name = tag.tag.rpartition("}")[2]
         tag.tag = _TAG_SPELLING.get(name.lower(), name)
-        if tag.tag == "Repeater":
+        if tag.tag == "Repeater" and any(_is_drawn_on(inner) for inner in tag.iter()):
             raise LabelConfigError(
                 "a labelling configuration that names each of its images",
                 "a Repeater, whose tags the editor makes anew for each task",
@@ -135,3 +140,9 @@ def _spelt_anew(text: str) -> str:
             "make several projects of it",
         )
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _is_drawn_on(tag: ElementTree.Element) -> bool:
+    """Whether it is an image or a video, or a control that marks something on one."""
+    name = tag.tag.rpartition("}")[2].lower() if isinstance(tag.tag, str) else ""
+    return name in ("image", "video") or name.removesuffix("labels") in DRAWING
