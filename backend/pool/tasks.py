@@ -53,8 +53,9 @@ def refresh_tasks(store: Store, client: LabelStudio, project_id: int) -> TaskRef
             return TaskRefresh(0, tuple(changed.set_aside))
     present = _take(store, project_id, client.tasks(project_id), latest)
     gone = store.task_ids(project_id) - present.ids
-    if gone and client.task_count(project_id) != len(present.ids):  # pages moved while they were read
-        gone -= {task.id for task in client.tasks(project_id)}
+    if gone and (count := client.task_count(project_id)) != len(present.ids):  # pages moved while they were read
+        again = {task.id for task in client.tasks(project_id)}
+        gone = gone - again if len(again) >= count else set()  # what counts more than it tells says nothing of any
     store.remove_tasks(project_id, gone)
     store.set_cursor(project_id, max(cursor, present.newest, settled if present.newest else ""))
     return TaskRefresh(len(gone), tuple(present.set_aside))

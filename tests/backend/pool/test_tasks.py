@@ -122,3 +122,16 @@ def test_a_task_that_cannot_be_stored_is_set_aside_and_the_others_are_stored(
     (reason,) = refresh_tasks(store, studio, 1).set_aside
     assert reason.startswith("task 2: expected what a store can hold")
     assert [task.id for task in store.tasks(1)] == [1, 3]
+
+
+def test_fewer_tasks_told_than_counted_remove_none(
+    store: Store, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refresh_tasks(store, studio, 1)
+    store.set_cursor(1, "")
+    with monkeypatch.context() as cut:
+        cut.setattr(studio, "tasks", lambda project, *, since="": iter(studio.task_list[:1]))
+        assert refresh_tasks(store, studio, 1).removed == 0
+    del studio.task_list[1]
+    assert refresh_tasks(store, studio, 1).removed == 1
+    assert [task.id for task in store.tasks(1)] == [1, 3]
