@@ -24,7 +24,7 @@ from backend.label_studio.shapes import masks_on
 from backend.learning.examples import MarkedObject, overlaps_of
 from backend.learning.samples import marked_objects
 from backend.pool.kept_objects import KeptObjects
-from backend.pool.policy import OWN_VERSION, control_tasks, version_named
+from backend.pool.policy import control_tasks, ranking_heads, version_named
 from backend.pool.proposals import ScoredObjects, score_many
 from backend.store.records import WorkRow
 from usam.objects.effort import Work, count_work, match_objects
@@ -91,10 +91,10 @@ class WorkCounter:
         if kept is None or place is None or place.version != store.served(self._project):
             return None
         try:
-            named = OWN_VERSION.fullmatch(place.version)
-            if named is None:
+            named = ranking_heads(place.version)
+            if not named:
                 return None
-            controls, (heads, learnt) = parse_config(self._label_config), self._version_named(named[1])
+            controls, (heads, learnt) = parse_config(self._label_config), self._version_named(named)
             (scored,) = score_many(heads, learnt, self._resources.settings, [kept])
             control = bool(control_tasks(self._resources.settings, self._project, [annotation.task]))
             regions = marked_objects(masks_on(controls.image_name, annotation.result), kept.hw)

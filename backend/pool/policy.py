@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from usam.predictor.own_decoder import TunedDecoder
 
 _log = logging.getLogger(__name__)
-_OWN_RANKING = re.compile(r"(?P<model>[A-Za-z0-9._-]+)\+([0-9a-f]{12}|no-heads)\.(?P<run>\d{1,18})(-\d+)?")
+_OWN_RANKING = re.compile(r"(?P<model>[A-Za-z0-9._-]+)\+(?P<heads>[0-9a-f]{12}|no-heads)\.(?P<run>\d{1,18})(-\d+)?")
 _OWN_MODEL = re.compile(r"(?P<model>[A-Za-z0-9._-]+)\+([0-9a-f]{12}|no-heads)(\..*)?", re.DOTALL)
 GAP_STRATEGIES: Mapping[str, tuple[str, ...]] = {
     "task": ("task_gap",),
@@ -47,8 +47,19 @@ def is_own_version(version: str) -> bool:
 
 def ranking_run(version: str) -> int | None:
     """The run whose ranking has this version: checkpoint and heads, then the run; None for any other version."""
+    found = _ranking(version)
+    return int(found["run"]) if found is not None else None
+
+
+def ranking_heads(version: str) -> str:
+    """What the ranking of this version is named after (`version_in_use`); empty for any other version."""
+    found = _ranking(version)
+    return found["heads"] if found is not None else ""
+
+
+def _ranking(version: str) -> re.Match[str] | None:
     found = _OWN_RANKING.fullmatch(version)
-    return int(found["run"]) if found is not None and found["model"] in registered() else None
+    return found if found is not None and found["model"] in registered() else None
 
 
 def project_seed(settings: Settings, project_id: int) -> int:

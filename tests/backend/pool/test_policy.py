@@ -14,6 +14,7 @@ from backend.pool.policy import (
     is_own_version,
     mask_selection_in_use,
     project_seed,
+    ranking_heads,
     ranking_run,
     settings_key,
     strategy_for,
@@ -78,6 +79,7 @@ def test_heads_with_every_gap_serve_every_strategy(settings: Settings) -> None:
 def test_our_versions_are_told_from_others() -> None:
     assert ranking_run("sam2.1_hiera_tiny+0123456789ab.17") == 17
     assert ranking_run("nano-m+no-heads.3-1") == 3
+    assert [ranking_heads(name) for name in ("nano-m+0123456789ab.5", "yolo+0123456789ab.5")] == ["0123456789ab", ""]
     for own in ("nano-m+0123456789ab", "nano-s+no-heads.pseudo-3", "nano-m+no-heads.memory.followed"):
         assert ranking_run(own) is None
         assert is_own_version(own)
