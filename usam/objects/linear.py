@@ -106,8 +106,9 @@ def fit_linear(
         balance: 0 = classes weigh what they number, 1 = all classes weigh the same.
         give_back: whether calibration may give frequent classes back what balancing took from them.
 
-    Returns the head and the probabilities (N, C) that heads taught without an example's image give it (NaN where only
-    one image is there). Raises `TrainingError` without examples, or for sizes and values that do not fit.
+    Returns the head and the probabilities (N, C) that heads taught without an example's image give it. NaN where only
+    one image is there, and, of an example whose class no other image shows, that class's own. Raises
+    `TrainingError` without examples, or for sizes and values that do not fit.
     """
     values, labels = np.asarray(features, np.float32), np.asarray(target, np.int64)
     taught = np.arange(len(values)) if rows is None else np.asarray(rows, np.int64)
@@ -138,11 +139,13 @@ def fit_linear(
     )
     recipes = _recipes(base.examples)
     logits: list[Float64s] = [np.full((len(labels), classes), np.nan) for _ in recipes]
+    could_know = np.ones(len(labels), bool)
     for number in range(fold.max() + 1):
         out = fold == number
         if out.all():
             recipes, logits = recipes[:1], logits[:1]
             break
+        could_know[out] = np.isin(labels[out], labels[~out])
         unit = _unit(values[taught], *_centre(values[around[around_fold != number]]), tail)
         for recipe, left_out in zip(recipes, logits, strict=True):
             solved = _solved(recipe, unit[~out], labels[~out], weight[~out], classes, balance, seed)
@@ -150,14 +153,16 @@ def fit_linear(
     backs = GIVEN_BACK if give_back else (0.0,)
     tries: list[tuple[LinearHead, Float64s]] = []
     for recipe, left_out in zip(recipes, logits, strict=True):
-        fitted = _calibrated(base, left_out, labels, weight, len(fold_of), backs)
+        fitted = _calibrated(base, left_out, labels, weight, could_know, len(fold_of), backs)
         tries.append((replace(fitted, kind=recipe[0]), left_out + fitted.bias))
     losses = [np.nan_to_num(head.log_loss, nan=np.inf) for head, _ in tries]
     best = min(range(len(tries)), key=lambda index: (round(losses[index], 4), -index))  # of equals the regression
     head, left_out = tries[best]
     w, b = _solved(recipes[best], _unit(values[taught], mean, scale, tail), labels, weight, classes, balance, seed)
     head = replace(head, weights=w.astype(np.float32), bias=(b + head.bias).astype(np.float32))
-    return head, softmax(left_out / head.temperature)
+    probabilities = softmax(left_out / head.temperature)
+    probabilities[~could_know, labels[~could_know]] = np.nan
+    return head, probabilities
 
 
 def _centre(features: Float32s) -> tuple[Float32s, Float32s]:
@@ -227,11 +232,20 @@ def _thinned(labels: Ints, weight: Floats, seed: int) -> tuple[Ints, Float64s]:
 
 
 def _calibrated(
-    head: LinearHead, logits: Float64s, labels: Ints, weight: Floats, images: int, backs: Sequence[float]
+    head: LinearHead,
+    logits: Float64s,
+    labels: Ints,
+    weight: Floats,
+    could_know: npt.NDArray[np.bool_],
+    images: int,
+    backs: Sequence[float],
 ) -> LinearHead:
     """Temperature and bias of least log loss on images left out; the temperature is held back towards the prior where
-    images are few. The bias gives back a share of what balancing took from the frequent classes."""
-    known = np.isfinite(logits).all(1)
+    images are few. The bias gives back a share of what balancing took from the frequent classes.
+
+    What shows a class that no other image taught says nothing (`could_know` (N,)): the heads that judged it held that
+    class to be impossible, and the head that learns from all does not."""
+    known = np.isfinite(logits).all(1) & could_know
     if not known.any():
         return replace(head, temperature=PRIOR_TEMPERATURE)
     target, shares = labels[known], weight[known] / weight[known].sum()

@@ -215,8 +215,9 @@ def _classifier(examples: Examples, names: tuple[str, ...], seed: int) -> tuple[
         figures["class_accuracy"] = float(np.average(right, weights=share[judged]))
         commonest = np.bincount(goal[judged], weights=share[judged]).max() / share[judged].sum()
         figures["class_accuracy_before"] = float(commonest)
-        told = judged & marked if (judged & marked).any() else judged  # each marked object once, without its proposals
-        figures |= class_figures(names, goal[told], left_out[told].argmax(1), share[told])
+        told = marked if (judged & marked).any() else judged  # each marked object once, without its proposals
+        called = np.where(judged, left_out.argmax(1), -1)
+        figures |= class_figures(names, goal[told], called[told], share[told])
         enough = len(names) > 1 and np.sort(head.examples)[-2] >= FEW  # below, leaving one out leaves a class out
         if not enough or figures["class_accuracy"] >= commonest:
             return head, figures
@@ -233,17 +234,20 @@ def class_figures(
     `recall/NAME`, the latter in 0..1, NaN where nothing was called so or is so.
 
     `true` and `predicted` (N,) count from 0 in `names`, `share` (N,) is how much of an object each label has.
+    What could not be called anything is predicted -1, and counts among the labels alone.
 
     >>> class_figures(["cat", "dog"], np.array([0, 0, 1]), np.array([0, 1, 1]), np.ones(3))["precision/dog"]
     0.5
     """
     figures: dict[str, float] = {}
     for number, name in enumerate(names):
-        is_so, called_so = true == number, predicted == number
-        labels, called, right = (float(share[rows].sum()) for rows in (is_so, called_so, is_so & called_so))
+        is_so, called_so, judged = true == number, predicted == number, predicted >= 0
+        labels, called, right, told = (
+            float(share[rows].sum()) for rows in (is_so, called_so, is_so & called_so, is_so & judged)
+        )
         figures[f"labels/{name}"] = labels
         figures[f"precision/{name}"] = right / called if called else float("nan")
-        figures[f"recall/{name}"] = right / labels if labels else float("nan")
+        figures[f"recall/{name}"] = right / told if told else float("nan")
     return figures
 
 

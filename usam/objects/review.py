@@ -105,7 +105,7 @@ def review_labels(
 
 def class_probabilities(examples: Examples, classes: Sequence[str], seed: int = 0) -> tuple[Ints, Float64s]:
     """The class (N,) that heads which have not seen its image would give each object, -1 where they cannot, and all
-    classes' probabilities (N, C), NaN there.
+    classes' probabilities (N, C), NaN there and for a class that no other image shows.
 
     People's regions teach alone: candidates on them would say a wrong label once more each.
     """
@@ -125,8 +125,10 @@ def class_probabilities(examples: Examples, classes: Sequence[str], seed: int = 
         if len(rows):
             goal, names = target[others[rows]], images[others].tolist()
             head, _ = fit_linear(inputs[others], goal, names, len(classes), rows=rows, tail=tail, seed=seed)
-            probability[fold == number] = head.probabilities(inputs[fold == number])
-    known = np.isfinite(probability).all(1)
+            probability[fold == number] = np.where(
+                head.examples > 0, head.probabilities(inputs[fold == number]), np.nan
+            )
+    known = np.isfinite(probability).any(1)
     likeliest = np.where(known, np.nan_to_num(probability).argmax(1), -1)
     return likeliest.astype(np.int64), probability
 
@@ -141,7 +143,7 @@ def _classes(
         if likeliest[row] < 0 or len(given) != 1 or given[0] not in index:
             continue
         right, best = float(probability[row, index[given[0]]]), int(likeliest[row])
-        if classes[best] != given[0]:
+        if classes[best] != given[0] and not np.isnan(right):  # of a class new to the heads they know nothing
             figures = {"given": right, "likelier": float(probability[row, best])}
             doubts.append(_doubt(examples, row, "class", 1.0 - right, figures, classes[best]))
     return doubts

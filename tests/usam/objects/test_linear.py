@@ -55,3 +55,18 @@ def test_each_object_is_of_an_image_and_each_that_teaches_has_a_target(rows: ran
     features, target, names = pictures()
     with pytest.raises(TrainingError, match="with K images, and a target of each row"):
         fit_linear(features, target, names[:images], 2, rows=rows)
+
+
+def test_a_class_that_one_image_alone_shows_neither_flattens_nor_judges_the_others() -> None:
+    rng = np.random.default_rng(1)
+    image = np.repeat(np.arange(12), 6)
+    target = np.where(image == 11, 2, np.arange(72) % 2)
+    features = (rng.normal(0, 1, (72, 20)) + 3 * np.eye(20)[target]).astype(np.float32)
+    names = [f"image {number}" for number in image]
+    head, left_out = fit_linear(features, target, names, 3)
+    without, _ = fit_linear(features[:66], target[:66], names[:66], 3)
+    assert head.temperature < 1.5 * without.temperature
+    assert np.median(head.probabilities(features)[:66].max(1)) > 0.8
+    assert np.isnan(left_out[66:, 2]).all()
+    assert np.isfinite(left_out[:66]).all()
+    assert np.isfinite(left_out[66:, :2]).all()

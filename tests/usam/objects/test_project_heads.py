@@ -191,6 +191,18 @@ def test_a_marked_object_counts_once_in_its_class_however_often_it_was_proposed(
     assert (figures["labels/cat"], figures["labels/dog"]) == (20, 20)
 
 
+def test_a_label_that_one_image_alone_shows_counts_as_labelled_and_not_as_wrong() -> None:
+    examples = blobs({"cat": 20, "dog": 20, "fox": 20})
+    foxes = [given == ("fox",) for given in examples.labels]
+    images = ["here" if fox else name for fox, name in zip(foxes, examples.images, strict=True)]
+    heads = fit_project(replace(examples, images=images, proposed=np.zeros(60, bool)), CLASSES, **VERSION)
+    figures = heads.figures
+    assert figures["labels/fox"] == 20
+    assert np.isnan(figures["recall/fox"])
+    assert figures["class_accuracy"] > 0.95
+    assert heads.classifier is not None
+
+
 def test_what_is_not_known_teaches_nothing() -> None:
     examples = blobs({"cat": 30, "": 60})
     unknown = replace(examples, overlap=np.where(examples.overlap == 0, np.nan, examples.overlap))

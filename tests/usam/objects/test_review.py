@@ -76,6 +76,16 @@ def test_nobody_is_judged_by_heads_that_learnt_from_the_image() -> None:
     np.testing.assert_allclose(probability.sum(1), 1)
 
 
+def test_a_class_that_no_other_image_shows_is_not_doubted_for_that() -> None:
+    examples, classes = project({10: "fox", 11: "fox", 33: "cat"}), [*CLASSES, "fox"]
+    doubted = [doubt.given for doubt in review_labels(examples, classes) if doubt.reason == "class"]
+    assert doubted == ["cat"]
+    likeliest, probability = class_probabilities(examples, classes)
+    assert likeliest[region(examples, 10)] >= 0
+    assert np.isnan(probability[region(examples, 10), 2])
+    assert np.isfinite(probability[:, :2]).all()
+
+
 def test_nor_by_heads_that_were_centred_by_it() -> None:
     """What else lies in an image, however strange, says nothing of what the others teach about it."""
     examples, changed = project(), project()
