@@ -8,11 +8,12 @@ pickles.
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from backend.errors import QueueError
+from backend.errors import QueueError, reason_of
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -39,6 +40,31 @@ FAILURE_KEPT_S = 24 * 3600
 
 _log = logging.getLogger(__name__)
 _WAITING = ("queued", "deferred")
+_LIVING = (*_WAITING, "started", "scheduled")
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What RQ raises on what others, or a damaged file, have put into Redis: it has no error type for it."""
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Whatever Redis refuses, and whatever it holds that is no text or no job, is raised as `QueueError`."""
+    import redis
+
+    try:
+        yield
+    except redis.ResponseError as error:  # it is full, may not be written to, or holds something else under our names
+        remedy = "see what uses this Redis; whatever it is, a job that is lost the timer finds again"
+        raise QueueError("Redis to do as it is asked", reason_of(error), remedy) from error
+    except (redis.RedisError, OSError) as error:
+        raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL and that it runs") from error
+    except UNREADABLE as error:
+        remedy = "give the queue a Redis, or a database of one, of its own; workers remove what they cannot read"
+        raise QueueError("jobs in Redis that can be read", reason_of(error), remedy) from error
+
+
+def is_other_kind(error: Exception) -> bool:
+    """Whether Redis refuses because what is under a name is of another kind: a text in the place of a list."""
+    return str(error).startswith("WRONGTYPE")
 
 
 def open_queue(settings: Settings) -> JobQueue:
@@ -83,99 +109,84 @@ class JobQueue:
         job."""
         if job not in JOB_NAMES:
             raise QueueError(f"a job out of {', '.join(JOB_NAMES)}", repr(job), "choose one of these")
-        import redis
         from rq.exceptions import DuplicateJobError
 
-        try:
-            for _ in range(3):
+        with answering():
+            for attempt in range(3):
                 for name in (f"{job}-{project}", f"{job}-{project}-again"):
                     state = self._state(name)
-                    if state in _WAITING:
-                        return name
-                    if state is not None and state != "started" and state != "scheduled":
+                    if state is not None and state not in _LIVING:
                         self._drop(name)
                         state = None
+                    elif state is not None and self._is_lost(name):
+                        self._remove(name)
+                        state = None
+                    if state in _WAITING:
+                        return name
                     if state is None:
                         try:
                             self._put(name, project, job, at_front)
                         except DuplicateJobError:
-                            break  # somebody was faster: look again
+                            if attempt:  # nobody was faster, twice: what is there is no job
+                                self._remove(name)
+                            break
                         return name
                 else:
                     return f"{job}-{project}-again"  # both run or wait for another try: nothing is lost
-        except (redis.RedisError, OSError) as error:
-            raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL and that it runs") from error
         return f"{job}-{project}"
 
     def wake_helpers(self, project: int, most: int) -> int:
         """Ask for one `score_shard` a worker beside the one that asks, `most` in all; returns how many are new. Never
         raises: without Redis nobody helps."""
-        import redis
         from rq.exceptions import DuplicateJobError
 
         made = 0
         try:
-            for slot in range(min(most, self.workers() - 1)):
-                name = f"score_shard-{project}-{slot}"
-                state = self._state(name)
-                if state in (*_WAITING, "started", "scheduled"):
-                    continue
-                if state is not None:
-                    self._drop(name)
-                with suppress(DuplicateJobError):
-                    self._put(name, project, "score_shard", at_front=False)
-                    made += 1
-        except (redis.RedisError, OSError, QueueError) as error:
+            with answering():
+                for slot in range(min(most, self.workers() - 1)):
+                    name = f"score_shard-{project}-{slot}"
+                    state = self._state(name)
+                    if state in _LIVING:
+                        continue
+                    if state is not None:
+                        self._drop(name)
+                    with suppress(DuplicateJobError):
+                        self._put(name, project, "score_shard", at_front=False)
+                        made += 1
+        except QueueError as error:
             _log.warning("nobody is asked to help with project %s: %s", project, error)
         return made
 
     def others_wait(self, project: int) -> bool:
         """Whether a job waits for a worker that is not about ranking `project`. False where Redis does not answer."""
-        import redis
-
         try:
-            waiting = self.queue().get_job_ids()
-        except (redis.RedisError, OSError, QueueError):
+            with answering():
+                waiting = self.queue().get_job_ids()
+        except QueueError:
             return False
         ours = (f"score_shard-{project}-", f"score_pool-{project}-")  # another ranking of it has to wait anyway
         return any(not f"{name}-".startswith(ours) for name in waiting)
 
     def states(self) -> list[JobState]:
         """Jobs waiting, running, failed or to be tried again. Raises `QueueError` without Redis."""
-        import redis
-
-        try:
-            queue = self.queue()
-            ids = [*queue.get_job_ids()]
-            for registry in (
-                queue.started_job_registry,
-                queue.scheduled_job_registry,
-                queue.deferred_job_registry,
-                queue.failed_job_registry,
-            ):
-                ids += registry.get_job_ids(cleanup=False)
+        with answering():
+            ids = [*self._ids(), *self.queue().failed_job_registry.get_job_ids(cleanup=False)]
             return [state for state in map(self._describe, dict.fromkeys(ids)) if state is not None]
-        except (redis.RedisError, OSError) as error:
-            raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL and that it runs") from error
 
     def answers(self) -> bool:
         """Whether Redis answers."""
-        import redis
-
         try:
-            return bool(self.connection().ping())
-        except (redis.RedisError, OSError, QueueError):
+            with answering():
+                return bool(self.connection().ping())
+        except QueueError:
             return False
 
     def workers(self) -> int:
         """How many workers wait for jobs or do one. Raises `QueueError` without Redis."""
-        import redis
         from rq import Worker
 
-        try:
+        with answering():
             return int(Worker.count(queue=self.queue()))
-        except (redis.RedisError, OSError) as error:
-            raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL and that it runs") from error
 
     def connection(self) -> Redis:
         """The Redis connection, made on first use. Raises `QueueError` on a malformed address."""
@@ -231,6 +242,8 @@ class JobQueue:
         )
 
     def _fetch(self, name: str) -> Job | None:
+        """None where there is none that can be read."""
+        import redis
         from rq.exceptions import NoSuchJobError
         from rq.job import Job
         from rq.serializers import JSONSerializer
@@ -239,6 +252,35 @@ class JobQueue:
             return Job.fetch(name, connection=self.connection(), serializer=JSONSerializer)
         except NoSuchJobError:
             return None
+        except UNREADABLE:
+            return None
+        except redis.ResponseError as error:
+            if not is_other_kind(error):
+                raise
+            return None
+
+    def _ids(self) -> list[str]:
+        """Jobs that wait, run, are about to be run or will be tried again."""
+        rq_queue = self.queue()
+        ids = [*rq_queue.get_job_ids(), *rq_queue.intermediate_queue.get_job_ids()]
+        for registry in (
+            rq_queue.started_job_registry,
+            rq_queue.scheduled_job_registry,
+            rq_queue.deferred_job_registry,
+        ):
+            ids += registry.get_job_ids(cleanup=False)
+        return ids
+
+    def _is_lost(self, name: str) -> bool:
+        """Whether a job that says that it waits or runs is nowhere, as where a list in Redis was lost."""
+        return name not in self._ids() and self._state(name) in _LIVING
+
+    def _remove(self, name: str) -> None:
+        """Remove what Redis has in the place of a job."""
+        from rq.job import Job
+
+        _log.warning("what Redis has as job %s is none that will ever run: it is removed", name)
+        self.connection().delete(Job.key_for(name))
 
     def _state(self, name: str) -> str | None:
         job = self._fetch(name)
@@ -256,10 +298,11 @@ class JobQueue:
             return None
         status = job.get_status(refresh=False)
         meta = dict(job.meta)
+        project = meta.pop("project", 0)
         return JobState(
             id=name,
             name=str(meta.pop("job", "")),
-            project=int(meta.pop("project", 0)),
+            project=project if isinstance(project, int) else 0,
             state=str(getattr(status, "value", status)),
             progress=meta,
         )

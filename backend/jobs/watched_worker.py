@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-from rq import Worker
+from rq import Worker, worker_registration
 from rq.serializers import JSONSerializer
 
 from backend.jobs.abandoned import SILENT_S, reclaim, worker_name
-from backend.queue import JobQueue
+from backend.queue import QUEUE_NAME, JobQueue
 
 MAINTENANCE_S = 5
 MONITORING_S = 3
@@ -55,6 +55,15 @@ class WatchedWorker(Worker):
         super().heartbeat(timeout, pipeline)
         if os.getpid() == self._own_pid:
             self._on_beat()
+            self._stay_known()
+
+    def _stay_known(self) -> None:
+        """Be in the list of workers, also of a Redis that was begun anew under a worker that lives."""
+        if not self.connection.sismember(f"{self.redis_workers_keys}:{QUEUE_NAME}", self.key):
+            with self.connection.pipeline() as pipeline:
+                pipeline.hset(self.key, mapping=self.serialize())
+                worker_registration.register(self, pipeline)
+                pipeline.execute()
 
     def clean_registries(self) -> None:
         """As RQ's, after putting back what lost workers left, without waiting for RQ's lock: it may be theirs."""

@@ -91,6 +91,7 @@ def _work_on(queue: JobQueue, timer: Timer | None, burst: bool) -> None:
     import redis
     from rq.exceptions import StopRequested
 
+    from backend.jobs.queue_mending import mend_queue
     from backend.jobs.watched_worker import WatchedWorker
 
     if timer is not None:
@@ -98,6 +99,7 @@ def _work_on(queue: JobQueue, timer: Timer | None, burst: bool) -> None:
     preload()
     while not WatchedWorker.asked:
         try:
+            mend_queue(queue)
             worker = WatchedWorker(queue, timer.keep if timer is not None else lambda: None)
             worker.work(burst=burst, with_scheduler=not burst, logging_level="WARNING")
             if burst or WatchedWorker.asked:
@@ -108,7 +110,7 @@ def _work_on(queue: JobQueue, timer: Timer | None, burst: bool) -> None:
         except (redis.RedisError, OSError) as error:
             if burst:
                 raise QueueError("Redis to answer", type(error).__name__, "check REDIS_URL") from error
-            _log.warning("Redis does not answer (%s); trying again", type(error).__name__)
+            _log.warning("Redis does not answer (%s); trying again", reason_of(error))
         try:
             time.sleep(REDIS_PATIENCE_S)
         except StopRequested:  # the signals still go to the worker that ended

@@ -54,7 +54,7 @@ class FakeRedisQueue:
 
     def __getattr__(self, name: str) -> Any:
         status = name.removesuffix("_job_registry")
-        return SimpleNamespace(get_job_ids=lambda *, cleanup: self.ids(status))
+        return SimpleNamespace(get_job_ids=lambda *, cleanup=True: self.ids(status))
 
 
 class FakeQueue(JobQueue):

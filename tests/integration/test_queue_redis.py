@@ -12,6 +12,7 @@ import pytest
 
 from backend.local.redis_server import RedisServer
 from backend.queue import JobQueue
+from tests.integration.test_abandoned import begin
 
 pytestmark = pytest.mark.integration
 
@@ -28,13 +29,8 @@ def test_a_job_that_waits_is_not_queued_again(queue: JobQueue) -> None:
 
 
 def test_a_job_woken_while_it_runs_runs_once_more(queue: JobQueue) -> None:
-    from rq.job import JobStatus
-
     queue.wake(3, "sync")
-    job = queue.queue().fetch_job("sync-3")
-    assert job is not None
-    queue.queue().remove(job)
-    job.set_status(JobStatus.STARTED)
+    begin(queue, "sync-3", "a worker")
     for _ in range(4):
         assert queue.wake(3, "sync")
     assert queue.queue().get_job_ids() == ["sync-3-again"]

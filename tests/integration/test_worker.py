@@ -126,3 +126,29 @@ def wait_until(done: object, what: str, folder: Path, seconds: float = 60) -> No
         if time.monotonic() > deadline:
             pytest.fail(f"waited in vain for {what}\n{(folder / 'log').read_text()[-3000:]}")
         time.sleep(0.05)
+
+
+def test_a_worker_is_known_to_a_redis_that_was_emptied_under_it(
+    queue: JobQueue, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    environment = {
+        **os.environ,
+        "REDIS_URL": redis_server.url,
+        "USAM_DATA_DIR": str(tmp_path / "data"),
+        "LABEL_STUDIO_URL": "http://127.0.0.1:9",
+        "LABEL_STUDIO_API_KEY": "none",
+        "USAM_SYNC_SECONDS": "600",
+    }
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, "-m", "backend.cli.main", "worker"]
+        worker = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: queue.workers() == 1, "the worker", tmp_path)
+        queue.connection().flushall()
+        wait_until(lambda: queue.workers() == 1, "the worker to be known again", tmp_path, 20)
+        made = tmp_path / "made"
+        queue.queue().enqueue("os.mkdir", str(made))
+        wait_until(made.is_dir, "the worker to take a job", tmp_path)
+    finally:
+        worker.kill()
+        worker.wait()

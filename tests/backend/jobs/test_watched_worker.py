@@ -28,6 +28,7 @@ print(child.pid, flush=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """RQ's own part of each step, noted and not done."""
     done: list[str] = []
+    monkeypatch.setattr(WatchedWorker, "_stay_known", lambda _: None)
     for name in ("heartbeat", "clean_registries", "handle_warm_shutdown_request"):
         monkeypatch.setattr(Worker, name, lambda *_, name=name: done.append(name))
     return done

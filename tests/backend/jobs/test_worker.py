@@ -116,6 +116,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: Exception | None) -> li
     """Let the worker's loop end in these ways, one after another; gives the `burst` of each."""
     begun: list[bool] = []
     left = list(answers)
+    monkeypatch.setattr("backend.jobs.queue_mending.mend_queue", lambda queue: [])
 
     class Worker:
         asked = False
