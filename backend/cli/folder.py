@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,8 +29,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard out
 
 
 def say(line: str) -> None:
-    """A line for people, on standard error."""
-    typer.echo(f"{time.strftime('%H:%M:%S')}  {line}", err=True)
+    """A line for people, on standard error; a terminal that is gone keeps nobody from their work."""
+    with suppress(OSError, ValueError):
+        typer.echo(f"{time.strftime('%H:%M:%S')}  {line}", err=True)
 
 
 def console() -> Console:
@@ -105,7 +106,12 @@ def open_store(settings: Settings, project_id: int | None = None) -> Iterator[St
         yield store
     except sql.exc.DatabaseError as error:
         got = str(error.orig) if error.orig is not None else type(error).__name__
-        raise StoreError("a store that can be read", got, "run `usam-backend repair`") from error
+        remedy = "run `usam-backend repair`"
+        if settings.database_url.get_secret_value():
+            remedy = "see to the database of USAM_DATABASE_URL"
+        elif isinstance(error, sql.exc.OperationalError):  # it is whole, but full, shut or held
+            remedy = "free space, correct the rights of the data folder, or end what has it locked"
+        raise StoreError("a store that can be used", " ".join(got.split())[:300], remedy) from error
     finally:
         store.close()
 

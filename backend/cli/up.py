@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from backend.store import Store
 
 LONGEST_WAIT_S = 3600
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask for an end: Ctrl-C, whoever manages services, and a terminal that is closed."""
 
 
 def register(app: typer.Typer) -> None:
@@ -57,17 +61,37 @@ def up(
             say(line)
     else:
         settings = eager(settings)
-    pictures = folder or _demo_folder(settings.data_dir.resolve() / "pictures", photos)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     root = Path(__file__).resolve().parents[2]
+    with _ended_by_signals():
+        try:
+            pictures = folder or _demo_folder(settings.data_dir.resolve() / "pictures", photos)
+            with Stack(settings, files=document_root(pictures), root=root, workers=workers, say=say) as stack:
+                project = _prepare_project(stack, pictures, _title(folder, photos), is_ours=folder is None)
+                _print_welcome(stack, project)
+                if wait:
+                    stack.watch()
+        except KeyboardInterrupt:
+            say("stopped; annotations, scores and versions stay in " + str(settings.data_dir.resolve()))
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let the first signal that asks for an end raise `KeyboardInterrupt`; what stops is not interrupted by a second
+    one. A signal that is ignored, as `nohup` has it, stays so."""
+    heeded = [sign for sign in ENDING if signal.getsignal(sign) is not signal.SIG_IGN]
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        for sign in heeded:
+            signal.signal(sign, signal.SIG_IGN)
+        say("stopping what was started")
+        raise KeyboardInterrupt
+
+    before = {sign: signal.signal(sign, end) for sign in heeded}
     try:
-        with Stack(settings, files=document_root(pictures), root=root, workers=workers, say=say) as stack:
-            project = _prepare_project(stack, pictures, _title(folder, photos), is_ours=folder is None)
-            _print_welcome(stack, project)
-            if wait:
-                stack.watch()
-    except KeyboardInterrupt:
-        say("stopped; annotations, scores and versions stay in " + str(settings.data_dir.resolve()))
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
 
 
 def _check_models(settings: Settings) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from backend.cli.folder import settings_in_use
+from backend.cli.folder import say, settings_in_use
 from backend.errors import SettingsError
 from backend.local.running import announce, remember, withdraw
 from tests.backend.cli.conftest import Command
@@ -120,3 +122,16 @@ def test_label_studios_token_is_asked_for_where_nothing_tells_it(
         done = command(*words)
         assert done.exit_code == 2
         assert "no stack runs that would tell" in done.stderr
+
+
+def test_a_terminal_that_is_gone_keeps_nobody_from_their_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    say("a line")
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    say("a line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -157,3 +158,37 @@ def test_a_model_that_is_not_there_is_said_before_anything_starts(
 def test_a_model_is_chosen_by_an_option(command: Command, started: list[Any]) -> None:
     assert command("up", "--model", "nano-l").exit_code == 0
     assert started[0].settings.model == "nano-l"
+
+
+@pytest.mark.parametrize("sign", up.ENDING)
+def test_what_asks_for_an_end_is_heeded_once_and_said(sign: int, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [signal.getsignal(one) for one in up.ENDING]
+    with up._ended_by_signals():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), sign)
+        for one in up.ENDING:  # what stops is not interrupted
+            os.kill(os.getpid(), one)
+    assert [signal.getsignal(one) for one in up.ENDING] == before
+    assert capsys.readouterr().err.count("stopping what was started") == 1
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with up._ended_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stack_that_is_stopped_says_what_stays(
+    command: Command, started: list[Any], monkeypatch: pytest.MonkeyPatch, data: Path
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(up, "_prepare_project", interrupted)
+    monkeypatch.setenv("USAM_DATA_DIR", str(data))
+    done = command("up")
+    assert done.exit_code == 0
+    assert f"stopped; annotations, scores and versions stay in {data}" in done.stderr
