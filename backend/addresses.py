@@ -6,6 +6,8 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
+PROCESS_HEADER = "x-usam-process"
+"""Of `/health`: the number of the process that answers, by which a stack knows its own service."""
 _PLAIN_URL = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<user>[^@/?#\s]*@)?"
     r"(?P<rest>(\[[0-9a-f:.]+\]|[a-z0-9][a-z0-9._-]*)(:\d{1,5})?(/[\w.-]*)*)",

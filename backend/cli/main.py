@@ -41,9 +41,11 @@ def serve(
     """Run the backend that Label Studio talks to."""
     import uvicorn
 
+    from backend.local.processes import check_port
     from backend.web.service import service_app
 
     settings = Settings.from_environment(host=host, port=port)
+    check_port(settings.port, settings.host)
     data_folder(settings)
     for name, value in settings.summary().items():
         typer.echo(f"{name}={value}", err=True)

@@ -238,7 +238,7 @@ class LabelStudioServer(Server):
             raise ServerError(f"port {self.port}, where Label Studio was", "another program on it", "end that program")
         self._start(LATER_START_S)
 
-    def _start(self, timeout: float) -> None:
+    def _start(self, timeout: float, *, again: bool = True) -> None:
         self.stop()
         account = self.account
         self.files.mkdir(parents=True, exist_ok=True)
@@ -255,6 +255,8 @@ class LabelStudioServer(Server):
         self._process.start(self.answers, timeout)
         if not self._knows_account():
             self.stop()
+            if again and free_port(self.port, self.host) != self.port:  # another one was faster at this port
+                return self._start(timeout, again=False)
             raise ServerError(
                 "Label Studio to know the account that was made for it",
                 "a refusal",

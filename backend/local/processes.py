@@ -21,15 +21,27 @@ if TYPE_CHECKING:
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
     """`preferred` where nothing listens on it, else a port the system gives. Raises `ServerError`."""
+    reason = ""
     for port in (preferred, 0) if preferred else (0,):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
+        try:
+            return check_port(port, host)
+        except ServerError as error:
+            reason = error.got
+    raise ServerError(f"a free port on {host}", reason, "correct the address, or close some programs and start again")
+
+
+def check_port(port: int, host: str = "127.0.0.1") -> int:
+    """The port that a server told to listen on `port` gets: for 0 one that the system gives. Raises `ServerError` where
+    it cannot listen there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
             return int(probe.getsockname()[1])
-    raise ServerError(f"a free port on {host}", "none", "close some programs and start again")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+    remedy = "end the program that is on it, or choose another (--port, USAM_PORT, USAM_HOST)"
+    raise ServerError(f"port {port} of {host} to listen on", reason, remedy)
 
 
 def identity(pid: int) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import httpx
 
+from backend.addresses import PROCESS_HEADER
 from backend.errors import ServerError, SettingsError
 from backend.label_studio.client import LabelStudio
 from backend.local.label_studio_server import LabelStudioServer, find_label_studio, install_label_studio
@@ -37,6 +38,7 @@ from usam.files import open_lock
 
 LABEL_STUDIO_PORT = 8080
 LEFTOVER_PATIENCE_S = 5.0
+PORT_TRIES = 3
 
 
 class Command:
@@ -48,7 +50,7 @@ class Command:
         arguments: list[str],
         log: Path,
         environment: dict[str, str],
-        ready: Callable[[], bool] | None,
+        ready: Callable[[ServerProcess], bool] | None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         command = [sys.executable, "-m", "backend.cli.main", *arguments]
@@ -63,8 +65,8 @@ class Command:
     def restart(self, patience: float = 120.0) -> None:
         """Start it and wait until it is ready; without a question to ask, until it has lived for a second."""
         started = time.monotonic()
-        ready = self._ready or (lambda: self._process.running and time.monotonic() - started > 1.0)
-        self._process.start(ready, patience)
+        ready = self._ready or (lambda process: process.running and time.monotonic() - started > 1.0)
+        self._process.start(lambda: ready(self._process), patience)
 
 
 class Stack:
@@ -194,10 +196,16 @@ class Stack:
         self.label_studio, self.label_studio_url, self.token = server, server.url, server.account.token
 
     def _start_backend(self) -> None:
-        port = free_port(self._last_ports().get("backend", self.settings.port), self.settings.host)
-        self.backend_url = f"http://{self.settings.host}:{port}"
         self.say("backend: starting")
-        self._start_command("backend", ["serve"], self._backend_answers)
+        host = self.settings.host
+        for tries_left in reversed(range(PORT_TRIES)):
+            port = free_port(self._last_ports().get("backend", self.settings.port), host)
+            self.backend_url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            try:
+                return self._start_command("backend", ["serve"], self._backend_answers)
+            except ServerError:
+                if not tries_left or free_port(port, host) == port:  # nobody was faster at this port
+                    raise
 
     def _start_workers(self) -> None:
         threads = self.settings.threads or (shared_cores(self.workers) if self.workers > 1 else 0)
@@ -211,7 +219,7 @@ class Stack:
         self,
         name: str,
         arguments: list[str],
-        ready: Callable[[], bool] | None = None,
+        ready: Callable[[ServerProcess], bool] | None = None,
         told: Mapping[str, str] | None = None,
     ) -> None:
         log = self.folder / "logs" / f"{name}.log"
@@ -220,11 +228,13 @@ class Stack:
         command.restart()
         self._parts[name] = command
 
-    def _backend_answers(self) -> bool:
+    def _backend_answers(self, process: ServerProcess) -> bool:
+        """Whether it is this very process that answers: another run's may have been faster at the port."""
         try:
-            return httpx.get(f"{self.backend_url}/health", timeout=2).status_code == 200
+            answer = httpx.get(f"{self.backend_url}/health", timeout=2)
         except httpx.HTTPError:
             return False
+        return answer.status_code == 200 and answer.headers.get(PROCESS_HEADER) == str(process.pid)
 
     # one stack a folder, and nothing left over from a killed one
 

@@ -12,6 +12,7 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from backend.addresses import PROCESS_HEADER
 from backend.errors import EngineBusy, EngineError
 from backend.image_decoding import step_back
 from backend.image_fetcher import ImageFetcher
@@ -294,8 +296,9 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return HTMLResponse(await service.small(lambda: render_protocol(app.openapi())), headers=HEADERS)
 
     @app.get("/health", response_model=HealthAnswer)
-    async def health() -> HealthAnswer:
+    async def health(response: Response) -> HealthAnswer:
         """Whether the service is up; it is, also while the model loads."""
+        response.headers[PROCESS_HEADER] = str(os.getpid())
         return state()
 
     @app.post("/setup", response_model=SetupAnswer, openapi_extra=takes(SetupRequest))

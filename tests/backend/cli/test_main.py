@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,12 @@ def test_a_worker_has_a_copy_of_every_pointer_before_it_works(
     monkeypatch.setenv("USAM_DATA_DIR", str(data))
     assert command("worker").exit_code == 0
     assert steps == ["copies", f"work on {data}"]
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(command: Command, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = command("serve", "--port", taken.getsockname()[1])
+    assert done.exit_code == 2
+    assert "in use; end the program that is on it, or choose another (--port" in done.stderr

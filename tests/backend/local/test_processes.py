@@ -11,7 +11,7 @@ import pytest
 
 from backend.errors import ServerError
 from backend.local import processes
-from backend.local.processes import ServerProcess, free_port
+from backend.local.processes import ServerProcess, check_port, free_port
 
 PARENT = """
 import subprocess, sys, time
@@ -100,3 +100,24 @@ def test_a_taken_port_is_replaced() -> None:
         port = taken.getsockname()[1]
         assert free_port(port) != port
     assert free_port(port) == port
+
+
+def test_a_port_that_cannot_be_had_is_said_with_the_reason() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServerError, match=rf"expected port {port} of 127.0.0.1 .* in use; end the program that"):
+            check_port(port)
+    assert check_port(0) > 0
+    with pytest.raises(ServerError, match=r"a free port on 192\.0\.2\.1, got Cannot assign"):
+        free_port(9090, "192.0.2.1")
+
+
+def test_an_address_of_ip_6_is_one_too() -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 here")
+    assert free_port(0, "::1") > 0

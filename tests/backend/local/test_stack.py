@@ -9,11 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
+from backend.addresses import PROCESS_HEADER
 from backend.errors import ServerError
+from backend.local import stack as stack_module
 from backend.local.processes import identity
 from backend.local.stack import Command, Stack, end_group, make_private, shared_cores
 from backend.settings import Settings
@@ -143,3 +147,33 @@ def test_other_shells_are_told_what_the_user_set(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("USAM_MODEL", "nano-s")
     told = Stack(Settings(data_dir=tmp_path, model="nano-l"), files=tmp_path, root=tmp_path).environment
     assert (told["USAM_MARKED_IN_PART"], told["USAM_MODEL"]) == ("true", "nano-l")
+
+
+def test_a_backend_of_another_run_at_our_port_is_not_taken_for_ours(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs that begin at once find the same port free; the slower one takes the next."""
+    answers: list[int] = [1, os.getpid()]  # the numbers of the processes that answer
+    ports = iter([9090, 9999, 9091])  # the second: 9090 is taken by now
+    monkeypatch.setattr(stack_module, "free_port", lambda preferred, host: next(ports))
+    process: Any = SimpleNamespace(pid=os.getpid())
+
+    def answer(url: str, timeout: float) -> httpx.Response:
+        return httpx.Response(200, headers={PROCESS_HEADER: str(answers.pop(0))})
+
+    def start(name: str, arguments: list[str], ready: Any) -> None:
+        if not ready(process):
+            raise ServerError("backend to come up", "exit status 1")
+
+    monkeypatch.setattr(stack_module.httpx, "get", answer)
+    monkeypatch.setattr(stack, "_start_command", start)
+    stack._start_backend()
+    assert stack.backend_url == "http://127.0.0.1:9091"
+
+
+def test_an_address_of_ip_6_stands_in_brackets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = Stack(Settings(data_dir=tmp_path, host="::1"), files=tmp_path, root=tmp_path)
+    monkeypatch.setattr(stack_module, "free_port", lambda preferred, host: 9090)
+    monkeypatch.setattr(stack, "_start_command", lambda *_: None)
+    stack._start_backend()
+    assert stack.backend_url == "http://[::1]:9090"
