@@ -28,7 +28,7 @@ from backend.learning.task_images import TaskImages
 from backend.learning.work import WorkCounter
 from backend.pool.absence import Absences, is_missing
 from backend.pool.kept_objects import KeptObjects
-from backend.pool.policy import decoder_in_use
+from backend.pool.policy import decoder_in_use, registry_fault
 from backend.pool.ranking import ranking_is_stale
 from backend.pool.tasks import TaskRefresh, refresh_tasks
 from backend.resources import Resources, RunProgress
@@ -94,18 +94,20 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
         check_same(store, resources.settings, project, "sync")
         store.set_classes(project_id, offered_labels(project.label_config))
         refreshed = refresh_tasks(store, resources.label_studio, project_id)
+        fault = registry_fault(resources, project_id)
         key = _sampling_key(resources, decoder_in_use(resources, project_id))
         touched = store.unchecked_tasks(project_id)
         is_tracked = bool(touched) and takes_video_boxes(project.label_config)
         is_tracked = is_tracked and resources.queue.wake(project_id, "track")
         if not takes_masks(project.label_config) and takes_video_boxes(project.label_config):
             return _sync_videos(resources, project_id, touched, is_tracked, refreshed, events, progress)
-        touched |= store.miscounted_tasks(project_id, key)
+        if not fault:  # else all that was made with a decoder of the project's own would be made again, twice
+            touched |= store.miscounted_tasks(project_id, key)
         subjects = {number for event in events if "ANNOTATION" in event.action for number in event.subjects}
         touched |= {task for number in subjects if (task := store.task_of(project_id, number)) is not None}
         taken = take_annotations(resources, project, touched, progress)
         asked = any(event.action == _RETRAIN for event in events)
-        waked = _wake(resources, project, asked, taken.annotations > 0)
+        waked = _wake(resources, project, asked, taken.annotations > 0, fault)
         if waked is not None and events:
             store.handle_events(project_id, events[-1].id)
         report = SyncReport(
@@ -118,7 +120,7 @@ def run(resources: Resources, project_id: int) -> SyncReport | None:
             tuple(waked or ()),
             (*refreshed.set_aside, *taken.set_aside),
         )
-        progress.reason = set_aside_line(report.set_aside)
+        progress.reason = "; ".join(filter(None, (fault, set_aside_line(report.set_aside))))
         progress.details = {
             "touched": report.tasks,
             "removed": report.removed,
@@ -275,8 +277,11 @@ def kept_objects(resources: Resources, project_id: int, task_id: int) -> KeptObj
         return None
 
 
-def _wake(resources: Resources, project: Project, asked: bool, labelled: bool) -> list[str] | None:
-    """Ask for the jobs that are due; None where Redis did not take one, so that it is tried again."""
+def _wake(resources: Resources, project: Project, asked: bool, labelled: bool, fault: str) -> list[str] | None:
+    """Ask for the jobs that are due; None where Redis did not take one, so that it is tried again, or where a training
+    was asked for and a `fault` of the registry keeps it from beginning."""
+    if fault:
+        return None if asked else []
     waked: list[str] = []
     due = []
     if (

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from backend.errors import RegistryError
 from backend.pool.mask_selection import mask_choice
 from backend.settings import Settings
 from usam.active.mask_selection import MaskSelection
@@ -108,9 +109,21 @@ def learnt_in_use(resources: Resources, project_id: int) -> ProjectHeads | None:
 
 
 def decoder_in_use(resources: Resources, project_id: int) -> TunedDecoder | None:
-    """The mask decoder of a project's version in use; None for the checkpoint's (`usable_decoder`)."""
+    """The mask decoder of a project's version in use; None for the checkpoint's (`usable_decoder`), as where it cannot
+    be told which version is in use (`registry_fault`)."""
+    if registry_fault(resources, project_id):
+        return None
     version = resources.registry.champion(project_id)
     return usable_decoder(resources.registry, project_id, version, resources.settings)[0]
+
+
+def registry_fault(resources: Resources, project_id: int) -> str:
+    """Why it cannot be told which version of a project is in use; empty where it can."""
+    try:
+        resources.registry.champion(project_id)
+    except RegistryError as error:
+        return str(error)
+    return ""
 
 
 def usable_decoder(

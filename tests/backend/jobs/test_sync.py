@@ -350,3 +350,25 @@ def test_another_project_under_the_number_of_a_known_one_is_not_worked_on(place:
     (told,) = place.store.runs(1, "sync")
     assert told.state == "failed"
     assert "usam-backend connect --project 1" in told.reason
+
+
+@pytest.mark.parametrize("content", [b"\x00\xff{garbage", b""])
+def test_a_pointer_lost_with_its_copy_stops_no_label_and_is_said(place: Resources, content: bytes) -> None:
+    studio(place).add_task(1, [brush()])
+    sync(place)
+    folder = place.settings.registry_dir / "1"
+    folder.mkdir(parents=True)
+    for name in ("champion.json", "champion.json.copy"):
+        (folder / name).write_bytes(content)
+    for number in (2, 3):
+        studio(place).add_task(number, [brush()])
+    place.store.add_events([(1, "START_TRAINING", [])])
+    report = sync(place)
+    assert (report.annotations, report.samples, report.waked) == (2, 2, ())
+    assert len(place.store.samples(1, CHECKPOINT)) == 3
+    assert "champion.json" in place.store.runs(1, "sync")[0].reason
+    assert "usam-backend repair" in place.store.runs(1, "sync")[0].reason
+    assert len(place.store.open_events(1)) == 1, "the training that was asked for is not forgotten"
+    place.registry.repair(1)
+    assert sync(place).waked == ("retrain",)
+    assert place.store.runs(1, "sync")[0].reason == ""
