@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
@@ -20,6 +20,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.addresses import http_origin, is_loopback, without_password
 from backend.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 Strategy = Literal[
     "expected-error", "task", "epistemic", "task+epistemic", "prompt", "predicted-iou", "entropy", "samscore", "random"
@@ -316,9 +319,11 @@ class Settings(BaseSettings):
         return bool(self.auth_password.get_secret_value() or self.auth_token.get_secret_value())
 
     @property
-    def store_url(self) -> str:
+    def store_url(self) -> str | URL:
         """SQLAlchemy address of the store, with its password."""
-        return self.database_url.get_secret_value() or f"sqlite:///{self.data_dir / 'usam.db'}"
+        from sqlalchemy import URL  # takes a path as it is: written out, a `?` or `%20` in it would be read as more
+
+        return self.database_url.get_secret_value() or URL.create("sqlite", database=str(self.data_dir / "usam.db"))
 
     @property
     def registry_dir(self) -> Path:

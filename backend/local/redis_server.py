@@ -14,8 +14,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from backend.errors import ServerError
+from backend.label_studio.records import is_text
 from backend.local.processes import Server, ServerProcess
 from usam.files import move_aside, plain
 
@@ -63,14 +65,14 @@ class RedisServer(Server):
     def __init__(self, folder: Path, *, say: Callable[[str], None] = lambda line: None) -> None:
         self.folder, self.say = folder.resolve(), say
         self.socket = self.folder / "redis.sock"
-        if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
+        if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH or not is_text(str(self.socket)):
             name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
             self.socket = Path(tempfile.gettempdir()) / f"usam-redis-{os.getuid()}" / f"{name}.sock"
 
     @property
     def url(self) -> str:
         """What to give as REDIS_URL."""
-        return f"unix://{self.socket}?db=0"
+        return f"unix://{quote(str(self.socket))}?db=0"
 
     def start(self, timeout: float = 20.0) -> RedisServer:
         """Start and wait until it answers. A server that a killed run left on this folder is ended first.

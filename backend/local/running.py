@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,11 @@ class RunningStack:
 
 
 def state_dir() -> Path:
-    """Where this user's stacks are noted."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "usam" / "stacks"
+    """Where this user's stacks are noted. Raises `OSError` for a user without a home folder."""
+    try:
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "usam" / "stacks"
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
 
 
 def announce(folder: Path, environment: Mapping[str, str]) -> Path:
@@ -42,22 +46,19 @@ def announce(folder: Path, environment: Mapping[str, str]) -> Path:
     data folder cannot be written; a home folder that cannot be written is done without."""
     path = folder / ENV_FILE
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in environment.items()]
-    write_private(path, "".join(lines).encode())
-    try:
+    write_private(path, os.fsencode("".join(lines)))
+    with suppress(OSError):
         state_dir().mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(_note_of(folder), str(folder).encode())
-    except OSError:
-        pass
+        write_private(_note_of(folder), os.fsencode(folder))
     return path
 
 
 def withdraw(folder: Path) -> None:
     """Take back what `announce` noted, for a stack that stops."""
-    for path in (folder / ENV_FILE, _note_of(folder)):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError:
-            continue
+    with suppress(OSError):
+        (folder / ENV_FILE).unlink(missing_ok=True)
+    with suppress(OSError):
+        _note_of(folder).unlink(missing_ok=True)
 
 
 def running_in(folder: Path) -> RunningStack | None:
@@ -69,7 +70,7 @@ def running_in(folder: Path) -> RunningStack | None:
     if not isinstance(pid, int) or not began or identity(pid) != began:
         return None
     try:
-        words = shlex.split(plain(folder / ENV_FILE).read_text())
+        words = shlex.split(os.fsdecode(plain(folder / ENV_FILE).read_bytes()))
     except (OSError, ValueError):
         return None
     return RunningStack(folder, dict(word.split("=", 1) for word in words if "=" in word))
@@ -77,12 +78,12 @@ def running_in(folder: Path) -> RunningStack | None:
 
 def running_stacks() -> list[RunningStack]:
     """All stacks that this user has running."""
-    if not state_dir().is_dir():
-        return []
-    stacks = []
-    for note in sorted(state_dir().iterdir()):
+    stacks, notes = [], list[Path]()
+    with suppress(OSError):
+        notes = sorted(state_dir().iterdir())
+    for note in notes:
         try:
-            folder = Path(plain(note).read_text())
+            folder = Path(os.fsdecode(plain(note).read_bytes()))
         except (OSError, ValueError):
             continue
         stack = running_in(folder)

@@ -28,7 +28,7 @@ class Database:
     Raises `StoreError` where it cannot be opened or was made by a newer release.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | sql.URL) -> None:
         self._engine = _open(url)
         self._sqlite = self._engine.dialect.name == "sqlite"
         try:
@@ -106,7 +106,7 @@ def _holdable() -> Iterator[None]:
         raise StoreError("what a store can hold", reason, "it is left out") from error
 
 
-def _open(url: str) -> Engine:
+def _open(url: str | sql.URL) -> Engine:
     try:
         parsed = sql.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):

@@ -12,6 +12,9 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from urllib.parse import quote
+
+import sqlalchemy as sql
 
 from backend.errors import StoreError
 from backend.store import Store
@@ -55,7 +58,7 @@ def mend_store(database: Path, projects: Sequence[int]) -> list[str]:
             if path.exists():
                 os.replace(path, database.with_name(f"{database.name}.damaged-{stamp}{suffix}"))
         lines.append(f"{database.name} set aside as {database.name}.damaged-{stamp}: {reason}")
-    store = Store(f"sqlite:///{database}")
+    store = Store(sql.URL.create("sqlite", database=str(database)))
     try:
         for project in [] if store.projects(left=True) else sorted({*projects, *known}):
             store.join(project, known.get(project, ""))
@@ -67,7 +70,10 @@ def mend_store(database: Path, projects: Sequence[int]) -> list[str]:
 
 def _projects_in(database: Path) -> dict[int, str]:
     """Project -> stamp, as far as a damaged store can still be read."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection,
+    ):
         return {int(number): str(stamp) for number, stamp in connection.execute("SELECT id, stamp FROM projects")}
     return {}
 

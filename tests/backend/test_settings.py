@@ -6,7 +6,10 @@ import pytest
 
 from backend.addresses import without_password
 from backend.errors import SettingsError
+from backend.local.redis_server import RedisServer
+from backend.queue import JobQueue
 from backend.settings import Settings
+from backend.store import Store
 
 DOCS = Path(__file__).parents[2] / "docs" / "backend.md"
 
@@ -33,7 +36,7 @@ def test_environment_is_read_and_overrides_win(monkeypatch: pytest.MonkeyPatch) 
     assert settings.allowed_buckets == ("s3://pictures", "gs://more")
     assert settings.label_studio_url == "http://label.example.org:8080/ls"
     assert settings.redis_url.get_secret_value() == "redis://:secret@redis:6379/0"
-    assert settings.store_url == "sqlite:///var/usam.db"
+    assert str(settings.store_url) == "sqlite:///var/usam.db"
 
 
 @pytest.mark.parametrize(
@@ -232,3 +235,14 @@ def test_settings_that_are_no_more_are_refused_with_the_reason(
     monkeypatch.setenv(variable, "0.0")
     Settings.from_environment()
     assert f"{variable} does nothing any more" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a?b=c", "a%20b", "a#b", "a b", "ä\nö"])
+def test_a_data_folder_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("USAM_DATA_DIR", str(tmp_path / name))
+    settings = Settings.from_environment()
+    Store(settings.store_url).close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "usam.db").is_file()
+    server = RedisServer(tmp_path / name)
+    assert JobQueue(server.url).connection().connection_pool.connection_kwargs["path"] == str(server.socket)

@@ -77,3 +77,27 @@ def test_damaged_notes_are_as_none(folder: Path, content: bytes) -> None:
     remember(folder, {})
     (folder / ENV_FILE).write_bytes(content)
     assert all(stack.environment == {} for stack in running_stacks())
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_noted_and_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    folder = tmp_path / os.fsdecode(b"f\xffr\nme")
+    folder.mkdir()
+    remember(folder, {})
+    announce(folder, {"USAM_DATA_DIR": str(folder)})
+    (stack,) = running_stacks()
+    assert (stack.folder, stack.environment) == (folder, {"USAM_DATA_DIR": str(folder)})
+    withdraw(folder)
+
+
+def test_a_user_without_a_home_folder_does_without_notes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", nowhere)
+    remember(folder, {})
+    announce(folder, ENVIRONMENT)
+    assert running_in(folder) is not None
+    assert running_stacks() == []
+    withdraw(folder)
