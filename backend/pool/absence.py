@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from backend.errors import LabelStudioError
@@ -17,10 +18,11 @@ from usam.files import plain, replace_text
 
 KEPT_S = 3 * 24 * 3600.0
 """How long everything of a project that is not there any more is kept."""
-MIN_LOOKS = 3
-"""Times that it must have been looked for in vain by then."""
+LONGEST_GAP_S = KEPT_S / 2
+"""What the time between two looks counts at most: a clock that jumped, or a machine that was off, makes no days."""
 APART_S = 3600.0
 """Looks nearer to each other than this are one."""
+MOST_LOOKS = 100
 _log = logging.getLogger(__name__)
 
 
@@ -50,15 +52,16 @@ class Absences:
         forgotten."""
         now = time.time() if now is None else now
         looks = self._looks(project_id)
-        if not looks or now - looks[-1] >= APART_S:
+        if not looks or abs(now - looks[-1]) >= APART_S:
             looks.append(now)
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                replace_text(self._file(project_id), json.dumps([looks[0], *looks[1:][-MIN_LOOKS:]]))
+                replace_text(self._file(project_id), json.dumps(looks[-MOST_LOOKS:]))
             except OSError as error:
                 _log.warning("that project %s is missing was not noted: %s", project_id, error)
                 return False
-        return len(looks) >= MIN_LOOKS and now - looks[0] >= KEPT_S
+        gaps = [later - look for look, later in pairwise(looks)]
+        return sum(min(max(gap, 0.0), LONGEST_GAP_S) for gap in gaps) >= KEPT_S
 
     def clear(self, project_id: int) -> None:
         """Note that a project is there."""

@@ -209,7 +209,7 @@ def ranking_is_stale(resources: Resources, known: Project) -> str:
         return f"the project's version is {known.model_version!r}, not ours"
     if last.state not in ("done", "skipped", "running"):
         return f"the last ranking is {last.state}"
-    if last.state == "running" and time.time() - last.changed_at > SILENT_S:
+    if last.state == "running" and abs(time.time() - last.changed_at) > SILENT_S:
         return "the last ranking ended without a word"
     if new:
         return f"{new} tasks have no rank"

@@ -45,7 +45,7 @@ def refresh_tasks(store: Store, client: LabelStudio, project_id: int) -> TaskRef
     latest, settled = _latest(client), _earlier(client.clock(), SETTLED_S)
     cursor = _known(store.cursor(project_id), latest)
     pause = max(FULL_EVERY_S, FULL_TASK_S * store.task_count(project_id))
-    since = _earlier(_moment(cursor), OVERLAP_S) if time.time() - store.synced_at(project_id) <= pause else ""
+    since = _earlier(_moment(cursor), OVERLAP_S) if abs(time.time() - store.synced_at(project_id)) <= pause else ""
     if since:
         changed = _take(store, project_id, client.tasks(project_id, since=since), latest)
         if store.task_count(project_id) == client.task_count(project_id):

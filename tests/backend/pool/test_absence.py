@@ -10,7 +10,7 @@ import pytest
 
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudio
-from backend.pool.absence import APART_S, KEPT_S, Absences, is_missing
+from backend.pool.absence import APART_S, KEPT_S, LONGEST_GAP_S, Absences, is_missing
 from tests.unprivileged import bound_by_permissions
 
 HOUR = 3600.0
@@ -63,9 +63,17 @@ def test_a_project_is_missing_only_where_label_studio_says_so_twice(
 def test_it_is_forgotten_after_days_of_looking_in_vain(tmp_path: Path) -> None:
     absences = Absences(tmp_path / "absent")
     assert not any(absences.note(7, minute * 60.0) for minute in range(60))
-    assert not absences.note(7, KEPT_S + HOUR), "two looks are too few"
-    assert absences.note(7, KEPT_S + 2 * HOUR)
-    assert not absences.note(8, KEPT_S + 2 * HOUR), "another project's days are its own"
+    assert not absences.note(7, LONGEST_GAP_S + HOUR)
+    assert not absences.note(8, KEPT_S), "another project's days are its own"
+    assert absences.note(7, KEPT_S + HOUR)
+
+
+def test_a_clock_that_jumps_and_a_machine_that_was_off_make_no_days(tmp_path: Path) -> None:
+    absences, year = Absences(tmp_path), 365 * 24 * HOUR
+    assert not absences.note(7, 0.0), "before the clock was set"
+    assert not any(absences.note(7, 50 * year + look * HOUR) for look in range(30))
+    assert not any(absences.note(7, look * HOUR) for look in range(5)), "set back"
+    assert any(absences.note(7, 50 * year + look * HOUR) for look in range(80))
 
 
 def test_a_project_that_is_there_again_has_all_its_days_again(tmp_path: Path) -> None:
