@@ -162,6 +162,7 @@ class EmbeddingFiles:
         path = self._path(content, checkpoint)
         if os.path.exists(path):
             return True
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         height, width = embedding.image_hw
@@ -178,7 +179,7 @@ class EmbeddingFiles:
                 told = {name: str(value) for name, value in facts.items()}
                 told["sum"] = _sum(embedding.image_embed, *embedding.high_res, *embedding.stages)
                 save_file(cpu, written, told)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # of a full disk it is the latter
             log.warning("an embedding was not kept on disk: %s", error)
             return False
         return True

@@ -79,10 +79,13 @@ class Journal:
         data = b"".join(map(_line, notes))
         with self._lock:
             path, file = self._begin()
-            if os.write(file, data) != len(data):
+            try:
+                if os.write(file, data) != len(data):
+                    raise OSError("the disk is full")
+            except OSError:
                 os.close(file)
                 path.unlink()
-                raise OSError("the disk is full")
+                raise
             self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._path, self._file, self._size = path, file, len(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,19 @@ def test_files_are_bounded_and_the_least_used_go_first(tmp_path: Path) -> None:
     assert [files.get(name, "nano-s") is not None for name in "abcd"] == [True, False, True, True]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= files.max_bytes
     assert not EmbeddingFiles(tmp_path, SIZE - 1).put("e", "nano-s", embedding())
+
+
+def test_a_disk_that_takes_no_more_fails_no_job(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Writing ends within the file, as on a full disk: safetensors has an error of its own for that."""
+    files, before = EmbeddingFiles(tmp_path, 10 * SIZE), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, before[1]))
+    try:
+        assert not files.put("a", "nano-s", embedding())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "was not kept on disk" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    assert files.put("a", "nano-s", embedding())
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other", "a bit"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -160,4 +161,23 @@ def test_what_is_no_file_in_the_inbox_stops_no_start(tmp_path: Path) -> None:
     assert journal.left_over == [EventNote(3, "X", (1,))]
     with pytest.raises(OSError, match="a named pipe, not a file"):
         journal.set_aside(EventNote(3, "X"), "why")
+    journal.close()
+
+
+def test_a_disk_without_room_for_a_new_file_leaves_neither_file_nor_handle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    journal.append(EventNote(3, "A"))
+    before = len(os.listdir("/dev/fd")), files(tmp_path)
+
+    def full(_file: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "write", full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                journal.keep([EventNote(3, "B")])
+    assert (len(os.listdir("/dev/fd")), files(tmp_path)) == before
     journal.close()
