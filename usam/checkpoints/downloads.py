@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -172,6 +173,28 @@ def without_user(address: str) -> str:
     scheme, found, rest = address.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{found}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def mirrored(address: str, name: str) -> str:
+    """From where a file is fetched: `name` below `$USAM_MIRROR` where that is set, else `address`.
+
+    Raises DownloadError where the variable names no `http://` or `https://` address.
+    """
+    mirror = os.environ.get("USAM_MIRROR", "").strip()
+    if not mirror:
+        return address
+    try:
+        parts = urlsplit(mirror)
+        is_folder = bool(parts.hostname) and not parts.query and not parts.fragment and parts.port != 0
+    except ValueError:  # half of an IPv6 address, or a port that is no number
+        is_folder = False
+    if not is_folder or parts.scheme not in ("http", "https"):
+        raise DownloadError(
+            "an address such as https://files.example.com/sam2 in USAM_MIRROR",
+            repr(without_user(mirror)),
+            "set it to the folder that has the files under their own names, or leave it empty",
+        )
+    return f"{mirror.rstrip('/')}/{quote(name)}"
 
 
 def _download(address: str, target: Path, sha256: str, size: int | None, progress: Progress | None) -> Path:

@@ -12,9 +12,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
 
-from usam.checkpoints.downloads import Progress, check_file, download, without_user
+from usam.checkpoints.downloads import Progress, check_file, download, mirrored
 from usam.errors import CheckpointError, DownloadError
 
 if TYPE_CHECKING:
@@ -92,18 +91,23 @@ class PublishedHeads:
 def models_dir() -> Path:
     """The folder of the registry and the bundled weights: `$USAM_MODELS`, else the one in this package."""
     if configured := os.environ.get("USAM_MODELS"):
-        return Path(configured).expanduser()
+        return Path(os.path.expanduser(configured))
     package = Path(__file__).resolve().parents[1]
     installed = package / "_models"
     return installed if installed.is_dir() else package.parent / "models"
 
 
 def cache_dir() -> Path:
-    """The folder of downloads: `$USAM_HOME`, else `~/.cache/usam`."""
-    return Path(os.environ.get("USAM_HOME") or "~/.cache/usam").expanduser()
+    """The folder of downloads: `$USAM_HOME`, else `~/.cache/usam`. CheckpointError for a user without a home folder."""
+    try:
+        return Path(os.environ.get("USAM_HOME") or "~/.cache/usam").expanduser()
+    except RuntimeError as error:
+        raise CheckpointError("a home folder, for downloads", str(error), "set USAM_HOME to a folder") from None
 
 
 _parsed: dict[Path, tuple[int, dict[str, Any]]] = {}
+_built: dict[tuple[Path, str], str] = {}
+"""Weights of the checkpoints that this process has built, by the registry's folder and their name."""
 _made: dict[str, tuple[dict[str, Any], dict[str, Checkpoint]]] = {}
 """Registries as they were read last, and the checkpoints of one: a pool asks for the same one with every task."""
 
@@ -193,10 +197,14 @@ def find(name: str) -> Checkpoint:
 
 
 def weights_of(name: str) -> str:
-    """The very weights that a name stands for in this release; a name that is not in the registry stands for itself.
+    """The very weights that a name stands for in this process: those it has built, else those of this release. A name
+    that is not in the registry stands for itself.
 
+    A release that is installed under a process that runs changes nothing for it: its model keeps the old weights.
     Raises CheckpointError when the registry is missing or malformed.
     """
+    if built := _built.get((models_dir(), name)):
+        return built
     known = registry().get(name)
     return known.weights if known is not None else name
 
@@ -230,28 +238,6 @@ def fetch(name: str, progress: Progress | None = None, *, accept_no_licence: boo
         return verify(name)
     address = mirrored(checkpoint.url, checkpoint.file)
     return download(address, checkpoint.path, sha256=checkpoint.sha256, size=checkpoint.bytes, progress=progress)
-
-
-def mirrored(address: str, name: str) -> str:
-    """From where a file is fetched: `name` below `$USAM_MIRROR` where that is set, else `address`.
-
-    Raises DownloadError where the variable names no `http://` or `https://` address.
-    """
-    mirror = os.environ.get("USAM_MIRROR", "").strip()
-    if not mirror:
-        return address
-    try:
-        parts = urlsplit(mirror)
-        is_folder = bool(parts.hostname) and not parts.query and not parts.fragment and parts.port != 0
-    except ValueError:  # half of an IPv6 address, or a port that is no number
-        is_folder = False
-    if not is_folder or parts.scheme not in ("http", "https"):
-        raise DownloadError(
-            "an address such as https://files.example.com/sam2 in USAM_MIRROR",
-            repr(without_user(mirror)),
-            "set it to the folder that has the files under their own names, or leave it empty",
-        )
-    return f"{mirror.rstrip('/')}/{quote(name)}"
 
 
 def _fetch_heads(heads: PublishedHeads, progress: Progress | None, accept_no_licence: bool) -> Path:
@@ -307,6 +293,8 @@ def build_model(name: str, weights: bool = True, *, image_size: int | None = Non
     Raises CheckpointError when the file is missing, altered, unsafe or of another model.
     """
     checkpoint = find(name)
+    if weights:
+        _built[models_dir(), name] = checkpoint.weights
     if checkpoint.family == "nano":
         from usam.checkpoints.nano import build_nano, load_nano
 

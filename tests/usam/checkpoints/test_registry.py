@@ -473,3 +473,25 @@ def test_a_family_fits_all_its_sizes_and_no_plain_name() -> None:
     family = HeadSet.from_layers(layers, alignment="aligned", checkpoint="sam2.1")
     assert family.fits("sam2.1_hiera_tiny")
     assert not family.fits("sam2_hiera_tiny")
+
+
+def test_a_release_installed_under_a_process_renames_nothing_that_it_has_built(own_registry: Any) -> None:
+    before = checkpoints.weights_of("nano-s")
+    bundled = checkpoints.checkpoint_path("nano-s")
+    folder = own_registry()
+    shutil.copy(bundled, folder)
+    checkpoints.build_model("nano-s")
+    text = (folder / "registry.toml").read_text(encoding="utf-8")
+    (folder / "registry.toml").write_text(text.replace(f'"{before}"', '"nano-s-later"'), encoding="utf-8")
+    assert checkpoints.find("nano-s").weights == "nano-s-later"
+    assert checkpoints.weights_of("nano-s") == before, "the model in this process is still the old one"
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("USAM_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    with pytest.raises(CheckpointError, match="set USAM_HOME"):
+        checkpoints.cache_dir()
