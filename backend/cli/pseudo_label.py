@@ -32,8 +32,8 @@ def register(app: typer.Typer) -> None:
 
 def pseudo_label(
     project: ProjectId,
-    iou: Annotated[float, typer.Option(help="IoU that an accepted mask is to reach.")] = 0.9,
-    risk: Annotated[float, typer.Option(help="Largest share of accepted masks that may miss it.")] = 0.05,
+    iou: Annotated[float, typer.Option(help="IoU that an accepted mask is to reach.")] = 0.8,
+    risk: Annotated[float, typer.Option(help="Largest share of accepted masks that may miss it.")] = 0.1,
     confidence: Annotated[float, typer.Option(help="Chance, over audit labels, that this holds.")] = 0.9,
     per_image: Annotated[int, typer.Option(help="Most masks accepted in an image; more ask for more labels.")] = 3,
     as_annotations: Annotated[

@@ -42,8 +42,8 @@ class RiskGuarantee:
     more than `per_image` masks not at all. Raises `PseudoLabelError` on values out of range.
     """
 
-    iou: float = 0.9
-    risk: float = 0.05
+    iou: float = 0.8
+    risk: float = 0.1
     confidence: float = 0.9
     per_image: int = 3
     task_gap: float = 0.1

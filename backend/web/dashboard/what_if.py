@@ -54,15 +54,16 @@ class WhatIf:
 
 
 def wish_of(asked: Mapping[str, str]) -> tuple[float, float, float]:
-    """The IoU, risk and confidence that an address asks for, within what can be asked; else 0.8, 0.1 and 0.9.
+    """The IoU, risk and confidence that an address asks for, within what can be asked; else those of every promise.
 
     >>> wish_of({"iou": "0.9", "risk": "x"}), wish_of({"iou": "7"})
     ((0.9, 0.1, 0.9), (0.95, 0.1, 0.9))
     """
+    usual = RiskGuarantee()
     return (
-        within(asked.get("iou", ""), 0.8, LOWEST_IOU, HIGHEST_IOU),
-        within(asked.get("risk", ""), 0.1, LOWEST_RISK, HIGHEST_RISK),
-        within(asked.get("confidence", ""), CONFIDENCE, LOWEST_CONFIDENCE, HIGHEST_CONFIDENCE),
+        within(asked.get("iou", ""), usual.iou, LOWEST_IOU, HIGHEST_IOU),
+        within(asked.get("risk", ""), usual.risk, LOWEST_RISK, HIGHEST_RISK),
+        within(asked.get("confidence", ""), usual.confidence, LOWEST_CONFIDENCE, HIGHEST_CONFIDENCE),
     )
 
 

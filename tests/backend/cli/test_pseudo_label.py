@@ -9,12 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from backend.cli.main import app as backend_app
 from backend.jobs import pseudo_label as job
 from backend.resources import Resources
 from backend.store import Store
 from tests.backend.cli.conftest import Command
 from tests.backend.store.test_pseudo_label_store import VERSION, run_record
+from usam.cli.main import app
+from usam.pseudo_labels.guarantee import RiskGuarantee
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +48,14 @@ def leases(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     yield held
     for place in opened:
         place.store.close()
+
+
+def test_every_command_asks_for_the_same_promise_where_nothing_is_said() -> None:
+    usual = RiskGuarantee()
+    for program, name in ((backend_app, "pseudo-label"), (backend_app, "plan"), (app, "simulate")):
+        options = {option.name: option.default for option in get_command(program).commands[name].params}  # type: ignore[attr-defined]
+        wanted = {key: getattr(usual, key) for key in ("iou", "risk", "confidence", "per_image") if key in options}
+        assert {key: options[key] for key in wanted} == wanted, name
 
 
 def test_what_was_accepted_is_told_with_its_threshold_and_its_misses(

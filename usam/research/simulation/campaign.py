@@ -49,7 +49,7 @@ class Campaign:
     audit_share: float = 0.1
     test_share: float = 0.33
     image_rule: str = DEFAULT_RULE
-    promise: RiskGuarantee = field(default_factory=lambda: RiskGuarantee(0.8, 0.1, 0.9))
+    promise: RiskGuarantee = field(default_factory=RiskGuarantee)
     annotator: Annotator = field(default_factory=Annotator)
 
     def __post_init__(self) -> None:
