@@ -100,9 +100,7 @@ def plan_project(
         folds = _folds(_batch(rows, base), seed)
     history = _history(folds, base, quality, settings.model, seed, say)
     curve = fit_curve([count for count, _ in history], [value for _, value in history], seed=seed % 2**31)
-    said, needed = _promise(
-        held, base, quality, promise or RiskGuarantee(0.8, 0.1, 0.9), len(rows) / len(tasks), settings
-    )
+    said, needed = _promise(held, base, quality, promise or RiskGuarantee(), len(rows) / len(tasks), settings)
     return ProjectPlan(Plan.of(curve, said, needed), history, method, len(rows), len(tasks), len(audits))
 
 
@@ -110,12 +108,13 @@ def _history(
     folds: Sequence[tuple[Batch, Batch]], base: HeadSet, quality: str, model: str, seed: int, say: Say | None
 ) -> list[tuple[int, float]]:
     """(labels, quality) for growing numbers of labels: in the order in which they came, and in orders by chance."""
-    total, done = len(folds) * ORDERS * SIZES, 0
+    counts = [len(train["groups"]) for train, _ in folds]
+    sizes_of = [np.unique(np.geomspace(5, count, SIZES).round().astype(int)) for count in counts]
+    orders_of = [ORDERS if count <= MANY else 1 for count in counts]
+    total, done = sum(len(sizes) * orders for sizes, orders in zip(sizes_of, orders_of, strict=True)), 0
     measured: list[list[tuple[int, float]]] = []
-    for train, test in folds:
-        count = len(train["groups"])
-        sizes = np.unique(np.geomspace(5, count, SIZES).round().astype(int))
-        for number in range(ORDERS if count <= MANY else 1):
+    for (train, test), count, sizes, orders in zip(folds, counts, sizes_of, orders_of, strict=True):
+        for number in range(orders):
             order = _order(train["groups"], None if number == 0 else np.random.default_rng([seed, number]))
             points = [(0, _chosen(base, quality, test))]
             for size in sizes:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from backend.cli.main import app
 from backend.errors import JobError
 from backend.label_studio.records import Annotation, Task
+from backend.learning import label_plan
 from backend.learning.label_plan import plan_project
 from backend.settings import Settings
 from backend.store import Store
@@ -120,6 +121,17 @@ def test_without_audits_tasks_are_held_out_in_turn(settings: Settings, store: St
     assert "in turn" in found.method
     assert "no audit task" in found.plan.promise
     assert len({count for count, _ in found.history}) >= 5
+
+
+def test_how_far_it_is_ends_at_its_end(
+    settings: Settings, store: Store, heads: HeadSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label(store, heads, 8, shift=0.0)
+    monkeypatch.setattr(label_plan, "SIZES", 20)  # some round to the same number of labels
+    told: list[tuple[int, int]] = []
+    plan_project(settings, store, 1, heads, say=lambda done, total: told.append((done, total)))
+    (total,) = {total for _, total in told}
+    assert [done for done, _ in told] == list(range(1, total + 1))
 
 
 def test_too_few_labels_are_refused(settings: Settings, store: Store, heads: HeadSet) -> None:
