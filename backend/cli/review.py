@@ -13,7 +13,6 @@ from backend.cli.folder import (
     AsJson,
     ProjectId,
     at_this_machine,
-    console,
     open_label_studio,
     open_store,
     print_json,
@@ -123,23 +122,12 @@ def _show(settings: Settings, project: int, chosen: Review) -> None:
 
 
 def _print(chosen: Review, names: dict[int, str]) -> None:
-    from rich.table import Table
-
+    """Two lines for each: in a table's columns, sentences would be ladders in a terminal of usual width."""
     typer.echo(summary(chosen))
-    if not chosen.lines:
-        return
-    table = Table("task", "picture", "annotation/region", "label", "why", "what to do", "damage", title_justify="left")
     for line in chosen.lines:
-        table.add_row(
-            str(line.task),
-            names.get(line.task, ""),
-            line.key,
-            line.label or "-",
-            line.why,
-            line.remedy,
-            f"{line.damage:.2f}",
-        )
-    console().print(table)
+        what = (f"task {line.task}", names.get(line.task, ""), line.key, line.label, f"damage {line.damage:.2f}")
+        typer.echo("  ".join(filter(None, what)))
+        typer.echo(f"    {line.why}; {line.remedy}")
 
 
 def summary(review: Review) -> str:

@@ -26,12 +26,13 @@ def here(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return data
 
 
-def test_the_list_as_a_table_as_json_and_as_a_page(command: Command, tmp_path: Path) -> None:
+def test_the_list_as_lines_as_json_and_as_a_page(command: Command, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     done = command("review", "--project", "3", "--no-tab", "--top", "2", "--report", page)
     assert done.exit_code == 0, done.stderr
     assert "2 to look at, of 79 labels of 40 finished tasks" in done.stdout
-    assert "labelled dog, looks like" in done.stdout
+    assert len(done.stdout.splitlines()) == 1 + 2 * 2, "sentences are not broken up, however narrow the terminal"
+    assert "    labelled dog, looks like" in done.stdout
     text = page.read_text(encoding="utf-8")
     assert "http://labels.example:8080/projects/3/data?task=6" in text
     assert "<b>" not in text
