@@ -90,7 +90,7 @@ def retrain(project: ProjectId) -> None:
 
 def versions(project: ProjectId, as_json: AsJson = False) -> None:
     """List a project's head sets, the newest last; the one in use is marked."""
-    from backend.web.dashboard.versions import judgement_line, judgement_of, learnt_of
+    from backend.web.dashboard.versions import judgement_line, judgement_of, learnt_of, scores_stay
 
     settings = settings_in_use()
     with open_store(settings) as store:
@@ -104,7 +104,8 @@ def versions(project: ProjectId, as_json: AsJson = False) -> None:
     for version in known:
         mark = "*" if version.version == champion else " "
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.made_at))
-        judged = judgement_line(judgement_of(version.figures)) or _figures(version.figures)
+        judged = scores_stay(version.figures) or judgement_line(judgement_of(version.figures))
+        judged = judged or _figures(version.figures)
         typer.echo(f"{mark} {version.version}  made {made} from {version.samples} objects; {judged}")
         if version.learnt_sha256:
             typer.echo(f"    learnt of {', '.join(version.classes)}: {learnt_of(version.learnt_figures)}")

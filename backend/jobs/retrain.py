@@ -165,13 +165,20 @@ def _train(
         version = _publish(resources, project_id, current, trained, heads, learnt, decoder)
     in_use = current.version if current is not None else ""
     if version and version != in_use:
-        lines = [trained.reason, learnt_line(learnt) if learnt is not None else "", own.reason]
-        progress.state, progress.reason = "done", "; ".join(filter(None, lines))
+        progress.state, progress.reason = "done", version_line(trained, learnt, own.reason)
         resources.registry.promote(project_id, version, progress.reason)
         progress.details["version"] = version
     else:
         progress.state, progress.reason = "rejected", "; ".join(filter(None, [trained.reason, own.reason]))
     progress.step(2, 2)
+
+
+def version_line(trained: Trained, learnt: ProjectHeads | None, decoder: str) -> str:
+    """Why a version is put in use, for people: where its heads are those of before, this comes last."""
+    told = learnt_line(learnt) if learnt is not None else ""
+    if trained.promote:
+        return "; ".join(filter(None, [trained.reason, told, decoder]))
+    return "; ".join(filter(None, [told, decoder, f"scores as before, {trained.reason}"]))
 
 
 def _publish(

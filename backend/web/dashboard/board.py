@@ -152,6 +152,7 @@ class Dashboard:
             self.store.classes(project),
             version.learnt_figures if version is not None else {},
             version.version if version is not None else "",
+            self.store.served(project),
             trouble,
         )
 

@@ -47,6 +47,7 @@ def facts_of(line: VersionLine, page: VersionsPage) -> list[tuple[str, str]]:
         ("Error of the version before it", f"{judged.before:.4f}" if judged and judged.before is not None else ""),
         ("Better than that in", f"{judged.share:.0%} of draws" if judged and judged.share is not None else ""),
         ("Judged on", f"{judged.objects} objects of {judged.tasks} tasks ({judged.how})" if judged else ""),
+        ("Scores", line.scores_stay),
         ("Knows of objects", line.learnt),
     ]
     for kind, words in (

@@ -39,10 +39,11 @@ class Bar:
 
 @dataclass(frozen=True)
 class WorkBar:
-    """What people did with the masks of one version, as a bar and in numbers."""
+    """What people did with the masks of one version, as a bar and in numbers. `is_served`: people see it now."""
 
     line: WorkLine
     bars: tuple[Bar, ...]
+    is_served: bool
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,16 @@ def learning_page(
     classes: Sequence[str],
     figures: Mapping[str, Any],
     in_use: str,
+    served: str = "",
     trouble: str = "",
 ) -> LearningPage:
-    """The page of a project. `classes` are the configuration's labels, `figures` what the version in use knows."""
+    """The page of a project. `classes` are the configuration's labels, `figures` what the version in use knows;
+    `served` is the version of the last ranking."""
     lines = class_lines(classes, figures)
     return LearningPage(
         plan=plan,
         plot=plot_of(plan) if plan is not None else None,
-        work=tuple(WorkBar(line, bars_of(line)) for line in work),
+        work=tuple(WorkBar(line, bars_of(line), served.startswith(f"{line.version}.")) for line in work),
         saving=saved.line if saved is not None else "",
         classes=tuple(lines[:CLASSES_SHOWN]),
         more_classes=max(len(lines) - CLASSES_SHOWN, 0),

@@ -50,6 +50,8 @@ class VersionLine:
     judgement: Judgement | None
     learnt: str = ""
     """What it knows of the project's objects, for people; empty where nothing."""
+    scores_stay: str = ""
+    """Where its scores are those of the version before it: what the gate said of new ones."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def versions_page(store: Store | None, registry: Registry | None, project: int) 
 
 def line_of(version: Version, champion: str) -> VersionLine:
     """One row of the table."""
+    stays = scores_stay(version.figures)
     return VersionLine(
         version.version,
         version.version,
@@ -133,9 +136,22 @@ def line_of(version: Version, champion: str) -> VersionLine:
         version.samples,
         len(version.labels),
         version.version == champion,
-        judgement_of(version.figures),
+        None if stays else judgement_of(version.figures),
         learnt_of(version.learnt_figures),
+        stays,
     )
+
+
+def scores_stay(figures: Mapping[str, Any]) -> str:
+    """What the gate said of the scores that a version did not take; empty where it took new ones.
+
+    >>> scores_stay({"promote": False, "candidate_error": 0.0054, "champion_error": 0.0053, "objects": 43, "tasks": 10})
+    'scores as before; new ones were not surely better: error 0.0054 against 0.0053 before, on 43 objects of 10 tasks'
+    """
+    if figures.get("promote", True):
+        return ""
+    line = judgement_line(judgement_of(figures))
+    return f"scores as before; new ones were not surely better{line and ': '}{line}"
 
 
 def learnt_of(figures: Mapping[str, Any]) -> str:
@@ -202,7 +218,7 @@ def judgement_line(judgement: Judgement | None) -> str:
         return ""
     before = f" against {judgement.before:.4f} before" if judgement.before is not None else ""
     share = f", in {judgement.share * 100:.0f} % of draws better" if judgement.share is not None else ""
-    on = f"{judgement.objects} objects of {judgement.tasks} tasks ({judgement.how})"
+    on = f"{judgement.objects} objects of {judgement.tasks} tasks" + (f" ({judgement.how})" if judgement.how else "")
     return f"error {judgement.error:.4f}{before}{share}, on {on}"
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from backend.errors import StoreError
 from backend.jobs import retrain
-from backend.jobs.retrain import run
+from backend.jobs.retrain import run, version_line
 from backend.label_studio.records import Annotation
-from backend.learning.training import fingerprint, label_names
+from backend.learning.training import Trained, fingerprint, label_names
 from backend.pool.policy import audit_tasks, learnt_in_use
 from backend.resources import Resources
 from backend.store.records import SampleRow
@@ -22,6 +22,7 @@ from tests.factories import head_set, resources
 from usam.checkpoints.registry import weights_of
 from usam.objects.effort import Threshold
 from usam.objects.project_heads import ChosenGrid, ProjectHeads
+from usam.training.gate import Verdict
 
 BASE = head_set(1, names=("iou_nano_s", "iou_unsupervised", "task_gap"), bias={"iou_nano_s": 1.5})
 CHECKPOINT = weights_of("nano-s")
@@ -140,3 +141,14 @@ def test_another_state_of_a_label_is_another_label() -> None:
     second = SampleRow(7, "r", CHECKPOINT, "t2", 3, "thing", False, tokens[0], tokens[1:], {})
     assert label_names([first, first, second]) == ["7@t1", "7@t2"]
     assert fingerprint([first], []) != fingerprint([second], []) != fingerprint([second], [3])
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_version_is_introduced_by_what_is_better_in_it(better: bool) -> None:
+    verdict = Verdict(better, "audit", 40, 9, 0.02, 0.01 if better else 0.03, 0.99 if better else 0.3)
+    trained = Trained(head_set(1), verdict, {}, [], 40, 0, 0.0, 0.0)
+    line = version_line(trained, None, "decoder: masks better by audit")
+    first, second = line.split("; ")
+    assert (first if better else second).endswith(verdict.reason)
+    assert (second if better else first) == "decoder: masks better by audit"
+    assert ("scores as before" in line) is not better

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from backend.learning.kept_plan import CurvePoint, KeptPlan
@@ -51,6 +53,12 @@ def test_labels_known_least_come_first_and_what_is_not_known_says_so() -> None:
     assert HOSTILE not in content
     assert "14 s an image" in text
     assert "+1.0 points" in text
+
+
+def test_now_stands_at_the_version_that_people_see_now() -> None:
+    earlier = replace(WORK, version="nano-m+ab")
+    page = learning_page(None, [WORK, earlier], None, [], {}, "ab", "nano-m+ab.17")
+    assert [one.is_served for one in page.work] == [False, True], "the newest that was worked on is no longer served"
 
 
 def test_a_new_project_is_told_what_comes() -> None:

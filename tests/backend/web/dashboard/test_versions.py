@@ -49,6 +49,18 @@ def test_versions_stand_newest_first_with_what_was_measured(store: Store, regist
     assert page.moves[0].reason == "better by audit"
 
 
+def test_a_version_that_keeps_its_scores_does_not_show_those_that_were_refused(
+    store: Store, registry: Registry
+) -> None:
+    refused = {**FIGURES, "promote": False, "candidate_error": 0.05}
+    registry.publish(3, head_set(3), samples=90, labels=["1@t"], figures=refused)
+    newest, *_ = versions_page(store, registry, 3).lines
+    assert newest.judgement is None
+    assert newest.scores_stay.startswith(
+        "scores as before; new ones were not surely better: error 0.0500 against 0.0400"
+    )
+
+
 def test_what_the_gate_refused_is_shown_too(store: Store, registry: Registry) -> None:
     verdict = Verdict(False, "audit", 30, 9, 0.03, 0.04, 0.2)
     store.put_verdict(3, 5, "abcdefabcdef", verdict)
