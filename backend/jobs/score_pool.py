@@ -32,6 +32,7 @@ from backend.store.earlier import check_same
 from backend.store.records import KnownTask, ProposalRow, ScoreRow
 
 _log = logging.getLogger(__name__)
+AUDIT_NOTE = "this task is an audit, drawn at random: mark all that is wanted on it"
 TIDY_S = 45.0
 
 
@@ -218,7 +219,8 @@ class _Writer:
         result: list[Json] = []
         if subject.shown is not None and row.shown:
             try:
-                result = self._regions(subject, subject.shown, task, self._stored_for(row))
+                note = AUDIT_NOTE if row.is_audit else ""
+                result = self._regions(subject, subject.shown, task, self._stored_for(row), note)
             except ITEM_ERRORS as error:
                 _log.warning("task %s is ranked without its masks: %s", row.task, reason_of(error))
         return {"task": row.task, "score": row.confidence, "result": result}
@@ -231,10 +233,12 @@ class _Writer:
             self._stored = self._store.proposal_rows(self._project, [one.task for one in part])
         return self._stored[row.task]
 
-    def _regions(self, subject: PoolTask, shown: ShownObjects, task: KnownTask, stored: ProposalRow) -> list[Json]:
+    def _regions(
+        self, subject: PoolTask, shown: ShownObjects, task: KnownTask, stored: ProposalRow, note: str
+    ) -> list[Json]:
         kept, before = KeptObjects.unpack(stored), drawings_of(stored)
         scored = ScoredObjects(kept, subject.iou, dict(subject.columns), shown)
         drawings = draw_shown(scored, self._controls, self._settings, task.data, before)
         if any(drawing is not before.get(number) for number, drawing in drawings.items()):
             self._store.put_proposal(self._project, kept.pack(task.id, stored.key, before | drawings))
-        return regions_of(scored, drawings, self._controls, self._settings, task.data)
+        return regions_of(scored, drawings, self._controls, self._settings, task.data, note=note)

@@ -184,7 +184,7 @@ def _object_regions(
         "type": output.type,
         "origin": "prediction",
         "score": _score(scored.iou),
-        "meta": {"text": lines},
+        "meta": {"text": ["; ".join(lines)]},  # the editor puts nothing between several
         "value": value if output.label_key is None else value | {output.label_key: own},
     }
     beside = [
@@ -275,7 +275,8 @@ def _image_gauge(gauge: ScoreControl, sent: Sequence[ScoredMask]) -> dict[str, A
 def describe(scored: ScoredMask) -> str:
     """One line for people: `predicted IoU 0.83, task gap 0.10, prompt gap 0.03, model gap -0.01`."""
     said = [f"predicted IoU {_score(scored.iou):.2f}"]
-    said += [f"{name.replace('_', ' ')} {scored.gaps[name]:.2f}" for name in GAPS if name in scored.gaps]
+    gaps = {name: round(scored.gaps[name], 2) + 0.0 for name in GAPS if name in scored.gaps}  # no minus before nothing
+    said += [f"{name.replace('_', ' ')} {gap:.2f}" for name, gap in gaps.items()]
     return ", ".join(said)
 
 

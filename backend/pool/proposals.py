@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -246,12 +246,16 @@ def regions_of(
     data: Mapping[str, Any] | None = None,
     numbers: Sequence[int] | None = None,
     prefix: str = "",
+    note: str = "",
 ) -> list[Json]:
-    """The regions of what is shown and drawn, best first, or of those `numbers` of it. With a `prefix` their ids are
-    made of it and the number, and are the same each time. Raises `RegionError` where scores are not finite."""
+    """The regions of what is shown and drawn, best first, or of those `numbers` of it, each with a `note` for people.
+    With a `prefix` their ids are made of it and the number, and are the same each time. Raises `RegionError` where
+    scores are not finite."""
     rows = scored.shown.rows.tolist() if numbers is None else numbers
     names = {number: object_name(prefix, number) if prefix else "" for number in rows}
     masks = [scored.scored_mask(number, drawings[number], names[number]) for number in rows if number in drawings]
+    if note:
+        masks = [replace(mask, notes=(*mask.notes, note)) for mask in masks]
     return masks_to_regions(masks, controls, data=data, unknown_label=settings.unknown_label)
 
 

@@ -52,6 +52,18 @@ def test_the_most_doubtful_is_first_and_written_with_its_masks(place: Resources)
     assert place.store.proposal_rows(1, [4])[4].drawings.keys() == {"0", "1"}, "what was drawn is kept"
 
 
+def test_an_audit_is_marked_as_such_in_the_task(place: Resources) -> None:
+    place.settings = place.settings.model_copy(update={"audit_share": 0.5})
+    run(place, 1)
+    studio: Any = place.label_studio
+    written = {one.task: one.result for one in studio.prediction_list}
+    audits = {row.task for row in place.store.ranking(1) if row.is_audit}
+    assert 0 < len(audits) < 4
+    for task, result in written.items():
+        assert result
+        assert all(("is an audit" in region["meta"]["text"][0]) is (task in audits) for region in result)
+
+
 def test_a_damaged_mask_costs_its_task_the_masks_and_nothing_else(
     place: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,12 +114,13 @@ def test_mask_survives_the_way_there_and_back(tag: str, hole: bool) -> None:
     region = result[0]
     assert region["value"][controls.output.label_key] == ["B"]
     assert (region["score"], region["type"]) == (0.8, tag.lower())
-    assert region["meta"]["text"][0] == "predicted IoU 0.80, task gap 0.12, prompt gap 0.03, model gap -0.01"
+    (text,) = region["meta"]["text"]
+    assert text.startswith("predicted IoU 0.80, task gap 0.12, prompt gap 0.03, model gap -0.01")
     back = region_to_mask(json.loads(json.dumps(region)), HW)
     wanted = square(hole and tag != "RectangleLabels")
     assert iou(back, wanted) == 1
     if tag == "PolygonLabels" and hole:
-        assert "1 hole, joined to the outline by a line" in region["meta"]["text"]
+        assert "; 1 hole, joined to the outline by a line" in text
     assert validated(result, 0.8, controls) is result
 
 
@@ -130,7 +131,9 @@ def test_an_object_in_parts_is_one_polygon_and_far_specks_go() -> None:
     speck[43:48, 0:5] = True  # 2 % of the mask, and farther away than it is long
     controls = parse_config(config("PolygonLabels"))
     (region,) = masks_to_regions([ScoredMask(speck, 0.5, label="B")], controls, tolerance=0)
-    assert region["meta"]["text"][1:] == ["2 parts, joined by a line", "1 hole, joined to the outline by a line"]
+    assert region["meta"]["text"] == [
+        "predicted IoU 0.50; 2 parts, joined by a line; 1 hole, joined to the outline by a line"
+    ], "one text, since the editor puts nothing between several"
     assert (region_to_mask(region, HW) == mask).all()
 
 
@@ -185,7 +188,7 @@ def test_a_label_that_is_not_known_is_never_guessed_among_several() -> None:
     masks = [ScoredMask(square(), 0.5, label=label) for label in ("B", "Z", None)]
     offered, missed, untold = masks_to_regions(masks, controls)
     assert offered["value"]["brushlabels"] == ["B"]
-    assert len(offered["meta"]["text"]) == 1
+    assert offered["meta"]["text"] == ["predicted IoU 0.50"]
     for region in (missed, untold):
         assert region["value"]["brushlabels"] == []
         assert "please choose" in region["meta"]["text"][-1]
@@ -203,14 +206,14 @@ def test_the_only_label_there_is_needs_no_telling() -> None:
     only = parse_config(config(labels='<Label value="only"/>'))
     untold, missed = masks_to_regions([ScoredMask(square(), 0.5, label=label) for label in (None, "Z")], only)
     assert untold["value"]["brushlabels"] == missed["value"]["brushlabels"] == ["only"]
-    assert len(untold["meta"]["text"]) == 1
+    assert untold["meta"]["text"] == ["predicted IoU 0.50"]
     assert "'Z'" in missed["meta"]["text"][-1]
 
 
 def test_a_learned_label_says_how_sure_it_is() -> None:
     (region,) = masks_to_regions([ScoredMask(square(), 0.5, label="B", label_score=0.91)], parse_config(config()))
     assert region["value"]["brushlabels"] == ["B"]
-    assert region["meta"]["text"][-1] == "label by what was learnt, 0.91 sure"
+    assert region["meta"]["text"][0].endswith("; label by what was learnt, 0.91 sure")
 
 
 def test_control_without_labels() -> None:

@@ -164,7 +164,7 @@ def test_only_tasks_with_another_reading_get_a_second_prediction_of_the_same_sco
     sure, other = second["result"]
     assert sure["value"] == {**kept(place, 2).drawing(0, "brush", 1.5).value, "brushlabels": ["thing"]}
     assert other["score"] == 0.25
-    assert "another reading: which object is meant is unclear" in other["meta"]["text"]
+    assert "another reading: which object is meant is unclear" in other["meta"]["text"][0]
     assert iou(region_to_mask(other, HW), LEFT) > 0.9
     assert offered(place, 1) == []
 

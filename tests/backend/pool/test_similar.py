@@ -70,7 +70,7 @@ def test_what_looks_alike_is_found_and_named(place: Resources) -> None:
     assert {one["task"] for one in predictions} == {1, 2}
     (region,) = predictions[0]["result"]
     assert region["value"]["brushlabels"] == ["cat"]
-    assert "like what was marked" in region["meta"]["text"]
+    assert "like what was marked" in region["meta"]["text"][0]
 
 
 def test_examples_of_several_labels_name_nothing(place: Resources) -> None:

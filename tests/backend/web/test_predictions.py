@@ -132,7 +132,7 @@ def test_a_click_says_which_model_made_its_mask(store: Store, tmp_path: Path) ->
         assert not any("mask by" in text for text in sure["meta"]["text"])
         engine.set_heads(1, heads(model_gap=5.0, iou_nano_s=-3.0))
         (doubtful,) = ask(answers, 2, {"result": [point]}).result
-        assert "mask by nano-m" in doubtful["meta"]["text"]
+        assert "mask by nano-m" in doubtful["meta"]["text"][0]
 
 
 def test_a_live_score_is_that_of_the_served_ranking(store: Store, tmp_path: Path) -> None:
