@@ -18,7 +18,8 @@ PHOTOS_TITLE = "usam demo"
 """That of earlier releases too: who has such a project goes on with it."""
 LONGEST_TITLE = 50
 """Letters of a title that Label Studio takes."""
-LABELS = {"Orange": "#f28c28", "Lemon": "#f6d32d"}
+LABELS = {"Orange": "#1f6feb", "Lemon": "#d6246e"}
+"""Of the demo, with colours that are seen on the fruit."""
 GENERAL_LABELS = {"Object": "#1f77b4", "Part": "#ff7f0e"}
 RETRAIN_AFTER = 10
 """Labels after which a demo project learns, unless the user says otherwise: so that it is seen within minutes."""
@@ -27,8 +28,9 @@ _WHAT = {
     PHOTOS_TITLE: "What is wanted is up to you: stay with one kind of thing, and usam will learn it.",
 }
 _INSTRUCTIONS = """<p>{what}</p>
-<p>1. Take the <b>arrow</b> (or press V): the brush would paint. <b>Delete</b> masks of what is not wanted: click the
-mask, press Backspace. To name a good one, click it, then its label.</p>
+<p>1. Take the <b>arrow</b>: the brush, with which each picture begins, would paint (V changes between the two).
+<b>Delete</b> masks of what is not wanted: click the mask, press Backspace. To name a good one, click it, then its
+label.</p>
 <p>2. For what is missing, switch on <b>Auto-Annotation</b> and <b>Auto-Accept Suggestions</b> below the picture
 (your browser remembers), choose a <b>label</b>, then the pink <b>Auto-Detect</b> tool, and <b>click</b> the object;
 the tool pressed once more draws a <b>box</b> instead.</p>
@@ -36,7 +38,8 @@ the tool pressed once more draws a <b>box</b> instead.</p>
 what does not belong to it (a negative click), and press the green tick.</p>
 <p>4. <b>Submit.</b> Masks submitted untouched count as correct; what you delete or leave unmarked counts as not
 wanted.</p>
-<p>5. Some tasks are <b>audits</b>, drawn at random to check the model. Label them like all others.</p>
+<p>5. Some tasks are <b>audits</b>, drawn at random to check the model; a mask that is clicked says so, under
+Info. Label them like all others.</p>
 """
 
 
