@@ -66,7 +66,8 @@ def _write(settings: Settings, project: int, found: LikeObjects) -> str:
         before = {name: count for name, count in there.items() if name.startswith(ours) and name.endswith(".similar")}
         delete_gently(client, project, before)
         client.import_predictions(project, like_predictions(found, tasks, controls, settings, version))
-    say(f"written as version {version}: choose it in a task's list of predictions, and submit what is right")
+    say(f"written as version {version}: open a task in the Data Manager, choose the version above the picture, and in")
+    say("its menu (three dots) Duplicate Annotation; then delete what is wrong and submit")
     return version
 
 

@@ -21,6 +21,7 @@ from backend.settings import Settings
 from backend.store import Store
 from backend.store.records import KnownTask
 from usam.objects.similar import find_similar
+from usam.predictor.clean_proposals import ProposalRules, clean_proposals
 
 PER_IMAGE = 10
 """Most objects of one image."""
@@ -80,15 +81,25 @@ def find_like(
     images = [task for task, one in kept.items() for _ in range(len(one))]
     numbers = [number for one in kept.values() for number in range(len(one))]
     features = np.concatenate([one.looks.features for one in kept.values()])
-    found = find_similar(
-        np.asarray(examples.features)[chosen], features, most=most, least=least, images=images, per_image=PER_IMAGE
-    )
+    found = find_similar(np.asarray(examples.features)[chosen], features, most=len(features), least=least)
     objects = [
         LikeObject(images[row], numbers[row], round(float(value), 4))
         for row, value in zip(found.rows.tolist(), found.similarity, strict=True)
     ]
     names = set(labels[chosen].tolist()) - {""}
-    return LikeObjects(objects, int(chosen.sum()), names.pop() if len(names) == 1 else None, kept)
+    return LikeObjects(
+        _distinct(objects, kept)[:most], int(chosen.sum()), names.pop() if len(names) == 1 else None, kept
+    )
+
+
+def _distinct(objects: Sequence[LikeObject], kept: Mapping[int, KeptObjects]) -> list[LikeObject]:
+    """The objects, the most alike first, without parts and copies of ones that are more alike."""
+    alike = {task: np.full(len(one), -1.0) for task, one in kept.items()}
+    for one in objects:
+        alike[one.task][one.number] = (1 + one.similarity) / 2
+    rules = ProposalRules(0.0, largest=1.0, border=1.0, most=PER_IMAGE)
+    rows = {task: set(clean_proposals(kept[task].layout, alike[task], rules).tolist()) for task in alike}
+    return [one for one in objects if one.number in rows[one.task]]
 
 
 def _pool(store: Store, project: int, version: str) -> dict[int, KeptObjects]:

@@ -73,6 +73,16 @@ def test_what_looks_alike_is_found_and_named(place: Resources) -> None:
     assert "like what was marked" in region["meta"]["text"][0]
 
 
+def test_of_an_object_s_parts_and_copies_the_most_alike_is_found(place: Resources) -> None:
+    part = bright().copy()
+    part[: part.shape[0] // 2] = False
+    kept = kept_objects(part, bright(), bright(), OTHER, features=features(0, 0, 0, 0), version=VERSION)
+    place.store.put_proposal(1, kept.pack(1, "key", {}))
+    found = [one for one in find_like(place.store, 1, [9], label="cat", least=0.5).objects if one.task == 1]
+    assert len(found) == 2
+    assert 3 in {one.number for one in found}
+
+
 def test_examples_of_several_labels_name_nothing(place: Resources) -> None:
     found = find_like(place.store, 1, [9], least=-1.0)
     assert (found.label, found.examples) == (None, 2)
