@@ -26,7 +26,8 @@ class ProposalRules:
     nested           of two, one of which lies inside the other by more than this share of it, the better ranked stays;
                      1 keeps parts beside wholes
     smallest, largest  the band of areas
-    border           candidates that touch more than this share of the image's four sides are background; 1 keeps them
+    border           candidates that touch more of the image's four sides than this many times the square root of their
+                     area are background; a square in a corner touches half of it. 1 keeps them
     most             at most so many, the best
     """
 
@@ -35,7 +36,7 @@ class ProposalRules:
     nested: float = 0.8
     smallest: float = 0.0
     largest: float = 0.8
-    border: float = 0.45
+    border: float = 0.5
     most: int = 8
 
     def __post_init__(self) -> None:
@@ -76,7 +77,8 @@ def clean_proposals(layout: Layout, rank: Floats, rules: ProposalRules | None = 
         raise PromptError(f"{len(layout)} ranks, one a mask", str(len(rank)))
     area, both = layout.area, layout.both
     fit = (rank >= rules.pred_iou_thresh) & (area > 0) & (area >= rules.smallest) & (area <= rules.largest)
-    fit &= layout.border <= rules.border
+    if rules.border < 1:
+        fit &= layout.border <= rules.border * np.sqrt(area) * (1 + 1e-6)
     kept: list[int] = []
     for row in np.argsort(-np.asarray(rank), kind="stable").tolist():
         if len(kept) == rules.most:

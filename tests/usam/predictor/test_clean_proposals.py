@@ -35,6 +35,11 @@ def test_whole_images_background_parts_and_empty_masks_go() -> None:
     assert clean_proposals(layout, rank, nothing_but_copies).tolist() == [0, 1, 2, 3, 4]
 
 
+def test_what_touches_more_of_the_sides_than_an_object_of_its_size_is_background() -> None:
+    strip, corner, cut_off = (0, 0, 4, 20), (14, 14, 20, 20), (8, 0, 12, 5)
+    assert clean_proposals(boxes(strip, corner, cut_off), np.array([0.9, 0.8, 0.7])).tolist() == [1, 2]
+
+
 def test_a_better_ranked_part_hides_its_whole() -> None:
     assert clean_proposals(boxes(THING, PART), np.array([0.6, 0.9])).tolist() == [1]
 
