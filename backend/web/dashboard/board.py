@@ -24,6 +24,7 @@ from backend.web.dashboard.overview import (
     card_of,
     engine_notices,
     event_notices,
+    gone_notices,
     summary_line,
     title_of,
 )
@@ -168,6 +169,11 @@ class Dashboard:
     def title(self, project: int) -> str:
         """A project's title."""
         return title_of(project, self.surroundings.seen())
+
+    def notices(self, project: int) -> list[Notice]:
+        """What every page of a project says of its surroundings."""
+        seen = self.surroundings.seen()
+        return [*seen.notices, *gone_notices(project, seen)]
 
     def overview(self) -> Overview:
         """The first page, counted once a second at most."""

@@ -159,13 +159,7 @@ def project_notices(known: ProjectOverview, seen: Seen, promise: PseudoLabelRun 
     number, found = known.project, []
     if trouble:
         found.append(Notice(f"Files of this project cannot be read: {trouble}", "Run `usam-backend repair`."))
-    if seen.projects is not None and number not in seen.projects:
-        found.append(
-            Notice(
-                "Label Studio does not show this project to our token: it was deleted, or the account may not see it.",
-                "Nothing of it is dropped for three days. Give the account access, or leave it.",
-            )
-        )
+    found += gone_notices(number, seen)
     for run in known.runs.values():
         if run.state == "failed":
             what = JOBS.get(run.job, run.job)
@@ -213,6 +207,18 @@ def counted(count: int, noun: str) -> str:
     ('1 picture', '2,000 pictures')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def gone_notices(number: int, seen: Seen) -> list[Notice]:
+    """That Label Studio has a project no more, where it does not show it."""
+    if seen.projects is None or number in seen.projects:
+        return []
+    return [
+        Notice(
+            "Label Studio does not show this project to our token: it was deleted, or the account may not see it.",
+            "Nothing of it is dropped for three days. Give the account access, or leave it.",
+        )
+    ]
 
 
 def engine_notices(state: str, checkpoint: str) -> list[Notice]:

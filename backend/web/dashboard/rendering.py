@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -101,9 +102,9 @@ class Place:
     """The project in Label Studio."""
 
 
-def render_live(template: str, query: dict[str, str], **values: Any) -> tuple[str, str]:
-    """The live part of a page, and its digest. `query` is what the page was asked with."""
-    content = render_still(template, **values)
+def render_live(template: str, query: dict[str, str], notices: Sequence[object] = (), **values: Any) -> tuple[str, str]:
+    """The live part of a page, below its `notices`, and its digest. `query` is what the page was asked with."""
+    content = render_still("standing.html", shown=notices) + render_still(template, **values)
     digest = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
     again = urlencode({**query, "part": "live", "seen": digest})
     shell = _templates().get_template("live.html")

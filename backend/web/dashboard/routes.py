@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import sqlalchemy as sql
@@ -23,6 +23,7 @@ from backend.web.dashboard.rendering import (
     render_page,
     render_still,
 )
+from backend.web.dashboard.surroundings import Notice
 from backend.web.dashboard.thumbnails import Picture, View, sentence_picture
 from usam.errors import UsamError
 
@@ -104,8 +105,9 @@ def add_pages(app: FastAPI, board: Dashboard, state: Callable[[], Response]) -> 
             if page is None:
                 text = f"Task {task[:20]} is not known any more: it was deleted in Label Studio, or never imported."
                 return said(request, 404, "No such task", text, root="../../../")
+            notices = board.notices(place.project)
             place = replace(place, title=f"Task {page.task}: {place.project_title}", root="../../../")
-            return live_answer(request, place, "closer.html", {"page": page})
+            return live_answer(request, place, "closer.html", {"page": page}, notices=notices)
 
         return await guarded(board, request, answer, "../../../")
 
@@ -134,7 +136,7 @@ async def project_page(
         if place is None or place.project is None:
             return unknown_project(request, project)
         values = {"project": place.project, **values_of(place.project)}
-        return live_answer(request, place, f"{tab}.html", values, headers)
+        return live_answer(request, place, f"{tab}.html", values, headers, board.notices(place.project))
 
     return await guarded(board, request, answer, "../../")
 
@@ -185,10 +187,12 @@ def live_answer(
     template: str,
     values: Mapping[str, object],
     headers: Mapping[str, str] = HEADERS,
+    notices: Sequence[Notice] = (),
 ) -> Response:
-    """A whole page, or, to a page that asks for its live part, that part where it is another than it has."""
+    """A whole page, `notices` first, or, to a page that asks for its live part, that part where it is another than it
+    has."""
     query = {name: value for name, value in request.query_params.items() if name not in ("part", "seen")}
-    content, digest = render_live(template, query, **values)
+    content, digest = render_live(template, query, notices, **values)
     if request.query_params.get("part") != "live":
         return HTMLResponse(render_page(place, content), headers=headers)
     if request.query_params.get("seen") == digest:

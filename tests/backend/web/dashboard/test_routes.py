@@ -9,11 +9,12 @@ import sqlalchemy as sql
 from fastapi import FastAPI
 
 from backend.inference.engine import Engine
-from backend.label_studio.records import Task
+from backend.label_studio.records import Project, Task
 from backend.settings import Settings
 from backend.store import Store
 from backend.web.app import create_app
 from backend.web.dashboard.rendering import assets
+from backend.web.dashboard.surroundings import Notice, Seen
 from tests.backend.web.dashboard.reading import Text, ask
 from tests.factories import picture_address
 from tests.unprivileged import give_up_overrides
@@ -80,6 +81,19 @@ def test_without_projects_it_says_how_to_connect_one(settings: Settings, engine:
     app = create_app(settings, engine)
     assert "usam-backend connect" in Text(ask(app).text)
     app.state.service.close()
+
+
+@pytest.mark.parametrize("page", ["queue", "learning", "trust", "versions", "review", "tasks/1"])
+def test_each_page_of_a_project_says_that_label_studio_has_it_no_more(app: FastAPI, page: str) -> None:
+    surroundings = app.state.service.board.surroundings
+    surroundings._looked_at = float("inf")
+    words = "Label Studio does not show this project"
+    surroundings._seen = Seen({3: Project(3, "Cats", "<View/>", "", "", "2026")})
+    assert words not in Text(ask(app, f"/projects/3/{page}").text)
+    surroundings._seen = Seen({}, (Notice("Redis does not answer."),))
+    shown = Text(ask(app, f"/projects/3/{page}").text)
+    assert words in shown
+    assert "Redis does not answer" in shown
 
 
 def test_the_queue_shows_tasks_and_their_pictures(app: FastAPI) -> None:
