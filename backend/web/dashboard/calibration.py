@@ -67,12 +67,22 @@ class Calibrated:
     def verdict(self) -> str:
         """The same in words."""
         bias = self.bias
-        interval = f"95 % interval {bias.low:+.2f} to {bias.high:+.2f}"
+        interval = f"95 % interval {signed(bias.low)} to {signed(bias.high)}"
         if bias.low <= 0.0 <= bias.high:
             few = "" if self.images >= FEW_IMAGES else " Few audits are labelled yet."
-            return f"No error on average that could be told from chance: {bias.value:+.2f}, {interval}.{few}"
+            return f"No error on average that could be told from chance: {signed(bias.value)}, {interval}.{few}"
         more = "higher" if bias.value > 0 else "lower"
         return f"On average the predicted IoU is {abs(bias.value):.2f} {more} than the true one ({interval})."
+
+
+def signed(value: float) -> str:
+    """A difference with two places and its sign, where anything is left of it.
+
+    >>> signed(0.021), signed(-0.004)
+    ('+0.02', '0.00')
+    """
+    rounded = round(value, 2) + 0.0
+    return f"{rounded:+.2f}" if rounded else "0.00"
 
 
 def audited_by(heads: HeadSet, checkpoint: str, rows: Sequence[SampleRow]) -> Audited:
