@@ -135,7 +135,7 @@ def _draw_bar(pen: ImageDraw.ImageDraw, corner: tuple[int, int], words: str, val
     if round(share * _BAR_WIDTH) > 0:
         colour = _ALARM if is_gap else _GOOD
         pen.rectangle((start, top + 4, start + round(share * _BAR_WIDTH), top + 16), fill=colour)
-    pen.text((end + 12, top), f"{value:+.2f}" if is_gap else f"{value:.2f}", _INK, font)
+    pen.text((end + 12, top), f"{round(float(value), 2) + 0.0:+.2f}" if is_gap else f"{value:.2f}", _INK, font)
 
 
 def save_picture(picture: npt.NDArray[np.uint8], path: Path) -> None:
