@@ -81,7 +81,7 @@ function show(seen) {
   const values = seen.found ? { iou: seen.iou, ...seen.scores } : {};
   history.push(values);
   history = history.slice(-kept);
-  for (const name of Object.keys(names)) at(name).textContent = name in values ? values[name].toFixed(2) : "–";
+  for (const name of Object.keys(names)) at(name).textContent = name in values ? (Math.round(100 * values[name]) / 100 + 0).toFixed(2) : "–";
   draw();
 }
 
