@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.page import write_page
 from bench.rows import Row, append, read
 
-NOT_TOPICS = {"__main__", "page", "pools", "rows", "rule_tuning", "served", "spoiled", "tables"}
+NOT_TOPICS = {"__main__", "class_labels", "page", "pools", "rows", "rule_tuning", "served", "spoiled", "tables"}
 
 
 def topics() -> list[str]:

@@ -5,7 +5,8 @@ figures are taken on the rest, which neither it nor any choice of this code has 
 labelled. Five draws; intervals are over the images that figures are taken on, all draws together. A proposal shows an
 object from an IoU of 0.5 on, one to one. USAM_BENCH_MODEL names another model than nano-m, of
 which only what is shown and the labels are measured. USAM_BENCH_GRID=default measures COCO alone, as the default grid
-sees it, which takes minutes and not hours: no image is looked at in parts.
+sees it, which takes minutes and not hours: no image is looked at in parts. USAM_BENCH_ONLY=nuclei measures
+what is shown of that data set alone.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.class_labels import DRAWS, EIGHT, label_accuracy
 from bench.pools import MODEL, SIDE, PoolImage, named, pool_images, seen_by
 from bench.rows import Row
 
-DRAWS = 5
+ONLY = os.environ.get("USAM_BENCH_ONLY", "")
 CHOOSE_GRID = os.environ.get("USAM_BENCH_GRID", "chosen") != "default"
 LARGE = 0.01
 """Share of the image from which on an object counts as large."""
-EIGHT = ("person", "chair", "bowl", "cup", "dining table", "bottle", "wine glass", "potted plant")
 Flags = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 
@@ -48,20 +49,24 @@ PROJECTS = (
     Project("nuclei", "nuclei", None, 20, True),
 )
 AFTER_50 = Project("8 classes on COCO", "coco", EIGHT, 50, True)
+NUCLEI_AFTER_10 = Project("nuclei", "nuclei", None, 10, True)
 
 
 def run() -> list[Row]:
     """All figures."""
+    if ONLY:
+        chosen = [project for project in (*PROJECTS, NUCLEI_AFTER_10, AFTER_50) if project.dataset == ONLY]
+        return named([row for project in chosen for row in _shown(project)])
     rows: list[Row] = []
     if not CHOOSE_GRID:
         for project in (*PROJECTS[:2], AFTER_50):
             rows += _shown(project)
-        return named(rows + _classes(50, 0.75) + _classes(400, 0.85))
+        return named(rows + label_accuracy(50, 0.75) + label_accuracy(400, 0.85))
     for project in PROJECTS:
         rows += _shown(project)
-    rows += _shown(Project("nuclei", "nuclei", None, 10, True))
+    rows += _shown(NUCLEI_AFTER_10)
     rows += _shown(AFTER_50)
-    rows += _classes(50, 0.75) + _classes(400, 0.85)
+    rows += label_accuracy(50, 0.75) + label_accuracy(400, 0.85)
     for dataset in ("coco", "bsds500", "nuclei") if MODEL == "nano-m" else ():
         rows += _clean(dataset)
     return [*rows, *_tuned(8), *_tuned(16)] if MODEL == "nano-m" else named(rows)
@@ -285,53 +290,6 @@ def _row(figure: str, found: Figure, unit: str, target: str = "", note: str = ""
     return Row(
         figure, value, unit, "", target, note=f"{note}95 % [{low:.3f}, {high:.3f}] over {images} images, {DRAWS} draws"
     )
-
-
-def _classes(count: int, target: float) -> list[Row]:
-    """Accuracy of the label among eight classes after so many marked objects, on marked objects of unseen images over
-    0.5 % of the image; the first label of the configuration and the commonest beside. As in the service, what was
-    proposed on their images is there too; whether it is wanted is not said, so that it teaches no class."""
-    from usam.objects.project_heads import Examples, fit_project
-
-    def objects(images: Sequence[PoolImage]) -> tuple[Any, ...]:
-        chosen = [
-            (image, index)
-            for image in images
-            for index, (name, area) in enumerate(zip(image.categories, image.areas, strict=True))
-            if name in EIGHT and area >= 0.005
-        ]
-        features = np.array([image.true_features[index] for image, index in chosen])
-        shapes = np.array([image.true_shapes[index] for image, index in chosen])
-        return features, shapes, [image.name for image, _ in chosen], [image.categories[i] for image, i in chosen]
-
-    images = pool_images("coco")
-    named = {image.name: image for image in images}
-    train, test = (objects([image for image in images if (image.part == "train") == part]) for part in (True, False))
-    right: list[npt.NDArray[np.float64]] = []
-    for draw in range(DRAWS):
-        rows = np.random.default_rng(draw).permutation(len(train[2]))[:count]
-        looks = [(train[0][rows], train[1][rows])]
-        names = [train[2][row] for row in rows]
-        labels: list[tuple[str, ...]] = [(train[3][row],) for row in rows]
-        for image in (named[name] for name in dict.fromkeys(names[:count])):
-            looks.append((image.features[image.candidates], image.shapes[image.candidates]))
-            names += [image.name] * len(image.candidates)
-            labels += [()] * len(image.candidates)
-        features, shapes = (np.concatenate(part) for part in zip(*looks, strict=True))
-        proposed = np.arange(len(names)) >= len(rows)
-        overlap = np.where(proposed, np.nan, 1.0)
-        marked = Examples(features, shapes, names, list(range(len(names))), labels, overlap, proposed)
-        heads = fit_project(marked, EIGHT, features_version="bench", checkpoint=MODEL)
-        likeliest = heads.judge(test[0], test[1])[1].argmax(1)
-        right.append(np.array([EIGHT[int(k)] == name for k, name in zip(likeliest, test[3], strict=True)], float))
-    from usam.statistics import bootstrap_mean
-
-    interval = bootstrap_mean(np.mean(right, axis=0), np.array(test[2]))
-    first = float(np.mean([name == EIGHT[0] for name in test[3]]))
-    note = f"95 % [{interval.low:.3f}, {interval.high:.3f}] over images, {len(test[2])} objects, {DRAWS} draws"
-    note += f"; first label of the configuration, also the commonest: {first:.3f}; one of eight at random: 0.125"
-    what = f"8 classes on COCO, accuracy of the label after {count} marked objects"
-    return [Row(what, interval.value, "share", "", f">= {target}", note=note)]
 
 
 def _clean(dataset: str) -> list[Row]:
