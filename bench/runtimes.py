@@ -49,14 +49,14 @@ def ways_rows(name: str, threads: int, rounds: int, ways: dict[str, Callable[...
     predictor: Any = load(name, heads=None)
     image = _picture()
     own = predictor.model.image_encoder
-    maps = _Maps(own).eval()
+    maps = plain_maps(own)
     side = predictor.model.image_size
     encoders: dict[str, nn.Module] = {"torch": own}
     failed = []
     for way, make in (WAYS if ways is None else ways).items():
         try:
             with torch.no_grad():
-                encoders[way] = _Encoder(make(maps, torch.zeros(1, 3, side, side), threads))
+                encoders[way] = Substitute(make(maps, torch.zeros(1, 3, side, side), threads))
         except Exception as error:  # a trial: whatever a runtime raises says that it does not work here
             failed.append(f"{way}: {type(error).__name__}")
 
@@ -97,7 +97,7 @@ def ways_rows(name: str, threads: int, rounds: int, ways: dict[str, Callable[...
     return rows
 
 
-class _Maps(nn.Module):
+class Maps(nn.Module):
     """An encoder that gives its maps alone, as runtimes want it."""
 
     def __init__(self, encoder: Any) -> None:
@@ -109,7 +109,12 @@ class _Maps(nn.Module):
         return tuple(maps[: len(maps) - self.scalp])
 
 
-class _Encoder(nn.Module):
+def plain_maps(encoder: Any) -> nn.Module:
+    """An encoder of SAM 2 as a module that gives its maps alone."""
+    return Maps(encoder).eval()
+
+
+class Substitute(nn.Module):
     """A way to compute the maps, as the encoder of a model."""
 
     def __init__(self, run: Run) -> None:
