@@ -19,6 +19,7 @@ from usam.training.decoder_tuning import (
     TuningImage,
     TuningSettings,
     distil_image,
+    gains_by_others,
     shrink_mask,
     tune_decoder,
 )
@@ -69,6 +70,14 @@ def test_a_tuned_decoder_is_better_on_images_left_out_and_the_model_stays() -> N
     after = model().sam_mask_decoder.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert any(not torch.equal(value, after[key]) for key, value in decoder.weights.items())
+
+
+def test_the_best_of_several_blends_is_no_gain_by_itself() -> None:
+    """Where no blend gains anything, neither does the choice between them; judged on the images that chose, it did."""
+    rng, folds = np.random.default_rng(0), np.arange(20) % 2
+    drawn = [rng.normal(0, 1, (4, 20)) for _ in range(400)]
+    assert np.mean([gains.mean(1).max() for gains in drawn]) > 0.2
+    assert np.mean([gains_by_others(gains, folds).mean() for gains in drawn]) == pytest.approx(0.0, abs=0.03)
 
 
 def test_audit_images_judge_where_there_are_enough() -> None:
