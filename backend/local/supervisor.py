@@ -55,15 +55,20 @@ class Supervisor:
         self._watches[name] = _Watch(part, self._clock())
 
     def begin(self, after: Callable[[], None] = lambda: None) -> None:
-        """Look around every second, in a thread; `after` is called where something was started again."""
+        """Look around every second, in a thread; `after` is called where something was started again, and once more
+        where it failed."""
 
         def loop() -> None:
+            is_noted, said = True, ""
             while not self._stopping.wait(LOOK_EVERY_S):
                 try:
-                    if self.look():
+                    is_noted = not self.look() and is_noted
+                    if not is_noted:
                         after()
+                        is_noted, said = True, ""
                 except Exception as error:  # such as a full disk: whoever looks after all must not end of it
-                    self._say(f"looking after what runs: {reason_of(error)}")
+                    if said != (said := reason_of(error)):
+                        self._say(f"looking after what runs: {said}")
 
         self._thread = threading.Thread(target=loop, name="usam-supervisor", daemon=True)
         self._thread.start()

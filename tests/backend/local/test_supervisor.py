@@ -117,7 +117,26 @@ def test_a_full_disk_does_not_end_the_looking_after(monkeypatch: pytest.MonkeyPa
     supervisor.begin(after=note)
     assert noted.wait(20)
     supervisor.stop()
-    assert sum("No space left on device" in line for line in said) == 2
+    assert sum("No space left on device" in line for line in said) == 1, "said once"
+
+
+def test_a_start_that_could_not_be_noted_is_noted_once_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a later run would not know which process a killed one left."""
+    monkeypatch.setattr("backend.local.supervisor.LOOK_EVERY_S", 0.01)
+    part, noted, tries = FakePart(), threading.Event(), itertools.count()
+
+    def note() -> None:
+        if next(tries) < 5:
+            raise OSError(28, "No space left on device")
+        noted.set()
+
+    supervisor = Supervisor(lambda line: None, itertools.count(0.0, 100.0).__next__)
+    supervisor.add("Redis", part)
+    part.fake.running = False
+    supervisor.begin(after=note)
+    assert noted.wait(20)
+    supervisor.stop()
+    assert part.starts == 1
 
 
 def test_whatever_keeps_a_part_from_starting_is_said_and_it_is_tried_again(
