@@ -87,10 +87,8 @@ class Inbox:
             try:
                 if self._journal is not None:
                     self._journal.append(note)
-            except OSError as error:
-                log.warning("an event was not kept: %s", error)
-                self._metrics.events_lost.inc()
-                return False
+            except OSError as error:  # a full disk, say: what a crash takes meanwhile the timer finds
+                log.warning("an event is kept in memory alone: %s", error)
             self._notes.append(note)
             self._changed.notify_all()
         return True

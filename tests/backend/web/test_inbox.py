@@ -93,6 +93,26 @@ def test_no_secret_reaches_the_disk(tmp_path: Path) -> None:
     inbox.close()
 
 
+def test_events_that_a_full_disk_does_not_take_are_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, metrics = Kept(), Metrics()
+    inbox = Inbox(store, None, metrics, tmp_path)
+
+    def full(_: Journal, note: EventNote) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", full)
+        assert inbox.put(event(1))
+    assert inbox.put(event(2))
+    assert inbox.drain()
+    inbox.close()
+    assert sorted(row[2][0] for rows in store.transactions for row in rows) == [1, 2]
+    assert b"usam_webhook_events_lost_total 0.0" in metrics.text()
+    assert list(tmp_path.glob(PATTERN)) == []
+
+
 def test_a_full_inbox_says_so(tmp_path: Path) -> None:
     metrics = Metrics()
     inbox = Inbox(Down(), None, metrics)
