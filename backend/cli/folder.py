@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +28,10 @@ ProjectId = Annotated[int, typer.Option("--project", help="Number of the Label S
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 
 
+NARROW = 60
+"""Columns below which a table's cells would hold a few letters each."""
+
+
 def say(line: str) -> None:
     """A line for people, on standard error; a terminal that is gone keeps nobody from their work."""
     with suppress(OSError, ValueError):
@@ -40,6 +44,21 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(markup=False, highlight=False, emoji=False)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """A table on standard output; on a terminal that is too narrow for one, a line for each row."""
+    from rich.table import Table
+
+    out = console()
+    if out.width < NARROW:
+        for line in (title, *(", ".join(filter(None, row)) for row in rows)):
+            out.print(line) if line else None
+        return
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
 
 
 def print_json(content: Any) -> None:

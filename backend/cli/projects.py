@@ -22,6 +22,7 @@ from backend.cli.folder import (
     console,
     open_store,
     print_json,
+    print_table,
     say,
     settings_in_use,
 )
@@ -272,14 +273,9 @@ def picture_name(data: dict[str, Any]) -> str:
 
 def print_ranking(rows: list[dict[str, Any]], number: int) -> None:
     """The tasks ranked first, as a table."""
-    from rich.table import Table
-
-    if not rows:
-        return
-    table = Table("", "task", "picture", "reason", title=f"ranked first in project {number}", title_justify="left")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    console().print(table)
+    cells = [[str(value) for value in row.values()] for row in rows]
+    if cells:
+        print_table(("", "task", "picture", "reason"), cells, f"ranked first in project {number}")
 
 
 def unreadable_lines(rows: list[dict[str, Any]], shown: int = 10) -> list[str]:
@@ -289,7 +285,6 @@ def unreadable_lines(rows: list[dict[str, Any]], shown: int = 10) -> list[str]:
 
 
 def _print_state(state: dict[str, Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     out = console()
@@ -303,14 +298,14 @@ def _print_state(state: dict[str, Any]) -> None:
     )
     if state["warning"]:
         out.print(state["warning"], style="red")
-    table = Table("job", "state", "progress", "for", "reason")
+    rows = []
     for run in state["runs"]:
         seconds = (run["finished_at"] or time.time()) - run["started_at"]
         progress = f"{run['done']}/{run['total']}" if run["total"] else ""
         if failed := run["details"].get("failed"):
             progress += f", {failed} not usable"
-        table.add_row(run["job"], run["state"], progress, f"{seconds:.0f} s", run["reason"])
-    out.print(table)
+        rows.append((run["job"], run["state"], progress, f"{seconds:.0f} s", run["reason"]))
+    print_table(("job", "state", "progress", "for", "reason"), rows)
     for work in state["work"][-3:]:
         out.print(f"{work['version']}: {work['line']}")
     if state["saving"]:

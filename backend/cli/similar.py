@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.folder import AsJson, ProjectId, check_project, console, open_store, print_json, say, settings_in_use
+from backend.cli.folder import (
+    AsJson,
+    ProjectId,
+    check_project,
+    open_store,
+    print_json,
+    print_table,
+    say,
+    settings_in_use,
+)
 from backend.cli.projects import picture_name
 
 if TYPE_CHECKING:
@@ -72,12 +81,11 @@ def _write(settings: Settings, project: int, found: LikeObjects) -> str:
 
 
 def _print(store: Store, project: int, found: LikeObjects) -> None:
-    from rich.table import Table
-
     names = {task.id: picture_name(task.data) for task in store.tasks(project, only=list(found.by_task))}
-    table = Table("task", "picture", "objects", "most alike", title_justify="left")
-    for task, objects in list(found.by_task.items())[:SHOWN]:
-        table.add_row(str(task), names.get(task, ""), str(len(objects)), f"{objects[0].similarity:.2f}")
-    console().print(table)
+    rows = [
+        (str(task), names.get(task, ""), str(len(objects)), f"{objects[0].similarity:.2f}")
+        for task, objects in list(found.by_task.items())[:SHOWN]
+    ]
+    print_table(("task", "picture", "objects", "most alike"), rows)
     if len(found.by_task) > SHOWN:
         typer.echo(f"and {len(found.by_task) - SHOWN} more tasks")

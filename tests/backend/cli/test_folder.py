@@ -135,3 +135,16 @@ def test_a_terminal_that_is_gone_keeps_nobody_from_their_work(monkeypatch: pytes
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
     say("a line")
+
+
+def test_a_narrow_terminal_gets_lines_instead_of_cells(
+    data: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USAM_DATA_DIR", str(data))
+    wide = command("status").stdout
+    monkeypatch.setenv("COLUMNS", "30")
+    narrow = command("status").stdout
+    assert "\u2502" in wide
+    assert not set("\u2502\u2503\u2026") & set(narrow)
+    assert "1, 2, b.png, why" in narrow
+    assert max(map(len, narrow.splitlines())) <= 30
