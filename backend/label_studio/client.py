@@ -15,7 +15,7 @@ from typing import Any
 
 from backend.errors import LabelStudioError
 from backend.label_studio.batches import BatchSize, batches
-from backend.label_studio.http import AnswerTooLarge, Connection, Pages, items, readable
+from backend.label_studio.http import AnswerTooLarge, Connection, Pages, items, readable, row_name
 from backend.label_studio.records import (
     Annotation,
     Json,
@@ -32,8 +32,6 @@ from backend.label_studio.records import (
 
 PAGE = 500
 _FILES_AT_ONCE = 50
-_SELECTED_AT_ONCE = 50
-"""Tasks whose ids travel in one address, which has a limit."""
 CHUNK_ITEMS = 20_000
 _TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations,total_predictions,is_labeled"
 _ANNOTATION_FIELDS = "id,annotations,result,updated_at,was_cancelled,ground_truth,completed_by,task"
@@ -346,44 +344,34 @@ class LabelStudio(Connection):
     # pages
 
     def _task_pages(self, project: int, query: Json, params: Json) -> Iterator[Json]:
+        """Each task once; from the beginning in smaller pages where a page would be too large."""
+        size, told = PAGE, set[str]()
         seen, pages = 0, Pages("tasks")
         while True:
-            answer = self._object(
-                "GET",
-                "/api/tasks",
-                params={
-                    "project": project,
-                    "page": pages.number,
-                    "page_size": PAGE,
-                    "resolve_uri": "false",
-                    "query": json.dumps(query),
-                    **params,
-                },
-                empty_on={404} if pages.number > 1 else (),  # they have become fewer
-            )
+            asked = {"project": project, "page": pages.number, "page_size": size, "resolve_uri": "false"}
+            asked |= {"query": json.dumps(query), **params}
+            fewer = {404} if pages.number > 1 else set[int]()
+            try:
+                answer = self._object("GET", "/api/tasks", params=asked, empty_on=fewer)
+            except AnswerTooLarge:
+                if size == 1:
+                    raise
+                size, seen, pages = size // 2, 0, Pages("tasks")
+                continue
             rows = items(answer.get("tasks", []), "tasks")
-            yield from rows
+            yield from (row for row in rows if row_name(row) not in told)
+            told |= set(map(row_name, rows))
             seen += len(rows)
             if seen >= number(answer.get("total", 0), "task count"):
                 return
             pages.take(rows)
 
     def selected_tasks(self, project: int, task_ids: Sequence[int], include: str) -> Iterator[Json]:
-        """These tasks as Label Studio tells them, with the fields that `include` names, separated by commas. Those
-        whose answer would be too large are asked for in smaller parts."""
-        params = {"fields": "all", "include": include}
-        starts = range(0, len(task_ids), _SELECTED_AT_ONCE)
-        waiting = [list(task_ids[start : start + _SELECTED_AT_ONCE]) for start in starts]
-        while waiting:
-            part = waiting.pop(0)
-            try:
-                rows = list(self._task_pages(project, {"selectedItems": {"all": False, "included": part}}, params))
-            except AnswerTooLarge:
-                if len(part) == 1:
-                    raise
-                waiting[:0] = part[: len(part) // 2], part[len(part) // 2 :]
-                continue
-            yield from rows
+        """These tasks as Label Studio tells them, with the fields that `include` names, separated by commas."""
+        for start in range(0, len(task_ids), 50):  # the ids travel in the address, which has a limit
+            chosen = {"all": False, "included": list(task_ids[start : start + 50])}
+            params = {"fields": "all", "include": include}
+            yield from self._task_pages(project, {"selectedItems": chosen}, params)
 
 
 def _webhook_body(headers: Mapping[str, str], actions: Sequence[str]) -> Json:

@@ -32,7 +32,7 @@ TOO_MANY, LONGEST_PAUSE = 429, 10.0
 """The status of a server or proxy that wants fewer requests, and how many seconds it is waited for at most."""
 ANSWER_S = 300.0
 """How long one answer may take, however it drips: a time-out is for each silence alone."""
-ANSWER_BYTES = 2**30
+ANSWER_BYTES = 2**29
 """Largest answer, unpacked, that is read: parsed it takes several times as much memory."""
 CHECK_VERSION = "check the address and that it is Label Studio 1.23"
 
@@ -218,12 +218,17 @@ class Pages:
 
     def take(self, rows: Sequence[Json]) -> None:
         """Go on behind these rows. Raises `LabelStudioError` where none of them is new, though there should be more."""
-        found = {str(row.get("id"))[:40] for row in rows}
+        found = set(map(row_name, rows))
         if found <= self._seen:
             got = f"none that is new on page {self.number}"
             raise LabelStudioError(f"further {self._what}, which the page before told of", got, "try again later")
         self._seen |= found
         self.number += 1
+
+
+def row_name(row: Json) -> str:
+    """What tells a row from the others of its list."""
+    return str(row.get("id"))[:40]
 
 
 def readable(read: Callable[[Json], Record], rows: Iterable[Json], what: str) -> Iterator[Record]:
