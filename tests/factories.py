@@ -154,6 +154,8 @@ class FakeLabelStudio:
     prediction_list: list[Prediction] = field(default_factory=list)
     asked_since: list[str] = field(default_factory=list)
     missing: bool = False
+    untold: set[int] = field(default_factory=set)
+    """Tasks that it cannot write out."""
     now: datetime | None = None
 
     def clock(self) -> datetime | None:
@@ -174,15 +176,25 @@ class FakeLabelStudio:
     def projects(self) -> list[Project]:
         return [] if self.missing else [self.known]
 
-    def tasks(self, project: int, *, since: str = "") -> Iterator[Task]:
+    def tasks(self, project: int, *, since: str = "", unreadable: list[int] | None = None) -> Iterator[Task]:
         self.asked_since.append(since)
-        return iter([task for task in self.task_list if task.updated_at > since])
+        given = [task for task in self.task_list if task.updated_at > since]
+        return iter(self._told(given, [task.id for task in given], unreadable))
 
     def task_count(self, project: int) -> int:
         return len(self.task_list)
 
-    def annotations(self, project: int, task_ids: Collection[int]) -> list[Annotation]:
-        return [one for one in self.annotation_list if one.task in task_ids]
+    def annotations(
+        self, project: int, task_ids: Collection[int], *, unreadable: list[int] | None = None
+    ) -> list[Annotation]:
+        given = [one for one in self.annotation_list if one.task in task_ids]
+        return self._told(given, [one.task for one in given], unreadable)
+
+    def _told(self, rows: list[Any], tasks: list[int], unreadable: list[int] | None) -> list[Any]:
+        """Those of these rows that it can tell."""
+        if unreadable is not None:
+            unreadable += sorted(self.untold & set(tasks))
+        return [row for row, task in zip(rows, tasks, strict=True) if task not in self.untold]
 
     def annotate(self, task: int, result: Any) -> Annotation:
         number = max((one.id for one in self.annotation_list), default=0) + 1

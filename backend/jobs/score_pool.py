@@ -182,7 +182,7 @@ def _publish(
             served = change.rows[0].version
             return revise(client, project, change, writer(change.written).prediction_of, served), change.written
         except LabelStudioError as error:
-            if error.status not in (400, 404):
+            if error.status not in (400, 404, 500):
                 raise
     published = write(client, project, rows, writer(rows).prediction_of, version)
     return published, published.rows

@@ -30,7 +30,7 @@ from backend.pool.absence import Absences, is_missing
 from backend.pool.kept_objects import KeptObjects
 from backend.pool.policy import decoder_in_use, registry_fault
 from backend.pool.ranking import ranking_is_stale
-from backend.pool.tasks import TaskRefresh, refresh_tasks
+from backend.pool.tasks import UNREADABLE, TaskRefresh, refresh_tasks
 from backend.resources import Resources, RunProgress
 from backend.store.earlier import check_same
 from backend.store.pseudo_label_store import PseudoLabelStore, accepting_version
@@ -183,11 +183,12 @@ def take_annotations(resources: Resources, project: Project, touched: Iterable[i
         if one.annotations + one.cancelled or one.id in annotated
     ]
     tasks = {task.id: task for task in answered}
-    wanted = sorted(tasks)
-    present = resources.label_studio.annotations(project.id, wanted) if wanted else []
-    store.delete_annotations(project.id, before.keys() - {annotation.id for annotation in present})
+    wanted, unreadable, taken = sorted(tasks), list[int](), Taken()
+    present = resources.label_studio.annotations(project.id, wanted, unreadable=unreadable) if wanted else []
+    taken.set_aside += [f"annotations of task {number}: {UNREADABLE}" for number in unreadable]
+    told = {number for number, one in before.items() if one.task not in unreadable}
+    store.delete_annotations(project.id, told - {annotation.id for annotation in present})
     todo: dict[int, list[Annotation]] = defaultdict(list)
-    taken = Taken()
     for annotation in present:
         old = before.get(annotation.id)
         if not 0 < annotation.id <= MAX_ID:
@@ -195,7 +196,7 @@ def take_annotations(resources: Resources, project: Project, touched: Iterable[i
             taken.set_aside.append(f"{name}: expected a number from 1 to {MAX_ID}")
         elif old is None or (old.updated_at, old.sampled_for) != (annotation.updated_at, key):
             todo[annotation.task].append(annotation)
-    store.mark_tasks_synced(project.id, due - todo.keys())
+    store.mark_tasks_synced(project.id, due - todo.keys() - set(unreadable))
     total = sum(map(len, todo.values()))
     counter = WorkCounter(resources, project.id, project.label_config)
     for number, changed in todo.items():

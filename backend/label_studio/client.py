@@ -10,12 +10,14 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from backend.errors import LabelStudioError
 from backend.label_studio.batches import BatchSize, batches
-from backend.label_studio.http import AnswerTooLarge, Connection, Pages, items, readable, row_name
+from backend.label_studio.http import Connection, items, readable
+from backend.label_studio.pages import Repeats, read_tasks
 from backend.label_studio.records import (
     Annotation,
     Json,
@@ -30,7 +32,6 @@ from backend.label_studio.records import (
     score_of,
 )
 
-PAGE = 500
 _FILES_AT_ONCE = 50
 CHUNK_ITEMS = 20_000
 _TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations,total_predictions,is_labeled"
@@ -65,14 +66,15 @@ class LabelStudio(Connection):
     def projects(self) -> list[Project]:
         """All projects this token can see. Raises `LabelStudioError` where the list does not end."""
         found: list[Project] = []
-        pages = Pages("projects")
-        while True:
-            answer = self._object("GET", "/api/projects", params={"page": pages.number, "page_size": 100})
-            rows = items(answer.get("results"), "projects")
-            found += readable(Project.read, rows, "project")
+        repeats = Repeats("projects")
+        for page in count(1):
+            answer = self._object("GET", "/api/projects", params={"page": page, "page_size": 100})
+            new = repeats.new(items(answer.get("results"), "projects"))
+            found += readable(Project.read, new, "project")
             if not answer.get("next"):
-                return found
-            pages.take(rows)
+                break
+            repeats.go_on(new)
+        return found
 
     def create_project(self, title: str, label_config: str, **fields: Any) -> Project:
         """Make a project. `fields` are Label Studio's own (`sampling`, `description`, ...)."""
@@ -89,16 +91,17 @@ class LabelStudio(Connection):
 
     # tasks and annotations
 
-    def tasks(self, project: int, *, since: str = "") -> Iterator[Task]:
+    def tasks(self, project: int, *, since: str = "", unreadable: list[int] | None = None) -> Iterator[Task]:
         """All tasks by id, or those touched after `since` (an `updated_at`): new, edited, annotation added,
-        changed or deleted. Storing predictions does not touch a task."""
+        changed or deleted. Storing predictions does not touch a task. Tasks that Label Studio itself cannot tell are
+        left out, and their ids added to `unreadable`."""
         query: Json = {"ordering": ["tasks:id"]}
         if since:
             condition = {
                 "filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since
             }  # fmt: skip
             query["filters"] = {"conjunction": "and", "items": [condition]}
-        yield from readable(Task.read, self._task_pages(project, query, {"include": _TASK_FIELDS}), "task")
+        yield from readable(Task.read, self._task_pages(project, query, {"include": _TASK_FIELDS}, unreadable), "task")
 
     def task_count(self, project: int) -> int:
         """How many tasks there are now."""
@@ -107,20 +110,27 @@ class LabelStudio(Connection):
         )
         return number(answer.get("total", 0), "task count")
 
-    def annotations(self, project: int, task_ids: Sequence[int]) -> list[Annotation]:
-        """All annotations of these tasks as they are now, skipped ones included."""
+    def annotations(
+        self, project: int, task_ids: Sequence[int], *, unreadable: list[int] | None = None
+    ) -> list[Annotation]:
+        """All annotations of these tasks as they are now, skipped ones included; `unreadable` as in `tasks`."""
         found: list[Annotation] = []
-        for item in self.selected_tasks(project, task_ids, _ANNOTATION_FIELDS):
+        for item in self.selected_tasks(project, task_ids, _ANNOTATION_FIELDS, unreadable):
             task, rows = number(item.get("id"), "task id"), items(item.get("annotations"), "annotations")
             found += readable(partial(Annotation.read, task=task), rows, f"annotation of task {task}")
         return found
 
     def predictions(self, project: int, task_ids: Sequence[int]) -> list[Prediction]:
-        """All stored predictions of these tasks, of every version."""
+        """All stored predictions of these tasks, of every version. Raises `LabelStudioError`, with status 500, where
+        Label Studio cannot tell those of one."""
         found: list[Prediction] = []
-        for item in self.selected_tasks(project, task_ids, _PREDICTION_FIELDS):
+        unreadable: list[int] = []
+        for item in self.selected_tasks(project, task_ids, _PREDICTION_FIELDS, unreadable):
             task, rows = number(item.get("id"), "task id"), items(item.get("predictions"), "predictions")
             found += readable(partial(Prediction.read, task=task), rows, f"prediction of task {task}")
+        if unreadable:
+            expected = f"predictions of task {', '.join(map(str, unreadable[:5]))}"
+            raise LabelStudioError(expected, "HTTP 500", "delete those of other models there", status=500)
         return found
 
     def import_tasks(self, project: int, items: Sequence[Mapping[str, Any]]) -> int:
@@ -343,35 +353,26 @@ class LabelStudio(Connection):
 
     # pages
 
-    def _task_pages(self, project: int, query: Json, params: Json) -> Iterator[Json]:
-        """Each task once; from the beginning in smaller pages where a page would be too large."""
-        size, told = PAGE, set[str]()
-        seen, pages = 0, Pages("tasks")
-        while True:
-            asked = {"project": project, "page": pages.number, "page_size": size, "resolve_uri": "false"}
-            asked |= {"query": json.dumps(query), **params}
-            fewer = {404} if pages.number > 1 else set[int]()
-            try:
-                answer = self._object("GET", "/api/tasks", params=asked, empty_on=fewer)
-            except AnswerTooLarge:
-                if size == 1:
-                    raise
-                size, seen, pages = size // 2, 0, Pages("tasks")
-                continue
-            rows = items(answer.get("tasks", []), "tasks")
-            yield from (row for row in rows if row_name(row) not in told)
-            told |= set(map(row_name, rows))
-            seen += len(rows)
-            if seen >= number(answer.get("total", 0), "task count"):
-                return
-            pages.take(rows)
+    def _task_pages(
+        self, project: int, query: Json, params: Json, unreadable: list[int] | None = None
+    ) -> Iterator[Json]:
+        asked = {"project": project, "resolve_uri": "false", "query": json.dumps(query), **params}
 
-    def selected_tasks(self, project: int, task_ids: Sequence[int], include: str) -> Iterator[Json]:
-        """These tasks as Label Studio tells them, with the fields that `include` names, separated by commas."""
+        def ask(**more: Any) -> Json:
+            fewer = {404} if more["page"] > 1 else set[int]()  # than there were when the page before was read
+            return self._object("GET", "/api/tasks", params=asked | more, empty_on=fewer)
+
+        return read_tasks(ask, unreadable)
+
+    def selected_tasks(
+        self, project: int, task_ids: Sequence[int], include: str, unreadable: list[int] | None = None
+    ) -> Iterator[Json]:
+        """These tasks as Label Studio tells them, with the fields that `include` names, separated by commas;
+        `unreadable` as in `tasks`."""
         for start in range(0, len(task_ids), 50):  # the ids travel in the address, which has a limit
             chosen = {"all": False, "included": list(task_ids[start : start + 50])}
             params = {"fields": "all", "include": include}
-            yield from self._task_pages(project, {"selectedItems": chosen}, params)
+            yield from self._task_pages(project, {"selectedItems": chosen}, params, unreadable)
 
 
 def _webhook_body(headers: Mapping[str, str], actions: Sequence[str]) -> Json:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -207,28 +207,6 @@ def items(value: Any, what: str) -> list[Json]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise LabelStudioError(f"a list of {what}", type(value).__name__, CHECK_VERSION)
     return value
-
-
-class Pages:
-    """Which page of a list is next. Whoever answers the same page without end is found out."""
-
-    def __init__(self, what: str) -> None:
-        self.number = 1
-        self._what, self._seen = what, set[str]()
-
-    def take(self, rows: Sequence[Json]) -> None:
-        """Go on behind these rows. Raises `LabelStudioError` where none of them is new, though there should be more."""
-        found = set(map(row_name, rows))
-        if found <= self._seen:
-            got = f"none that is new on page {self.number}"
-            raise LabelStudioError(f"further {self._what}, which the page before told of", got, "try again later")
-        self._seen |= found
-        self.number += 1
-
-
-def row_name(row: Json) -> str:
-    """What tells a row from the others of its list."""
-    return str(row.get("id"))[:40]
 
 
 def readable(read: Callable[[Json], Record], rows: Iterable[Json], what: str) -> Iterator[Record]:

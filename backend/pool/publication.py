@@ -80,7 +80,8 @@ def revise(
     """Write what differs into the version that is served: each task has the old or the new place at any time. A run
     that is killed meanwhile is no longer the last that was done, so that the next one writes all anew.
 
-    Raises `LabelStudioError`, with status 400 or 404 where a task, or a prediction, was deleted meanwhile.
+    Raises `LabelStudioError`, with status 400 or 404 where a task, or a prediction, was deleted meanwhile, with 500
+    where Label Studio cannot tell the predictions of one.
     """
     started = time.perf_counter()
     tasks = [row.task for row in change.written]
@@ -141,7 +142,12 @@ def _shrink(client: LabelStudio, project: int, version: str, count: int, go_on: 
     """Delete predictions one by one until `AT_ONCE` are left; False where it was told to stop before."""
     page = 1
     while count > AT_ONCE:
-        found = client.of_version(project, version, page)
+        try:
+            found = client.of_version(project, version, page)
+        except LabelStudioError as error:
+            if error.status != 500:
+                raise
+            found = None  # it cannot tell one of their tasks
         if found is None:  # no task has them: then there is no other way
             return True
         for prediction in found[: count - AT_ONCE]:

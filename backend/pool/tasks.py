@@ -25,6 +25,7 @@ SETTLED_S = 300.0
 `OVERLAP_S` of the newest change, is read again with each sync until somebody changes something. What a transaction held
 back for longer is found when everything is read."""
 TAKEN_AT_ONCE = 500
+UNREADABLE = "Label Studio itself cannot tell it (HTTP 500): delete it there, or correct its text"
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,18 @@ def refresh_tasks(store: Store, client: LabelStudio, project_id: int) -> TaskRef
     pause = max(FULL_EVERY_S, FULL_TASK_S * store.task_count(project_id))
     since = _earlier(_moment(cursor), OVERLAP_S) if abs(time.time() - store.synced_at(project_id)) <= pause else ""
     if since:
-        changed = _take(store, project_id, client.tasks(project_id, since=since), latest)
+        unreadable: list[int] = []
+        changed = _take(store, project_id, client.tasks(project_id, since=since, unreadable=unreadable), latest)
+        changed.leave_out(unreadable)
         if store.task_count(project_id) == client.task_count(project_id):
             store.advance_cursor(project_id, max(changed.newest, settled))
             return TaskRefresh(0, tuple(changed.set_aside))
-    present = _take(store, project_id, client.tasks(project_id), latest)
+    unreadable = []
+    present = _take(store, project_id, client.tasks(project_id, unreadable=unreadable), latest)
+    present.leave_out(unreadable)
     gone = store.task_ids(project_id) - present.ids
     if gone and (count := client.task_count(project_id)) != len(present.ids):  # pages moved while they were read
-        again = {task.id for task in client.tasks(project_id)}
+        again = {task.id for task in client.tasks(project_id)} | set(unreadable)
         gone = gone - again if len(again) >= count else set()  # what counts more than it tells says nothing of any
     store.remove_tasks(project_id, gone)
     store.set_cursor(project_id, max(cursor, present.newest, settled if present.newest else ""))
@@ -68,6 +73,11 @@ class _Taken:
     ids: set[int] = field(default_factory=set)
     newest: str = ""
     set_aside: list[str] = field(default_factory=list)
+
+    def leave_out(self, unreadable: Iterable[int]) -> None:
+        """Note tasks that are there, and that Label Studio cannot tell: what is known of them stays."""
+        self.ids.update(unreadable)
+        self.set_aside += [f"task {number}: {UNREADABLE}" for number in unreadable]
 
 
 def _take(store: Store, project_id: int, tasks: Iterable[Task], latest: datetime | None) -> _Taken:

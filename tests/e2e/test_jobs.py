@@ -84,7 +84,7 @@ def test_sync_cut_short_between_tasks_and_annotations_loses_nothing(
     first, second = task_ids(place)
     place.label_studio.annotate(first, [small_region(first)])
     place.label_studio.annotate(second, [small_region(second)])
-    monkeypatch.setattr(LabelStudio, "annotations", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(LabelStudio, "annotations", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         place.do("sync")
     monkeypatch.undo()

@@ -32,7 +32,7 @@ def imported(client: LabelStudio, project: Project, count: int) -> list[Task]:
 def test_all_pages_of_tasks_are_read_in_order(
     label_studio: LabelStudio, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.label_studio.client.PAGE", 3)
+    monkeypatch.setattr("backend.label_studio.pages.PAGE", 3)
     tasks = imported(label_studio, project, 7)
     assert [task.data["image"][-5:] for task in tasks] == [f"{n}.png" for n in range(7)]
     assert label_studio.task_count(project.id) == 7

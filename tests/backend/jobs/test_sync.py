@@ -372,3 +372,20 @@ def test_a_pointer_lost_with_its_copy_stops_no_label_and_is_said(place: Resource
     place.registry.repair(1)
     assert sync(place).waked == ("retrain",)
     assert place.store.runs(1, "sync")[0].reason == ""
+
+
+def test_a_task_whose_annotations_label_studio_cannot_tell_stops_no_other_and_loses_nothing(place: Resources) -> None:
+    for number in (1, 2):
+        studio(place).add_task(number, [brush()])
+    sync(place)
+    studio(place).untold.add(1)
+    studio(place).add_task(3, [brush()])
+    studio(place).annotation_list[0] = Annotation(100, 1, "2026-01-02T00:00:00.000000Z", [brush()])
+    studio(place).task_list[0] = replace(studio(place).task_list[0], updated_at="2026-01-02T00:00:00.000000Z")
+    place.store.record_tasks(1, [studio(place).task_list[0]])
+    report = sync(place)
+    assert report.annotations == 1
+    assert [line.partition(":")[0] for line in report.set_aside] == ["task 1", "annotations of task 1"]
+    assert [row.annotation for row in place.store.samples(1, CHECKPOINT)] == [100, 200, 300]
+    studio(place).untold.clear()
+    assert sync(place).annotations == 1, "once it can be told again"

@@ -83,7 +83,7 @@ def test_pages_that_move_while_they_are_read_remove_nothing(
     store.set_cursor(1, "")
     whole, readings = studio.tasks, iter([[0, 2], [0, 1, 2]])
 
-    def moving(project: int, *, since: str = "") -> Iterator[object]:
+    def moving(project: int, *, since: str = "", **_: object) -> Iterator[object]:
         tasks = list(whole(project, since=since))
         return iter([tasks[place] for place in next(readings)])
 
@@ -130,8 +130,26 @@ def test_fewer_tasks_told_than_counted_remove_none(
     refresh_tasks(store, studio, 1)
     store.set_cursor(1, "")
     with monkeypatch.context() as cut:
-        cut.setattr(studio, "tasks", lambda project, *, since="": iter(studio.task_list[:1]))
+        cut.setattr(studio, "tasks", lambda *_, **__: iter(studio.task_list[:1]))
         assert refresh_tasks(store, studio, 1).removed == 0
     del studio.task_list[1]
     assert refresh_tasks(store, studio, 1).removed == 1
     assert [task.id for task in store.tasks(1)] == [1, 3]
+
+
+def test_a_task_that_label_studio_cannot_tell_is_named_and_stays_as_it_was(
+    store: Store, studio: FakeLabelStudio
+) -> None:
+    refresh_tasks(store, studio, 1)
+    studio.untold.add(2)
+    studio.add_task(4, updated_at=LATER)
+    for _ in range(2):
+        store.set_cursor(1, "")
+        found = refresh_tasks(store, studio, 1)
+        assert (found.removed, [line[:38] for line in found.set_aside]) == (
+            0,
+            ["task 2: Label Studio itself cannot tell"[:38]],
+        )
+    assert [task.id for task in store.tasks(1)] == [1, 2, 3, 4]
+    del studio.task_list[1]
+    assert refresh_tasks(store, studio, 1).removed == 1
