@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,8 @@ def run() -> list[Row]:
         return named([row for project in chosen for row in _shown(project)])
     rows: list[Row] = []
     if not CHOOSE_GRID:
-        for project in (*PROJECTS[:2], AFTER_50):
+        few = (replace(project, labelled=labelled) for labelled in (5, 10) for project in PROJECTS[:2])
+        for project in (*few, *PROJECTS[:2], AFTER_50):
             rows += _shown(project)
         return named(rows + label_accuracy(50, 0.75) + label_accuracy(400, 0.85))
     for project in PROJECTS:

@@ -132,6 +132,10 @@ def worthwhile(prices: Prices) -> float:
     return loss / (loss + saved)
 
 
+UNSEEN = 2
+"""Objects shown for nothing that are counted with every threshold beside those that were seen."""
+
+
 @dataclass(frozen=True)
 class Threshold:
     """What to show: objects whose probability of being wanted is at least `value`.
@@ -157,7 +161,8 @@ def choose_threshold(
     Parameters: probability (N,) in [0, 1] and whether each is wanted (N,), both of images left out; `least_recall` of
     the wanted among them is kept, and `least_precision` of what is shown is wanted. Where both cannot be had, as many
     are kept as the precision allows: who has to delete more than there is to keep turns the proposals off. Where no
-    threshold reaches the precision, the least work alone decides.
+    threshold reaches the precision, the one that comes nearest is taken. Of many thresholds one looks better than it is
+    by chance, the more so the fewer objects it shows: `UNSEEN` more that are not wanted are counted with each.
 
     Without a wanted object there is nothing to count, and the prices alone decide. Raises `TrainingError` on sizes
     that differ.
@@ -179,14 +184,15 @@ def choose_threshold(
     last_of_ties = np.r_[ranked[1:] < ranked[:-1], True]
     shown = np.arange(1, len(p) + 1)
     seconds = (shown - hits) * (prices.look + prices.delete) + hits * prices.look + (hits[-1] - hits) * prices.add
-    precise = last_of_ties & (hits >= least_precision * shown)
+    careful = np.where(last_of_ties, hits / (shown + UNSEEN), -1.0)
+    precise = careful >= least_precision
     complete = last_of_ties & (hits >= least_recall * hits[-1])
     if (precise & complete).any():
         allowed = precise & complete
     elif precise.any():
         allowed = precise & (hits == hits[precise].max())
     else:
-        allowed = last_of_ties
+        allowed = careful == careful.max()
     best = int(np.flatnonzero(allowed)[seconds[allowed].argmin()])
     following = ranked[best + 1] if best + 1 < len(ranked) else 0.0
     value = float((ranked[best] + following) / 2)

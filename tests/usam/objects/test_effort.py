@@ -56,11 +56,19 @@ def test_recall_gives_way_where_more_would_be_deleted_than_kept() -> None:
     assert whatever_it_costs.recall == 1
 
 
-def test_least_work_decides_where_no_threshold_shows_enough_wanted() -> None:
-    probability, wanted = np.linspace(0.9, 0.5, 5), np.array([False, False, False, False, True])
-    threshold = choose_threshold(probability, wanted, Prices(look=0, delete=100, add=1))
-    assert (threshold.precision, threshold.recall) == (0.0, 0.0)
-    assert 0.8 < threshold.value < 0.9
+def test_the_nearest_is_taken_where_no_threshold_shows_enough_wanted() -> None:
+    """Not the least work: where drawing costs much, that would show everything."""
+    probability, wanted = np.linspace(0.9, 0.2, 8), np.isin(np.arange(8), [1, 7])
+    threshold = choose_threshold(probability, wanted, Prices.by_hand())
+    assert (threshold.precision, threshold.recall) == (0.5, 0.5)
+
+
+def test_what_few_objects_say_is_not_believed_to_the_last() -> None:
+    """13 of the first 15 are wanted, and 9 of the first 9: with two more for nothing only the latter is over 0.8."""
+    probability, wanted = np.linspace(0.95, 0.05, 19), np.arange(19) < 9
+    wanted[11:15] = True
+    assert choose_threshold(probability, wanted, least_precision=0.8).precision == 1.0
+    assert choose_threshold(probability, wanted, least_precision=0.75).recall == 1.0
 
 
 def test_equal_probabilities_are_shown_together() -> None:
