@@ -25,7 +25,7 @@ at("file").addEventListener("change", async (event) => {
   if (!file) return;
   video.srcObject = null;
   video.src = URL.createObjectURL(file);
-  await begin("Click the object to follow.").catch(() => say("This browser cannot play " + file.name + ": try an .mp4 or .webm."));
+  await begin("Click the object to follow.").catch(() => say("This browser cannot play " + file.name + ": try an .mp4 of H.264, or a .webm."));
 });
 
 async function begin(words) {
