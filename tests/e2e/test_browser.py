@@ -32,6 +32,8 @@ pytestmark = [
     needs_chromium,
 ]
 
+START_S = 900
+"""Seconds that a start may take: minutes on a machine that is busy with other tests."""
 BACKSPACE, ALT = "\ue003", "\ue00a"
 """The keys as WebDriver's protocol has them."""
 
@@ -66,7 +68,7 @@ def start(data: Path, images: Path | None, program: Path) -> Running:
             env=environment,
         )
     try:
-        wait_for(lambda: "Open the project" in log.read_text() or process.poll() is not None, 400, "the stack")
+        wait_for(lambda: "Open the project" in log.read_text() or process.poll() is not None, START_S, "the stack")
         said = log.read_text()
         assert process.poll() is None, said
         found = re.search(r"(http://\S+)/projects/(\d+)/data", said)
@@ -169,10 +171,8 @@ class Editor:
         wait_for(lambda: self.all(".lsf-tool_smart"), 20, "the Auto-Detect tool")[0].click()
         self.press(x, y)
 
-    def press(self, x: float, y: float, *held: str) -> None:
-        """Click at a share of the picture's width and height with the tool in hand, while keys are held."""
-        from selenium.webdriver.common.action_chains import ActionChains
-
+    def place(self, x: float, y: float) -> tuple[Any, int, int]:
+        """The canvas and, from its middle, where a share of the picture's width and height lies on it."""
         canvas = self.all(".konvajs-content canvas")[0]
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", canvas)
         width, height = canvas.size["width"], canvas.size["height"]
@@ -180,14 +180,36 @@ class Editor:
             "const i = document.querySelector('.lsf-main-content img, img[class*=image]');"
             "return i ? [i.clientWidth, i.clientHeight] : null"
         ) or [width, height]
-        chain = ActionChains(self.driver)
-        chain.move_to_element_with_offset(canvas, int(x * side[0] - width / 2), int(y * side[1] - height / 2))
+        return canvas, int(x * side[0] - width / 2), int(y * side[1] - height / 2)
+
+    def press(self, x: float, y: float, *held: str) -> None:
+        """Click at a share of the picture's width and height with the tool in hand, while keys are held."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        chain = ActionChains(self.driver).move_to_element_with_offset(*self.place(x, y))
         for key in held:
             chain.key_down(key)
         chain.click()
         for key in held:
             chain.key_up(key)
         chain.perform()
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Draw from one place to another with the tool in hand."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        chain = ActionChains(self.driver).move_to_element_with_offset(*self.place(*start)).click_and_hold()
+        middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+        for point in (middle, end):
+            chain.move_to_element_with_offset(*self.place(*point))
+        chain.release().perform()
+
+    def tool(self) -> str:
+        """The tool in hand."""
+        script = (
+            "const one = document.querySelector('[class*=tool_active]'); return one && one.getAttribute('aria-label')"
+        )
+        return str(self.driver.execute_script(script))
 
     def keys(self, *keys: str) -> None:
         """Press keys, one after the other."""
