@@ -140,8 +140,8 @@ def test_a_project_that_is_gone_for_days_is_forgotten(place: Workplace, monkeypa
     place.label_studio._send("DELETE", f"/api/projects/{project}/")
     run_job(place.resources, "sync", project)
     assert project in place.store.projects()
-    monkeypatch.setattr("backend.pool.absence.KEPT_S", 0.0)
-    monkeypatch.setattr("backend.pool.absence.APART_S", 0.0)
+    for name, seconds in (("KEPT_S", 1e-6), ("LONGEST_GAP_S", 0.5e-6), ("APART_S", 0.0)):
+        monkeypatch.setattr(f"backend.pool.absence.{name}", seconds)
     for _ in range(2):
         assert project in place.store.projects()
         run_job(place.resources, "sync", project)
