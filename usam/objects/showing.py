@@ -8,6 +8,7 @@ enough to be wanted; of two that overlap the likelier one stays, not the one of 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ Indices = npt.NDArray[np.int64]
 
 LEAST_WANTED = 0.4
 """Predicted IoU from which on a wanted object is shown: a poor outline of the right thing is work too."""
+CLOSE_UP = 0.75
+"""`ProposalRules.border` where nothing else is left to show: a thing seen from close by touches much of the sides."""
 
 
 def choose_rows(
@@ -47,4 +50,8 @@ def choose_rows(
     else:
         rules = ProposalRules(0.0, nms_iou, most=count)
     distinct = clean_proposals(layout, rank, rules)
-    return distinct[rank[distinct] >= least][:most], distinct
+    rows = distinct[rank[distinct] >= least][:most]
+    if not len(rows) and rules.border < CLOSE_UP:
+        distinct = clean_proposals(layout, rank, replace(rules, border=CLOSE_UP))
+        rows = distinct[rank[distinct] >= least][:most]
+    return rows, distinct

@@ -34,3 +34,12 @@ def test_a_poor_outline_is_not_shown_however_wanted() -> None:
 def test_no_candidates_show_nothing() -> None:
     empty = Layout.of(np.zeros((0, 4, 4), bool))
     assert choose_rows(empty, np.zeros(0), np.zeros(0), 0.5)[0].tolist() == []
+
+
+def test_a_thing_seen_from_close_by_is_shown_where_nothing_else_is() -> None:
+    masks = np.zeros((2, 20, 20), bool)
+    masks[0, 6:, 2:20], masks[1, 2:4, 2:4] = True, True  # all of the bottom, most of the right side
+    weak, good = np.array([0.9, 0.2]), np.array([0.9, 0.6])
+    nothing = np.full(2, np.nan)
+    assert choose_rows(Layout.of(masks), weak, nothing, 0.0)[0].tolist() == [0]
+    assert choose_rows(Layout.of(masks), good, nothing, 0.0)[0].tolist() == [1]
