@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,21 +21,31 @@ from backend.store import Store
 pytestmark = pytest.mark.integration
 
 
-def test_a_worker_outlives_redis_killed_by_its_job_and_stops_when_asked(
-    queue: JobQueue, redis_server: RedisServer, tmp_path: Path
-) -> None:
+@contextmanager
+def worker_process(redis_server: RedisServer, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker with nothing to do of its own, killed in the end; what it says is in the folder's `log`."""
     environment = {
         **os.environ,
         "REDIS_URL": redis_server.url,
-        "USAM_DATA_DIR": str(tmp_path / "data"),
+        "USAM_DATA_DIR": str(folder / "data"),
         "LABEL_STUDIO_URL": "http://127.0.0.1:9",
         "LABEL_STUDIO_API_KEY": "none",
         "USAM_SYNC_SECONDS": "600",
     }
-    with (tmp_path / "log").open("wb") as log:
+    with (folder / "log").open("wb") as log:
         command = [sys.executable, "-m", "backend.cli.main", "worker"]
         worker = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
+        yield worker
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_a_worker_outlives_redis_killed_by_its_job_and_stops_when_asked(
+    queue: JobQueue, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with worker_process(redis_server, tmp_path) as worker:
         for turn in range(3):
             assert redis_server.pid is not None
             queue.queue().enqueue("os.kill", redis_server.pid, signal.SIGKILL.value)
@@ -45,9 +56,6 @@ def test_a_worker_outlives_redis_killed_by_its_job_and_stops_when_asked(
             wait_until(made.is_dir, "the worker to take a job", tmp_path)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(30) == 0
-    finally:
-        worker.kill()
-        worker.wait()
 
 
 @pytest.fixture
@@ -131,24 +139,10 @@ def wait_until(done: object, what: str, folder: Path, seconds: float = 60) -> No
 def test_a_worker_is_known_to_a_redis_that_was_emptied_under_it(
     queue: JobQueue, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    environment = {
-        **os.environ,
-        "REDIS_URL": redis_server.url,
-        "USAM_DATA_DIR": str(tmp_path / "data"),
-        "LABEL_STUDIO_URL": "http://127.0.0.1:9",
-        "LABEL_STUDIO_API_KEY": "none",
-        "USAM_SYNC_SECONDS": "600",
-    }
-    with (tmp_path / "log").open("wb") as log:
-        command = [sys.executable, "-m", "backend.cli.main", "worker"]
-        worker = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
+    with worker_process(redis_server, tmp_path):
         wait_until(lambda: queue.workers() == 1, "the worker", tmp_path)
         queue.connection().flushall()
         wait_until(lambda: queue.workers() == 1, "the worker to be known again", tmp_path, 20)
         made = tmp_path / "made"
         queue.queue().enqueue("os.mkdir", str(made))
         wait_until(made.is_dir, "the worker to take a job", tmp_path)
-    finally:
-        worker.kill()
-        worker.wait()
