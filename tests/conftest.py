@@ -7,8 +7,13 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from backend.local.redis_server import RedisServer
+    from backend.queue import JobQueue
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = os.environ.get("USAM_SHARED", "")
@@ -75,3 +80,22 @@ def commands_made_once() -> Iterator[None]:
 def shared() -> Path:
     """The folder of real labelled data, published heads and golden values."""
     return Path(SHARED)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A private, real Redis."""
+    from backend.local.redis_server import RedisServer
+
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> Iterator[JobQueue]:
+    """The queue on that Redis."""
+    from backend.queue import JobQueue
+
+    queue = JobQueue(redis_server.url)
+    yield queue
+    queue.close()

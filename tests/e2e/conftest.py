@@ -25,7 +25,6 @@ from backend.local.label_studio_server import (
     find_label_studio,
     install_label_studio,
 )
-from backend.local.redis_server import RedisServer
 from tests.e2e.chromium import open_chromium
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,13 +73,6 @@ def label_studio(label_studio_server: LabelStudioServer) -> Iterator[LabelStudio
     """A client in the account's name."""
     with LabelStudio(label_studio_server.url, label_studio_server.account.token) as client:
         yield client
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A private Redis of this test's own."""
-    with RedisServer(tmp_path / "redis") as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

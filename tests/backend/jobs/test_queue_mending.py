@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,19 +53,6 @@ DAMAGE: dict[str, Callable[[Any], object]] = {
         redis.rpush("rq:queue:usam:intermediate", "odd", "other"),
     ],
 }
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "redis") as server:
-        yield server
-
-
-@pytest.fixture
-def queue(redis_server: RedisServer) -> Iterator[JobQueue]:
-    queue = JobQueue(redis_server.url)
-    yield queue
-    queue.close()
 
 
 @pytest.fixture
